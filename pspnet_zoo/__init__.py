@@ -1,0 +1,8 @@
+"""PSPNet on any timm backbone, with weights."""
+
+from .factory import create as create
+from .models import PSPNet as PSPNet
+from .registry import list_models as list_models
+from .weights.files import WeightsError as WeightsError
+from .weights.files import from_pretrained as from_pretrained
+from .weights.files import save_pretrained as save_pretrained

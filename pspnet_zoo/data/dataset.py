@@ -1,0 +1,22 @@
+"""What every data set gives."""
+
+from typing import Protocol
+
+from torchvision import tv_tensors
+
+from .labels import Labels
+
+
+class SegmentationDataset(Protocol):
+    """Pictures with a class id for every pixel."""
+
+    @property
+    def labels(self) -> Labels:
+        """What the ids mean."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        """(3, H, W) uint8 RGB and (H, W) uint8 class ids, 255 where ignored."""
+        ...

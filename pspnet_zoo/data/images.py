@@ -1,0 +1,72 @@
+"""Pictures and masks from files, whatever their kind, as arrays."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+"""File name endings that are taken for pictures when a folder is read, lower case."""
+
+
+class ImageError(ValueError):
+    """A file that is not a picture, or not one that can be read; the message names it."""
+
+
+def read_image(path: Path) -> np.ndarray:
+    """A picture as people see it: (H, W, 3) uint8 RGB, turned as its EXIF says.
+
+    Transparent parts are laid on white; 16-bit greys are scaled to 8 bits.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImageError: If it cannot be read as a picture.
+    """
+    image = ImageOps.exif_transpose(_open(path))
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _from_deep_grey(np.asarray(image), path)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """The ids of a mask, (H, W) uint8; a palette is ignored.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImageError: If it is not a picture of one 8-bit channel.
+    """
+    image = _open(path)
+    if image.mode not in ("L", "P"):
+        raise ImageError(f"'{path}' has mode {image.mode}; a mask has one 8-bit channel of class ids (mode L or P)")
+    return np.array(image)
+
+
+def _open(path: Path) -> Image.Image:
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"No file '{path}'")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(path)
+            image.load()
+    except UnidentifiedImageError:
+        raise ImageError(f"'{path}' is not a picture that Pillow knows") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"'{path}' is too large to open safely: {error}") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"'{path}' cannot be read: {error}") from error
+    return image
+
+
+def _from_deep_grey(values: np.ndarray, path: Path) -> np.ndarray:
+    """Greys of 16 or more bits: 0..65535 to 0..255; floats are taken to be 0..1 or 0..255."""
+    if not np.isfinite(values).all():
+        raise ImageError(f"'{path}' has pixels that are not finite numbers")
+    top = 65535 if values.dtype.kind in "iu" else 255 if values.max() > 1 else 1
+    grey = np.clip(values.astype(np.float64) / top * 255, 0, 255).round().astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)

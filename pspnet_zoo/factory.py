@@ -1,0 +1,51 @@
+"""From a name to a network."""
+
+from typing import Any
+
+from .models import PSPNet
+from .registry import BUNDLED, find, parse_architecture
+from .weights.files import from_pretrained
+
+DEFAULT_CLASSES = 19  # Cityscapes, the paper's main data set
+
+
+def create(
+    name: str,
+    *,
+    pretrained: bool | str = False,
+    encoder_weights: str | bool | None = None,
+    classes: int | None = None,
+    in_channels: int = 3,
+    **options: Any,
+) -> PSPNet:
+    """Build a PSPNet by name.
+
+    Args:
+        name: An architecture (`pspnet_r101`, `pspnet_lite0`, `pspnet_` + a timm name), or a checkpoint (`pspnet_lite0.camvid`),
+            which loads its weights.
+        pretrained: True loads the architecture's default weights, a tag those. The network is then in evaluation mode, with
+            `.labels`, `.preprocess` and `.provenance`; otherwise it is in training mode.
+        encoder_weights: Without `pretrained`: weights of the encoder only, see `Encoder`. None touches no network.
+        classes: Channels of the output. None for those of the weights, or 19 without weights. Another number than that of the
+            weights re-makes the classifier and keeps everything else.
+        in_channels: Channels of the input.
+        options: More arguments of `PSPNet`.
+
+    Raises:
+        ValueError: If the name or tag is unknown, or the arguments contradict each other.
+        TypeError: If an option is no argument of PSPNet.
+        WeightsError: If the weights cannot be loaded.
+    """
+    if not pretrained and "." not in name:
+        encoder, defaults = parse_architecture(name)
+        return PSPNet(
+            encoder,
+            encoder_weights,
+            classes=DEFAULT_CLASSES if classes is None else classes,
+            in_channels=in_channels,
+            **{**defaults, **options},
+        )
+    row = find(name, pretrained if isinstance(pretrained, str) else None)
+    if encoder_weights:
+        raise ValueError(f"'{row.name}' has weights for the encoder too; leave out encoder_weights={encoder_weights!r}")
+    return from_pretrained(BUNDLED / row.folder, classes=classes, in_channels=in_channels, **options)

@@ -1,0 +1,176 @@
+"""Strides beyond the wanted one become dilation, measured on the network itself.
+
+The rule ("a trous"): an operation whose input has the stride r >= s gets stride 1 and dilation r / s. The pretrained network is
+then evaluated densely: of a feature whose stride was k * s, `dilated(x)[..., ::k, ::k] == original(x)`. First blocks,
+shortcuts and parallel branches come out right without knowing the architecture, because r is read off a forward pass. State-dict
+keys never change.
+
+timm's own `output_stride` is not used: it leaves average pools and blurs undilated and shifts the grid of 'same' padding.
+Source: Chen et al. 2017, "Rethinking Atrous Convolution", section 3.1 (arXiv 1706.05587).
+"""
+
+from functools import reduce
+from typing import Any, Literal
+
+import torch
+from timm.layers import BlurPool2d, CondConv2d, Conv2dSame
+from timm.layers.padding import get_same_padding
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Dilation = Literal["atrous", "uniform"]
+
+_PROBE = 256  # pixels; a multiple of every stride, so that sizes divide exactly
+_CONVOLUTIONS = (nn.Conv2d, CondConv2d)
+_OPERATIONS = (*_CONVOLUTIONS, nn.AvgPool2d, nn.MaxPool2d, BlurPool2d)
+
+
+def dilate(net: nn.Module, *, in_channels: int, output_stride: int, policy: Dilation = "atrous") -> None:
+    """Bound the stride of every feature of `net`, in place, by replacing later strides with dilation.
+
+    Args:
+        net: Maps (N, in_channels, H, W) to features.
+        in_channels: Channels of its input.
+        output_stride: The largest stride that stays, in pixels.
+        policy: "atrous" evaluates the same network densely. "uniform" also gives a strided convolution the dilation of the
+            layers after it, as hszhao/semseg and PaddleSeg were trained.
+
+    Raises:
+        ValueError: If an operation cannot be dilated; the message names it.
+    """
+    for name, stride in input_strides(net, in_channels).items():
+        operation = net.get_submodule(name)
+        if stride < output_stride or _is_pointwise(operation):
+            continue
+        net.set_submodule(name, _dense(name, operation, stride // output_stride, policy))
+
+
+def input_strides(net: nn.Module, in_channels: int) -> dict[str, int]:
+    """Pixels per step of the input of every convolution, pool and blur, by module name, read off one forward without data."""
+    strides: dict[str, int] = {}
+
+    def record(name: str):
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            strides[name] = _PROBE // inputs[0].shape[-1]
+
+        return hook
+
+    handles = [m.register_forward_pre_hook(record(n)) for n, m in net.named_modules() if isinstance(m, _OPERATIONS)]
+    was_training = net.training
+    tensors = {name: t.to("meta") for name, t in [*net.named_parameters(), *net.named_buffers()]}
+    probe = torch.empty(1, in_channels, _PROBE, _PROBE, device="meta", dtype=next(net.parameters()).dtype)
+    try:
+        torch.func.functional_call(net.eval(), tensors, probe)
+    finally:
+        net.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return strides
+
+
+def _is_pointwise(operation: Any) -> bool:
+    return isinstance(operation, _CONVOLUTIONS) and operation.kernel_size == (1, 1) and operation.stride == (1, 1)
+
+
+def _dense(name: str, operation: Any, rate: int, policy: Dilation) -> nn.Module:
+    """The stride-1 twin of an operation, for a map `rate` times denser than the one it was made for."""
+    if isinstance(operation, _CONVOLUTIONS):
+        return _dense_convolution(operation, rate, policy)
+    if isinstance(operation, BlurPool2d) and operation.pad_mode in ("reflect", "constant"):
+        return _DenseBlur(operation, rate)
+    if isinstance(operation, nn.AvgPool2d) and operation.padding in (0, (0, 0)):
+        return _DenseAveragePool(operation, rate)
+    raise ValueError(f"'{name}' is a {operation} at stride {rate} beyond the output stride, and this operation cannot be dilated")
+
+
+def _dense_convolution(operation: Any, rate: int, policy: Dilation) -> nn.Module:
+    stride, operation.stride = operation.stride[0], (1, 1)
+    if policy == "uniform" and operation.kernel_size[0] > 1:
+        rate, stride = rate * stride, 1
+    if isinstance(operation, Conv2dSame) or (isinstance(operation, CondConv2d) and operation.dynamic_padding):
+        padding = _SamePadding(operation.kernel_size, stride, operation.dilation, rate)
+        operation = _without_own_padding(operation)
+        operation.register_forward_pre_hook(padding)
+    elif any(2 * p != d * (k - 1) for p, d, k in zip(operation.padding, operation.dilation, operation.kernel_size, strict=True)):
+        raise ValueError(f"{operation} does not keep the size of its input, and such a convolution cannot be dilated")
+    operation.padding = tuple(p * rate for p in operation.padding)
+    operation.dilation = tuple(d * rate for d in operation.dilation)
+    return operation
+
+
+def _without_own_padding(operation: Any) -> Any:
+    if isinstance(operation, CondConv2d):
+        operation.dynamic_padding = False
+        return operation
+    plain = nn.Conv2d(
+        operation.in_channels,
+        operation.out_channels,
+        operation.kernel_size,
+        dilation=operation.dilation,
+        groups=operation.groups,
+        bias=operation.bias is not None,
+        device="meta",
+    )
+    plain.weight, plain.bias = operation.weight, operation.bias
+    return plain
+
+
+class _SamePadding:
+    """Pads as 'same' padding would on the sparse map: it depends on the size there, and is not symmetric."""
+
+    def __init__(self, kernel: tuple[int, int], stride: int, dilation: tuple[int, int], rate: int) -> None:
+        self.kernel, self.stride, self.dilation, self.rate = kernel, stride, dilation, rate
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x, *routing = inputs
+        padding = []
+        for size, kernel, dilation in zip(x.shape[:-3:-1], self.kernel[::-1], self.dilation[::-1], strict=True):
+            sparse_size = (size + self.rate - 1) // self.rate
+            before = get_same_padding(sparse_size, kernel, self.stride, dilation) // 2 * self.rate
+            padding += [before, (kernel - 1) * dilation * self.rate - before]
+        return F.pad(x, padding), *routing
+
+
+class _DenseAveragePool(nn.Module):
+    """Mean over the part of each k x k window, `rate` apart, that lies inside the map."""
+
+    def __init__(self, pool: nn.AvgPool2d, rate: int) -> None:
+        super().__init__()
+        self.kernel_size = (pool.kernel_size,) * 2 if isinstance(pool.kernel_size, int) else pool.kernel_size
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._window_sum(x) / self._window_sum(torch.ones_like(x[:1, :1]))
+
+    def _window_sum(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        rows, columns = ([i * self.rate for i in range(k)] for k in self.kernel_size)
+        padded = F.pad(x, (0, columns[-1], 0, rows[-1]))
+        return reduce(torch.add, (padded[..., i : i + height, j : j + width] for i in rows for j in columns))
+
+
+class _DenseBlur(nn.Module):
+    """The blur's filter with its taps `rate` apart; a reflection at the border stays within each sparse grid."""
+
+    def __init__(self, blur: Any, rate: int) -> None:
+        super().__init__()
+        self.blur: Any = blur
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right, top, bottom = self.blur.padding
+        if self.blur.pad_mode == "reflect":
+            x = self._reflect(self._reflect(x, -1, left, right), -2, top, bottom)
+        else:
+            x = F.pad(x, [p * self.rate for p in self.blur.padding], mode=self.blur.pad_mode)
+        weight = self.blur.filt.expand(x.shape[1], 1, -1, -1)
+        return F.conv2d(x, weight, dilation=self.rate, groups=x.shape[1])
+
+    def _reflect(self, x: Tensor, dim: int, before: int, after: int) -> Tensor:
+        size = x.shape[dim]
+        position = torch.arange(-before * self.rate, size + after * self.rate, device=x.device)
+        phase = position % self.rate  # the sparse grid this position belongs to, and its index there
+        index = ((position - phase) // self.rate).abs()
+        last = (size - 1 - phase) // self.rate
+        index = torch.minimum(index, 2 * last - index).clamp(min=0)
+        return x.index_select(dim, index * self.rate + phase)

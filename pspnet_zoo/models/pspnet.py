@@ -1,0 +1,244 @@
+"""PSPNet on a timm encoder, with the constructor of segmentation_models_pytorch.
+
+Source: Zhao et al. 2017, "Pyramid Scene Parsing Network" (arXiv 1612.01105): stride 8, bins 1-2-3-6 with batch norm, 3x3 fusion,
+dropout 0.1, auxiliary head. smp's own PSPNet stops at the third stage and fuses by 1x1; names and behaviour of its users' code
+hold here, its arithmetic does not.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+
+from .atrous import Dilation
+from .encoder import Encoder
+from .heads import Activation, AuxiliaryHead, ClassificationHead, SegmentationHead, initialize
+from .preprocess import Preprocess
+from .pyramid import BatchNorm2d, PyramidPooling
+
+
+class PSPNet(nn.Module):
+    """Pyramid Scene Parsing Network.
+
+    Args:
+        encoder_name: A timm model, see `Encoder`.
+        encoder_weights: None, False, True, "imagenet", a timm tag or a .safetensors file, see `Encoder`.
+        encoder_depth: Stages of the encoder to use, 3 to 5. The paper uses all five.
+        psp_out_channels: Channels after the fusing convolution.
+        decoder_use_norm: True or "batchnorm", False or "identity", "layernorm", or {"type": one of these, ...its options}.
+        psp_dropout: Probability that the dropout before the classifier drops a channel, 0 to 1.
+        in_channels: Channels of the input.
+        classes: Channels of the output.
+        activation: None for logits, one of smp's names, or a callable that makes a layer.
+        upsampling: None resizes the output to the size of the input. 1 stops at the encoder's stride, n at n times that size.
+        aux_params: Arguments of `ClassificationHead`; the output is then (masks, labels).
+        aux_head: Add the paper's auxiliary head on the stage before the last; see `forward`.
+        encoder_output_stride: 8, 16 or 32 pixels.
+        dilation: "atrous" or "uniform", see `pspnet_zoo.models.atrous`.
+        align_corners: Of every resize in the network. True, as in the paper's code, fits sizes 8k + 1 best; any size works.
+
+    Attributes:
+        encoder, decoder, segmentation_head, classification_head, auxiliary_head: The parts; the last two may be None.
+        config: The arguments that rebuild this network; weights are not among them.
+        preprocess: What the encoder expects of a picture.
+        labels, provenance: What the classes are and where the weights come from; None until weights are loaded.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        encoder_name: str = "resnet34",
+        encoder_weights: str | bool | None = "imagenet",
+        encoder_depth: int = 5,
+        psp_out_channels: int = 512,
+        decoder_use_norm: bool | str | dict[str, Any] = "batchnorm",
+        psp_dropout: float = 0.1,
+        in_channels: int = 3,
+        classes: int = 1,
+        activation: Activation = None,
+        upsampling: int | None = None,
+        aux_params: dict[str, Any] | None = None,
+        *,
+        aux_head: bool = False,
+        encoder_output_stride: int = 8,
+        dilation: Dilation = "atrous",
+        align_corners: bool = True,
+    ) -> None:
+        super().__init__()
+        self.config = {
+            "encoder_name": encoder_name,
+            "encoder_depth": encoder_depth,
+            "psp_out_channels": psp_out_channels,
+            "decoder_use_norm": decoder_use_norm,
+            "psp_dropout": psp_dropout,
+            "in_channels": in_channels,
+            "classes": classes,
+            "activation": activation,
+            "upsampling": upsampling,
+            "aux_params": aux_params,
+            "aux_head": aux_head,
+            "encoder_output_stride": encoder_output_stride,
+            "dilation": dilation,
+            "align_corners": align_corners,
+        }
+        self.name = f"psp-{encoder_name}"
+        norm = _norm(decoder_use_norm)
+        self.encoder = Encoder(
+            encoder_name,
+            encoder_weights,
+            in_channels=in_channels,
+            depth=encoder_depth,
+            output_stride=encoder_output_stride,
+            dilation=dilation,
+        )
+        *_, aux_channels, last_channels = self.encoder.out_channels
+        self.decoder = PyramidDecoder(last_channels, psp_out_channels, norm=norm, dropout=psp_dropout, align_corners=align_corners)
+        self.segmentation_head = SegmentationHead(
+            psp_out_channels,
+            classes,
+            activation=activation,
+            scale=self.encoder.output_stride if upsampling is None else max(upsampling, 1),
+            align_corners=align_corners,
+        )
+        self.auxiliary_head = (
+            AuxiliaryHead(aux_channels, classes, norm=norm, dropout=psp_dropout, align_corners=align_corners) if aux_head else None
+        )
+        self.classification_head = ClassificationHead(last_channels, **aux_params) if aux_params else None
+        for part in (self.decoder, self.segmentation_head, self.auxiliary_head, self.classification_head):
+            if part is not None:
+                initialize(part)
+
+        self.preprocess = Preprocess(self.encoder.mean, self.encoder.std)
+        self.labels: Any = None
+        self.provenance: dict[str, Any] | None = None
+        self._encoder_is_frozen = False
+
+    def forward(self, x: Tensor, return_aux: bool = False) -> Tensor | tuple[Tensor, ...]:
+        """Logits (after `activation`, where there is one) of every pixel.
+
+        Args:
+            x: (N, in_channels, H, W), float, normalised. Any H and W.
+            return_aux: Also return the auxiliary head's logits, (N, classes, H, W) like the first.
+
+        Returns:
+            (N, classes, H, W); or a tuple of it, the auxiliary logits if asked for, and the image labels (N, classes of
+            `aux_params`) if there is a classification head.
+
+        Raises:
+            ValueError: If `return_aux` is asked of a network without an auxiliary head.
+        """
+        if return_aux and self.auxiliary_head is None:
+            raise ValueError("This network has no auxiliary head to return; build it with aux_head=True")
+        features = self.encoder(x)
+        size = None if self.config["upsampling"] else x.shape[-2:]
+        outputs = [self.segmentation_head(self.decoder(features), size)]
+        if return_aux and self.auxiliary_head is not None:
+            outputs.append(self.auxiliary_head(features[-2], x.shape[-2:]))
+        if self.classification_head is not None:
+            outputs.append(self.classification_head(features[-1]))
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    @torch.inference_mode()
+    def predict(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """`forward` in evaluation mode, in which the network stays, without gradients."""
+        return self.eval()(x)
+
+    def reset_classifier(self, classes: int) -> list[str]:
+        """Give the network fresh classifiers for another number of classes; the labels no longer hold.
+
+        Returns:
+            The state-dict keys of the tensors that were made anew.
+        """
+        heads = ["segmentation_head.0", *(["auxiliary_head.0.4"] if self.auxiliary_head else [])]
+        for name in heads:
+            old: Any = self.get_submodule(name)
+            new = nn.Conv2d(old.in_channels, classes, kernel_size=1, device=old.weight.device, dtype=old.weight.dtype)
+            initialize(new)
+            self.set_submodule(name, new)
+        self.config["classes"] = classes
+        self.labels = None
+        return [f"{name}.{tensor}" for name in heads for tensor in ("weight", "bias")]
+
+    def param_groups(self, lr: float, head_factor: float = 10.0) -> list[dict[str, Any]]:
+        """Parameters for an optimizer: the encoder at `lr`, everything after it, which starts untrained, at `lr * head_factor`.
+
+        Source: hszhao/semseg tool/train.py (factor 10).
+        """
+        encoder = list(self.encoder.parameters())
+        heads = [p for name, p in self.named_parameters() if not name.startswith("encoder.")]
+        return [{"params": encoder, "lr": lr}, {"params": heads, "lr": lr * head_factor}]
+
+    def freeze_encoder(self) -> None:
+        """Stop training the encoder; its norms keep their statistics, whatever `train()` is told later."""
+        self._set_encoder_frozen(True)
+
+    def unfreeze_encoder(self) -> None:
+        """Undo `freeze_encoder`."""
+        self._set_encoder_frozen(False)
+
+    def _set_encoder_frozen(self, frozen: bool) -> None:
+        self._encoder_is_frozen = frozen
+        self.encoder.requires_grad_(not frozen)
+        self.encoder.train(self.training and not frozen)
+
+    def train(self, mode: bool = True) -> "PSPNet":
+        """As in any Module, but a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self._encoder_is_frozen:
+            self.encoder.eval()
+        return self
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
+        """As in any Module; with strict=False, entries of another shape are left out too, with a warning that lists them."""
+        if not strict:
+            own = self.state_dict()
+            other = {k: v for k, v in state_dict.items() if k in own and own[k].shape != v.shape}
+            if other:
+                lines = "\n".join(f"  {k}: {tuple(v.shape)} in the file, {tuple(own[k].shape)} here" for k, v in other.items())
+                warnings.warn(f"Not loaded, because the shapes differ; train these before use:\n{lines}", stacklevel=2)
+                state_dict = {k: v for k, v in state_dict.items() if k not in other}
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+class PyramidDecoder(nn.Module):
+    """From the list of features to the map that the classifier reads."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        norm: Callable[[int], nn.Module] | None,
+        dropout: float,
+        align_corners: bool,
+    ) -> None:
+        super().__init__()
+        self.pyramid = PyramidPooling(in_channels, out_channels, norm=norm, align_corners=align_corners)
+        self.dropout = nn.Dropout2d(dropout)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """The last of `features`, (N, C, h, w), to (N, out_channels, h, w)."""
+        return self.dropout(self.pyramid(features[-1]))
+
+
+_NORMS: dict[str, Callable[..., nn.Module] | None] = {"batchnorm": BatchNorm2d, "layernorm": LayerNorm2d, "identity": None}
+
+
+def _norm(use_norm: bool | str | dict[str, Any]) -> Callable[[int], nn.Module] | None:
+    """smp's `decoder_use_norm` as a function from channels to a layer, None for no norm."""
+    options = dict(use_norm) if isinstance(use_norm, dict) else {"type": use_norm}
+    kind = options.pop("type", None)
+    kind = ("batchnorm" if kind else "identity") if isinstance(kind, bool) else kind
+    if kind not in _NORMS:
+        raise ValueError(
+            f"decoder_use_norm is {use_norm!r}; it can be True, False, {', '.join(_NORMS)}, or a dict with one of them as 'type'. "
+            "An instance norm is not among them: it has nothing to normalise in the 1x1 bin"
+        )
+    make = _NORMS[kind]
+    return partial(make, **options) if make else None
