@@ -75,31 +75,35 @@ def _is_pointwise(operation: Any) -> bool:
 def _dense(name: str, operation: Any, rate: int, policy: Dilation) -> nn.Module:
     """The stride-1 twin of an operation, for a map `rate` times denser than the one it was made for."""
     if isinstance(operation, _CONVOLUTIONS):
-        return _dense_convolution(operation, rate, policy)
+        return _dense_convolution(name, operation, rate, policy)
     if isinstance(operation, BlurPool2d) and operation.pad_mode in ("reflect", "constant"):
         return _DenseBlur(operation, rate)
     if isinstance(operation, nn.AvgPool2d) and operation.padding in (0, (0, 0)):
         return _DenseAveragePool(operation, rate)
-    raise ValueError(f"'{name}' is a {operation} at stride {rate} beyond the output stride, and this operation cannot be dilated")
+    raise ValueError(f"'{name}' needs the dilation {rate}, which cannot be given to a {operation}")
 
 
-def _dense_convolution(operation: Any, rate: int, policy: Dilation) -> nn.Module:
+def _dense_convolution(name: str, operation: Any, rate: int, policy: Dilation) -> nn.Module:
     stride, operation.stride = operation.stride[0], (1, 1)
     if policy == "uniform" and operation.kernel_size[0] > 1:
         rate, stride = rate * stride, 1
-    if isinstance(operation, Conv2dSame) or (isinstance(operation, CondConv2d) and operation.dynamic_padding):
+    if _pads_as_same(operation):
         padding = _SamePadding(operation.kernel_size, stride, operation.dilation, rate)
         operation = _without_own_padding(operation)
         operation.register_forward_pre_hook(padding)
     elif any(2 * p != d * (k - 1) for p, d, k in zip(operation.padding, operation.dilation, operation.kernel_size, strict=True)):
-        raise ValueError(f"{operation} does not keep the size of its input, and such a convolution cannot be dilated")
+        raise ValueError(f"'{name}' does not keep the size of its input, and such a convolution cannot be dilated: {operation}")
     operation.padding = tuple(p * rate for p in operation.padding)
     operation.dilation = tuple(d * rate for d in operation.dilation)
     return operation
 
 
+def _pads_as_same(operation: Any) -> bool:
+    return isinstance(operation, Conv2dSame) or getattr(operation, "dynamic_padding", False)
+
+
 def _without_own_padding(operation: Any) -> Any:
-    if isinstance(operation, CondConv2d):
+    if hasattr(operation, "dynamic_padding"):  # a CondConv2d
         operation.dynamic_padding = False
         return operation
     plain = nn.Conv2d(
