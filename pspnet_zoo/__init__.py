@@ -1,7 +1,11 @@
 """PSPNet on any timm backbone, with weights."""
 
+from .data.labels import Labels as Labels
 from .factory import create as create
 from .models import PSPNet as PSPNet
+from .predict import Prediction as Prediction
+from .predict import Predictor as Predictor
+from .registry import find as find
 from .registry import list_models as list_models
 from .weights.files import WeightsError as WeightsError
 from .weights.files import from_pretrained as from_pretrained

@@ -30,6 +30,9 @@ class Metric:
     origin: Literal["measured", "claimed"]
     """"measured" by this project with its own command, or "claimed" by the checkpoint's source."""
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.value:.4f} {self.origin} ({self.dataset} {self.split}, {self.protocol})"
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -59,8 +62,9 @@ CHECKPOINTS: tuple[Checkpoint, ...] = ()
 
 _SHORT_ENCODERS = {"lite0": "tf_efficientnet_lite0"}
 
-# a light network is narrow after the pyramid too; its 'same' padding puts features on the grid of align_corners=False at even sizes
-_OPTIONS: Mapping[str, Mapping[str, Any]] = {"lite0": {"psp_out_channels": 192, "align_corners": False}}
+# A light network is narrow after the pyramid too. Its 'same' padding shifts cells by up to 31 pixels, depending on the size of the
+# picture; align_corners=None takes the shift into account.
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {"lite0": {"psp_out_channels": 192, "align_corners": None}}
 
 
 def parse_architecture(name: str) -> tuple[str, dict[str, Any]]:

@@ -15,17 +15,38 @@ class ImageError(ValueError):
 
 
 def read_image(path: Path) -> np.ndarray:
-    """A picture as people see it: (H, W, 3) uint8 RGB, turned as its EXIF says.
-
-    Transparent parts are laid on white; 16-bit greys are scaled to 8 bits.
+    """A picture as people see it: (H, W, 3) uint8 RGB, turned as its EXIF says. See `to_rgb`.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ImageError: If it cannot be read as a picture.
     """
-    image = ImageOps.exif_transpose(_open(path))
+    try:
+        return to_rgb(_open(path))
+    except ImageError as error:
+        raise ImageError(f"'{path}' {error}") from None
+
+
+def to_rgb(image: Image.Image | np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a picture of any mode.
+
+    Transparent parts are laid on white. Greys of 16 bits and more are scaled from 0..65535; those in floating point are taken to be
+    0..1, or 0..255 if any is larger.
+
+    Raises:
+        ImageError: If an array is not (H, W, 3) uint8, or a pixel is not a finite number.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ImageError(f"has the shape {image.shape} and type {image.dtype}; a picture is (H, W, 3) of uint8")
+        return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _from_deep_grey(np.asarray(image), path)
+        values = np.asarray(image, np.float64)
+        if not np.isfinite(values).all():
+            raise ImageError("has pixels that are not finite numbers")
+        white = 65535 if image.mode != "F" else 255 if values.max() > 1 else 1
+        grey = np.clip(values / white * 255, 0, 255).round().astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -54,19 +75,10 @@ def _open(path: Path) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(path)
             image.load()
+            return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         raise ImageError(f"'{path}' is not a picture that Pillow knows") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"'{path}' is too large to open safely: {error}") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"'{path}' cannot be read: {error}") from error
-    return image
-
-
-def _from_deep_grey(values: np.ndarray, path: Path) -> np.ndarray:
-    """Greys of 16 or more bits: 0..65535 to 0..255; floats are taken to be 0..1 or 0..255."""
-    if not np.isfinite(values).all():
-        raise ImageError(f"'{path}' has pixels that are not finite numbers")
-    top = 65535 if values.dtype.kind in "iu" else 255 if values.max() > 1 else 1
-    grey = np.clip(values.astype(np.float64) / top * 255, 0, 255).round().astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)

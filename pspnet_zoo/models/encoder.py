@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from timm.layers import Conv2dSame
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
@@ -56,6 +57,7 @@ class Encoder(nn.Module):
             raise ValueError(f"dilation is {dilation!r}; it can be 'atrous' or 'uniform'")
         name = timm_name(name)
         self.model: Any = _features(name, weights, in_channels, depth)
+        self._pads_as_same = any(isinstance(m, Conv2dSame) for m in self.model.modules())
         dilate(self.model, in_channels=in_channels, output_stride=output_stride, policy=dilation)
         self.out_channels = [in_channels, *self.model.feature_info.channels()]
         self.output_stride = min(output_stride, 2**depth)
@@ -65,6 +67,21 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, in_channels, H, W) to [x, one (N, C, H/s, W/s) for each stage], s at most `output_stride`."""
         return [x, *self.model(x)]
+
+    def offset(self, index: int, size: tuple[int, int]) -> tuple[int, int]:
+        """The pixel that the first cell of a feature is centred on, as (row, column).
+
+        It is (0, 0) with symmetric padding. 'Same' padding at stride 2 pads an even size on the far side only; over the strides of a
+        network this puts the last cell, not the first, on a pixel of the border.
+
+        Args:
+            index: Of the feature, from the end: -1 for the last.
+            size: Height and width of the input, in pixels.
+        """
+        if not self._pads_as_same:
+            return 0, 0
+        stride = self.model.feature_info.reduction()[index]  # without dilation
+        return (size[0] - 1) % stride, (size[1] - 1) % stride
 
 
 def timm_name(name: str) -> str:

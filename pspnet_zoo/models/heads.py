@@ -19,30 +19,37 @@ class SegmentationHead(nn.Sequential):
         classes: Channels of the output.
         activation: See `make_activation`.
         scale: Resizing factor where the caller gives no size.
-        align_corners: As in torch's interpolate.
+        align_corners: See `Resize`.
     """
 
-    def __init__(self, in_channels: int, classes: int, *, activation: Activation, scale: int, align_corners: bool) -> None:
+    def __init__(self, in_channels: int, classes: int, *, activation: Activation, scale: int, align_corners: bool | None) -> None:
         super().__init__(
             nn.Conv2d(in_channels, classes, kernel_size=1),
             Resize(scale, align_corners=align_corners),
             make_activation(activation),
         )
 
-    def forward(self, input: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, size: tuple[int, int] | None = None, offset: tuple[int, int] = (0, 0)) -> Tensor:
         """(N, in_channels, h, w) to (N, classes, *size); without a size, to (N, classes, scale * h, scale * w)."""
         classifier, resize, activation = self
-        return activation(resize(classifier(input), size))
+        return activation(resize(classifier(input), size, offset))
 
 
 class AuxiliaryHead(SegmentationHead):
     """The paper's second classifier, on the stage before the last (section 3.3): it starts with a 3x3 convolution of its own."""
 
     def __init__(
-        self, in_channels: int, classes: int, *, norm: Callable[[int], nn.Module] | None, dropout: float, align_corners: bool
+        self,
+        in_channels: int,
+        classes: int,
+        *,
+        norm: Callable[[int], nn.Module] | None,
+        dropout: float,
+        scale: int,
+        align_corners: bool | None,
     ) -> None:
         width = max(in_channels // 4, 1)
-        super().__init__(width, classes, activation=None, scale=1, align_corners=align_corners)
+        super().__init__(width, classes, activation=None, scale=scale, align_corners=align_corners)
         self[0] = nn.Sequential(*conv_norm_relu(in_channels, width, 3, norm), nn.Dropout2d(dropout), self[0])
 
 
@@ -72,17 +79,29 @@ class ClassificationHead(nn.Sequential):
 
 
 class Resize(nn.Module):
-    """Bilinear resizing to a size, or by a whole factor."""
+    """Bilinear resizing to a size, or by a whole factor.
 
-    def __init__(self, scale: int, *, align_corners: bool) -> None:
+    Args:
+        scale: Pixels between cells of the input.
+        align_corners: True and False are those of torch's interpolate, which stretch the cells over the picture. None puts cell i
+            on the pixel offset + scale * i, where the encoder has really seen it, and repeats the outer cells beyond.
+    """
+
+    def __init__(self, scale: int, *, align_corners: bool | None) -> None:
         super().__init__()
         self.scale = scale
         self.align_corners = align_corners
 
-    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        if size is None:
-            size = (x.shape[-2] * self.scale, x.shape[-1] * self.scale)
-        return F.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners)
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None, offset: tuple[int, int] = (0, 0)) -> Tensor:
+        """(N, C, h, w) to (N, C, *size)."""
+        height, width = size or (x.shape[-2] * self.scale, x.shape[-1] * self.scale)
+        if self.align_corners is not None:
+            return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=self.align_corners)
+        cells_apart = [(n - 1) * self.scale + 1 for n in x.shape[-2:]]
+        x = F.interpolate(x, size=cells_apart, mode="bilinear", align_corners=True)
+        top, left = offset
+        x = x[..., : height - top, : width - left]
+        return F.pad(x, (left, width - left - x.shape[-1], top, height - top - x.shape[-2]), mode="replicate")
 
 
 class Argmax(nn.Module):

@@ -19,6 +19,8 @@ class Preprocess:
     """Of each channel, on the scale of `range`."""
     range: float = 1.0
     """What white (255) is scaled to before mean and std are applied."""
+    max_pixels: int = 2048 * 1024
+    """The largest picture to give as it is; a predictor shrinks larger ones, near the scale of training and within memory."""
 
     def __call__(self, image: Tensor) -> Tensor:
         mean, std = (torch.tensor(v, device=image.device).view(-1, 1, 1) for v in (self.mean, self.std))

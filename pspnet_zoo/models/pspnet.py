@@ -8,6 +8,8 @@ hold here, its arithmetic does not.
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +41,8 @@ class PSPNet(nn.Module):
         aux_head: Add the paper's auxiliary head on the stage before the last; see `forward`.
         encoder_output_stride: 8, 16 or 32 pixels.
         dilation: "atrous" or "uniform", see `pspnet_zoo.models.atrous`.
-        align_corners: Of every resize in the network. True, as in the paper's code, fits sizes 8k + 1 best; any size works.
+        align_corners: Of every resize in the network. True, as in the paper's code, fits sizes 8k + 1 best; any size works. None
+            resizes logits by where the encoder's cells really lie, at any size (and cells of the pyramid as with False).
 
     Attributes:
         encoder, decoder, segmentation_head, classification_head, auxiliary_head: The parts; the last two may be None.
@@ -68,7 +71,7 @@ class PSPNet(nn.Module):
         aux_head: bool = False,
         encoder_output_stride: int = 8,
         dilation: Dilation = "atrous",
-        align_corners: bool = True,
+        align_corners: bool | None = True,
     ) -> None:
         super().__init__()
         self.config = {
@@ -98,16 +101,27 @@ class PSPNet(nn.Module):
             dilation=dilation,
         )
         *_, aux_channels, last_channels = self.encoder.out_channels
-        self.decoder = PyramidDecoder(last_channels, psp_out_channels, norm=norm, dropout=psp_dropout, align_corners=align_corners)
+        self.decoder = PyramidDecoder(
+            last_channels, psp_out_channels, norm=norm, dropout=psp_dropout, align_corners=bool(align_corners)
+        )
         self.segmentation_head = SegmentationHead(
             psp_out_channels,
             classes,
             activation=activation,
-            scale=self.encoder.output_stride if upsampling is None else max(upsampling, 1),
+            scale=upsampling or self.encoder.output_stride,
             align_corners=align_corners,
         )
         self.auxiliary_head = (
-            AuxiliaryHead(aux_channels, classes, norm=norm, dropout=psp_dropout, align_corners=align_corners) if aux_head else None
+            AuxiliaryHead(
+                aux_channels,
+                classes,
+                norm=norm,
+                dropout=psp_dropout,
+                scale=min(encoder_output_stride, 2 ** (encoder_depth - 1)),
+                align_corners=align_corners,
+            )
+            if aux_head
+            else None
         )
         self.classification_head = ClassificationHead(last_channels, **aux_params) if aux_params else None
         for part in (self.decoder, self.segmentation_head, self.auxiliary_head, self.classification_head):
@@ -136,10 +150,11 @@ class PSPNet(nn.Module):
         if return_aux and self.auxiliary_head is None:
             raise ValueError("This network has no auxiliary head to return; build it with aux_head=True")
         features = self.encoder(x)
-        size = None if self.config["upsampling"] else x.shape[-2:]
-        outputs = [self.segmentation_head(self.decoder(features), size)]
+        size = x.shape[-2:]
+        placed = () if self.config["upsampling"] else (size, self.encoder.offset(-1, size))
+        outputs = [self.segmentation_head(self.decoder(features), *placed)]
         if return_aux and self.auxiliary_head is not None:
-            outputs.append(self.auxiliary_head(features[-2], x.shape[-2:]))
+            outputs.append(self.auxiliary_head(features[-2], size, self.encoder.offset(-2, size)))
         if self.classification_head is not None:
             outputs.append(self.classification_head(features[-1]))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
@@ -173,6 +188,12 @@ class PSPNet(nn.Module):
         encoder = list(self.encoder.parameters())
         heads = [p for name, p in self.named_parameters() if not name.startswith("encoder.")]
         return [{"params": encoder, "lr": lr}, {"params": heads, "lr": lr * head_factor}]
+
+    def save_pretrained(self, folder: str | PathLike[str]) -> Path:
+        """See `pspnet_zoo.save_pretrained`."""
+        from ..weights.files import save_pretrained  # smp's users save a network by its method; files build on the network
+
+        return save_pretrained(self, folder)
 
     def freeze_encoder(self) -> None:
         """Stop training the encoder; its norms keep their statistics, whatever `train()` is told later."""

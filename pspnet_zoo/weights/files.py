@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class WeightsError(Exception):
     """Weights that cannot be loaded or saved. The message names the file, the reason and the next step."""
 
 
-def save_pretrained(model: PSPNet, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
+def save_pretrained(model: PSPNet, folder: str | PathLike[str], *, dtype: torch.dtype | None = None) -> Path:
     """Write `model.safetensors` and `config.json`; equal weights give equal bytes.
 
     Args:
@@ -69,7 +70,7 @@ def save_pretrained(model: PSPNet, folder: str | Path, *, dtype: torch.dtype | N
     return folder
 
 
-def from_pretrained(folder: str | Path, *, classes: int | None = None, **options: Any) -> PSPNet:
+def from_pretrained(folder: str | PathLike[str], *, classes: int | None = None, **options: Any) -> PSPNet:
     """The network that `save_pretrained` wrote, in evaluation mode.
 
     Args:
@@ -93,8 +94,9 @@ def from_pretrained(folder: str | Path, *, classes: int | None = None, **options
     tensors = read_safetensors(folder / WEIGHTS_FILE)
     _load(model, tensors, folder / WEIGHTS_FILE, aux_head_switched=model.config["aux_head"] != own["aux_head"])
 
+    preprocess = config["preprocess"]
     model.preprocess = Preprocess(
-        tuple(config["preprocess"]["mean"]), tuple(config["preprocess"]["std"]), config["preprocess"]["range"]
+        tuple(preprocess["mean"]), tuple(preprocess["std"]), preprocess["range"], preprocess["max_pixels"]
     )
     if config["labels"]:
         model.labels = Labels(tuple(config["labels"]["names"]), tuple(map(tuple, config["labels"]["colors"])))

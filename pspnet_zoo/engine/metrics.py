@@ -1,0 +1,60 @@
+"""Segmentation metrics from one confusion matrix over a whole data set.
+
+Averages of per-image scores are not used: they weigh a class by the number of pictures it happens to be in.
+Source: Everingham et al. 2015, "The Pascal Visual Object Classes Challenge: A Retrospective", section 3.1.3 (IoU).
+"""
+
+import torch
+from torch import Tensor
+
+from ..data.labels import IGNORE
+
+
+class ConfusionMatrix:
+    """Counts of pixels by true and predicted class.
+
+    Args:
+        classes: Number of classes.
+
+    Attributes:
+        counts: (classes, classes) int64; rows are the truth, columns the prediction.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.counts = torch.zeros(classes, classes, dtype=torch.int64)
+
+    def update(self, prediction: Tensor, truth: Tensor) -> None:
+        """Count the pixels of one or more pictures.
+
+        Args:
+            prediction: Integer ids of any shape, each below the number of classes.
+            truth: Ids of the same shape; 255 is not counted.
+
+        Raises:
+            ValueError: If the shapes differ, or an id is not a class.
+        """
+        if prediction.shape != truth.shape:
+            raise ValueError(f"The prediction is {tuple(prediction.shape)} and the truth {tuple(truth.shape)}; they must be equal")
+        counted = truth != IGNORE
+        truth, prediction = truth[counted].long(), prediction[counted].long()
+        classes = len(self.counts)
+        for what, ids in (("truth", truth), ("prediction", prediction)):
+            if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < classes:
+                raise ValueError(f"The {what} holds ids from {int(ids.min())} to {int(ids.max())}; there are {classes} classes")
+        self.counts += torch.bincount(truth * classes + prediction, minlength=classes**2).view(classes, classes).cpu()
+
+    @property
+    def iou(self) -> Tensor:
+        """(classes,) float64 intersection over union, 0..1; NaN for a class that neither is nor was predicted."""
+        hits = self.counts.diagonal().double()
+        return hits / (self.counts.sum(0) + self.counts.sum(1) - hits)
+
+    @property
+    def miou(self) -> float:
+        """Mean of the classes' IoU, 0..1, without the NaNs."""
+        return self.iou.nanmean().item()
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Fraction of the counted pixels that are right; NaN if none was counted."""
+        return (self.counts.diagonal().sum() / self.counts.sum()).item()

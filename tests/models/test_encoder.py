@@ -1,0 +1,110 @@
+"""Encoders as lists of features, and where their cells lie."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from pspnet_zoo.models.encoder import Encoder
+
+SMALL = ["resnet18", "resnet10t", "tf_efficientnet_lite0", "mobilenetv2_035", "test_efficientnet"]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_features_are_the_input_and_one_map_a_stage_at_bounded_stride(name):
+    encoder = Encoder(name).eval()
+    x = torch.randn(1, 3, 65, 97)
+    features = encoder(x)
+    assert features[0] is x
+    assert [f.shape[1] for f in features] == encoder.out_channels
+    assert [tuple(f.shape[-2:]) for f in features[1:]] == [(-(-65 // s), -(-97 // s)) for s in (2, 4, 8, 8, 8)]
+    assert encoder.output_stride == 8
+
+
+@pytest.mark.parametrize("depth", [3, 4, 5])
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0"])
+def test_every_parameter_of_every_depth_gets_a_gradient(name, depth):
+    encoder = Encoder(name, depth=depth)
+    encoder(torch.randn(2, 3, 64, 64))[-1].sum().backward()
+    assert len(encoder.out_channels) == depth + 1
+    assert not [n for n, p in encoder.named_parameters() if p.grad is None]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_state_dict_keys_are_timms(name):
+    theirs = timm.create_model(name, features_only=True).state_dict()
+    ours = Encoder(name).model.state_dict()
+    assert list(ours) == list(theirs)
+
+
+@pytest.mark.parametrize("in_channels", [1, 4])
+def test_other_input_channels_get_a_first_convolution_and_normalisation(in_channels):
+    encoder = Encoder("resnet18", in_channels=in_channels)
+    assert encoder(torch.randn(1, in_channels, 32, 32))[-1].shape == (1, 512, 4, 4)
+    assert len(encoder.mean) == len(encoder.std) == in_channels
+
+
+def test_average_pooled_anti_aliasing_takes_odd_sizes():
+    assert Encoder("resnetaa34d").eval()(torch.randn(1, 3, 71, 83))[-1].shape[-2:] == (9, 11)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet5", "no model 'resnet5'. Did you mean 'resnet50"),
+        ("vit_base_patch16_224", "'vit_base_patch16_224' is not supported yet"),
+        ("tu-swin_tiny_patch4_window7_224", "'swin_tiny_patch4_window7_224' is not supported yet"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_named_with_the_reason(name, message):
+    with pytest.raises(ValueError, match=message):
+        Encoder(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 2}, "encoder_depth is 2"),
+        ({"output_stride": 4}, "encoder_output_stride is 4"),
+        ({"dilation": "rate"}, "dilation is 'rate'"),
+        ({"weights": "a1_in22k"}, "no weights 'a1_in22k' of 'resnet18'. Tags: a1_in1k"),
+    ],
+)
+def test_an_argument_outside_its_range_is_quoted(options, message):
+    with pytest.raises(ValueError, match=message):
+        Encoder("resnet18", **options)
+
+
+def test_encoder_weights_come_from_a_safetensors_file(tmp_path):
+    from safetensors.torch import save_file
+
+    state = timm.create_model("resnet18").state_dict()
+    path = str(tmp_path / "resnet18.safetensors")
+    save_file(state, path)
+    encoder = Encoder("resnet18", path)
+    torch.testing.assert_close(encoder.model.conv1.weight, state["conv1.weight"], rtol=0, atol=0)
+    with pytest.raises(FileNotFoundError, match="No encoder weights at '.*nowhere.safetensors'"):
+        Encoder("resnet18", str(tmp_path / "nowhere.safetensors"))
+
+
+@pytest.mark.parametrize(("name", "depth"), [("tf_efficientnet_lite0", 3), ("tf_efficientnet_lite0", 4), ("resnet18", 5)])
+@pytest.mark.parametrize("size", [(480, 356), (449, 513)])
+def test_offset_is_the_pixel_that_the_first_cell_is_centred_on(name, depth, size):
+    """With equal positive weights and no activation, what a cell sees is symmetric about its centre."""
+    encoder = Encoder(name, depth=depth).eval().double()
+    for path, module in list(encoder.named_modules()):
+        if isinstance(module, nn.Conv2d):
+            nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+        elif isinstance(module, nn.ReLU | nn.ReLU6):
+            encoder.set_submodule(path, nn.Identity())
+        elif isinstance(module, nn.MaxPool2d):
+            encoder.set_submodule(path, nn.AvgPool2d(3, 2, 1))
+    x = torch.ones(1, 3, *size, dtype=torch.float64, requires_grad=True)
+    feature = encoder(x)[-1]
+    row, column = (n // 2 for n in feature.shape[-2:])
+    feature[0, 0, row, column].backward()
+    seen = x.grad[0].sum(0)
+    assert float(seen[0].sum() + seen[-1].sum() + seen[:, 0].sum() + seen[:, -1].sum()) == 0  # all that it sees is in the picture
+    top, left = encoder.offset(-1, size)
+    for profile, center in ((seen.sum(1), top + 8 * row), (seen.sum(0), left + 8 * column)):
+        assert float(profile @ torch.arange(len(profile)).double() / profile.sum()) == pytest.approx(center)
