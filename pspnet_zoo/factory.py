@@ -48,4 +48,6 @@ def create(
     row = find(name, pretrained if isinstance(pretrained, str) else None)
     if encoder_weights:
         raise ValueError(f"'{row.name}' has weights for the encoder too; leave out encoder_weights={encoder_weights!r}")
-    return from_pretrained(BUNDLED / row.folder, classes=classes, in_channels=in_channels, **options)
+    if in_channels != 3:
+        raise ValueError(f"'{row.name}' was trained on 3 channels; in_channels={in_channels} needs a network without these weights")
+    return from_pretrained(BUNDLED / row.folder, classes=classes, **options)

@@ -73,9 +73,9 @@ def _open(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
-            image.load()
-            return ImageOps.exif_transpose(image)
+            with Image.open(path) as image:
+                image.load()
+                return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         raise ImageError(f"'{path}' is not a picture that Pillow knows") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -71,8 +71,8 @@ class Encoder(nn.Module):
     def offset(self, index: int, size: tuple[int, int]) -> tuple[int, int]:
         """The pixel that the first cell of a feature is centred on, as (row, column).
 
-        It is (0, 0) with symmetric padding. 'Same' padding at stride 2 pads an even size on the far side only; over the strides of a
-        network this puts the last cell, not the first, on a pixel of the border.
+        It is (0, 0) with symmetric padding. 'Same' padding at stride 2 pads an even size on the far side only; over all strides
+        this centres the cells as if the last one of the undilated network lay on the last pixel.
 
         Args:
             index: Of the feature, from the end: -1 for the last.

@@ -100,8 +100,8 @@ class Resize(nn.Module):
         cells_apart = [(n - 1) * self.scale + 1 for n in x.shape[-2:]]
         x = F.interpolate(x, size=cells_apart, mode="bilinear", align_corners=True)
         top, left = offset
-        x = x[..., : height - top, : width - left]
-        return F.pad(x, (left, width - left - x.shape[-1], top, height - top - x.shape[-2]), mode="replicate")
+        x = F.pad(x, (left, self.scale - 1, top, self.scale - 1), mode="replicate")
+        return x[..., :height, :width]
 
 
 class Argmax(nn.Module):

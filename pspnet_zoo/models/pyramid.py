@@ -114,11 +114,11 @@ def pooling_matrix(cells: int, size: int, like: Tensor) -> Tensor:
 
 def resize_matrix(cells: int, size: int, align_corners: bool, like: Tensor) -> Tensor:
     """(size, cells) weights of bilinear resizing along one axis, as torch's interpolate has them."""
+    index = torch.arange(size, device=like.device, dtype=torch.float32)
     if align_corners:
-        position = torch.linspace(0, cells - 1, size, device=like.device)
+        position = index * (cells - 1) / index[-1:].clamp(min=1)
     else:
-        position = (torch.arange(size, device=like.device) + 0.5) * (cells / size) - 0.5
-        position = position.clamp(0, cells - 1)
+        position = ((index + 0.5) * (cells / size) - 0.5).clamp(0, cells - 1)
     distance = position[:, None] - torch.arange(cells, device=like.device)
     return (1 - distance.abs()).clamp(min=0).to(like.dtype)
 

@@ -86,25 +86,32 @@ def from_pretrained(folder: str | PathLike[str], *, classes: int | None = None, 
     folder = Path(folder)
     config = _read_config(folder / CONFIG_FILE)
     own = config["model"]
+    if unknown := options.keys() - own.keys():
+        raise TypeError(f"PSPNet has no argument {', '.join(map(repr, sorted(unknown)))}")
     try:
         with torch.device("meta"):
-            model = PSPNet(**{**own, **options, "encoder_weights": None})
-    except ValueError as error:
+            model = PSPNet(encoder_weights=None, **{**own, **options})
+        model.preprocess = _preprocess(config["preprocess"])
+        model.labels = _labels(config["labels"])
+    except (TypeError, ValueError, KeyError) as error:
+        if options:
+            raise
         raise WeightsError(f"'{folder / CONFIG_FILE}' describes a network that cannot be built: {error}") from error
+    model.provenance = config["provenance"]
     tensors = read_safetensors(folder / WEIGHTS_FILE)
     _load(model, tensors, folder / WEIGHTS_FILE, aux_head_switched=model.config["aux_head"] != own["aux_head"])
-
-    preprocess = config["preprocess"]
-    model.preprocess = Preprocess(
-        tuple(preprocess["mean"]), tuple(preprocess["std"]), preprocess["range"], preprocess["max_pixels"]
-    )
-    if config["labels"]:
-        model.labels = Labels(tuple(config["labels"]["names"]), tuple(map(tuple, config["labels"]["colors"])))
-    model.provenance = config["provenance"]
     if classes is not None and classes != own["classes"]:
         remade = model.reset_classifier(classes)
         _log.warning("The classifier has %d classes instead of %d and is untrained: %s", classes, own["classes"], ", ".join(remade))
     return model.eval()
+
+
+def _preprocess(values: dict[str, Any]) -> Preprocess:
+    return Preprocess(tuple(values["mean"]), tuple(values["std"]), values["range"], values["max_pixels"])
+
+
+def _labels(values: dict[str, Any] | None) -> Labels | None:
+    return Labels(tuple(values["names"]), tuple(map(tuple, values["colors"]))) if values else None
 
 
 def _read_config(path: Path) -> dict[str, Any]:

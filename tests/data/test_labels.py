@@ -1,0 +1,15 @@
+"""Label sets hold together."""
+
+import pytest
+
+from pspnet_zoo.data.labels import CAMVID, Labels
+
+
+def test_camvid_has_eleven_classes_of_distinct_colours():
+    assert len(CAMVID) == len(set(CAMVID.colors)) == len(set(CAMVID.names)) == 11
+
+
+@pytest.mark.parametrize("colors", [((1, 2, 3),), ((1, 2, 3), (1, 2)), ((1, 2, 3), (1, 2, 256)), ((1, 2, 3), (0.5, 0, 0))])
+def test_names_without_a_true_colour_are_refused(colors):
+    with pytest.raises(ValueError, match="colour"):
+        Labels(("a", "b"), colors)

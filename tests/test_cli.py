@@ -1,0 +1,171 @@
+"""The command as a person types it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pspnet_zoo import cli
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Type a command; gives (exit code, stdout, stderr)."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["pspnet-zoo", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        return (exit.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def model(net, tmp_path):
+    return net.save_pretrained(tmp_path / "model")
+
+
+def picture(path, size=(56, 40)):
+    Image.effect_noise(size, 60).convert("RGB").save(path)
+    return path
+
+
+def test_predict_writes_an_overlay_and_a_mask_and_prints_shares(run, model, tmp_path):
+    code, out, _ = run("predict", picture(tmp_path / "street.jpg"), "-o", tmp_path / "out", "--model", model)
+    assert code == 0 and "share of the picture" in out and "%" in out
+    with Image.open(tmp_path / "out" / "street_mask.png") as mask, Image.open(tmp_path / "out" / "street_overlay.png") as overlay:
+        assert mask.size == (56, 40) and mask.mode == "P" and overlay.width > 56
+
+
+def test_a_bad_file_does_not_stop_the_others(run, model, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    picture(folder / "a.jpg")
+    (folder / "b.jpg").write_text("no picture")
+    (folder / "notes.txt").write_text("not looked at")
+    picture(folder / "c.png", (1, 1))
+    code, _, err = run("predict", folder, tmp_path / "gone.jpg", "-o", tmp_path / "out", "--model", model)
+    assert code == 2
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_mask.png", "a_overlay.png", "c_mask.png", "c_overlay.png"]
+    lines = [line for line in err.splitlines() if "Error" in line]
+    assert len(lines) == 2 and "b.jpg' is not a picture" in lines[0] and "No file" in lines[1]
+
+
+def test_every_kind_of_picture_is_done(run, model, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for mode, value in (("L", 90), ("P", 3), ("RGBA", (1, 2, 3, 4)), ("I;16", 40000), ("1", 1)):
+        Image.new(mode, (20, 30), value).save(folder / f"{mode.replace(';', '')}.png")
+    Image.new("CMYK", (20, 30), (0, 9, 9, 0)).save(folder / "CMYK.jpg")
+    Image.new("RGB", (10000, 100)).save(folder / "wide.png")
+    code, out, _ = run("predict", folder, "-o", tmp_path / "out", "--model", model)
+    assert code == 0 and "mean of 7 pictures" in out and len(list((tmp_path / "out").iterdir())) == 14
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(run, model, tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        picture(tmp_path / folder / "a.jpg")
+    picture(tmp_path / "x" / "a.png")
+    code, _, _ = run("predict", tmp_path / "x", tmp_path / "y", "-o", tmp_path / "out", "--model", model)
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert code == 0 and names == [f"a{n}_{kind}.png" for n in ("_2", "_3") for kind in ("mask", "overlay")] + [
+        "a_mask.png",
+        "a_overlay.png",
+    ]
+
+
+def test_an_input_is_never_overwritten(run, model, tmp_path):
+    first, second = picture(tmp_path / "a.png"), picture(tmp_path / "a_mask.png")
+    before = second.read_bytes()
+    code, _, err = run("predict", first, second, "-o", tmp_path, "--model", model)
+    assert code == 2 and "is one of the pictures to segment" in err and second.read_bytes() == before
+
+
+def test_an_empty_folder_is_said(run, model, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, _, err = run("predict", tmp_path / "empty", "-o", tmp_path / "out", "--model", model)
+    assert code == 2 and "No pictures in" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "a.jpg", "--model", "pspnet_nowhere"], "Unknown model 'pspnet_nowhere'"),
+        (["info", "pspnet_r5"], "Unknown model 'pspnet_r5'"),
+        (["evaluate", "pspnet_lite0.camvid", "--data", "/nowhere"], "No folder '/nowhere/val'"),
+        (["train", "--data", "/nowhere", "-o", "run"], "No folder '/nowhere/train'"),
+        (["train", "--data", "{camvid}", "-o", "run", "--crop", "64"], "--crop is '64'; it is HEIGHTxWIDTH"),
+        (["train", "--data", "{camvid}", "-o", "run", "--iterations", "0"], "iterations is 0; it must be positive"),
+        (["train", "--data", "{camvid}", "-o", "run", "--dataset", "kitti"], "dataset is 'kitti'"),
+        (["train", "--data", "{camvid}", "-o", "run", "--init", "/nowhere"], "No '/nowhere/config.json'"),
+        (["train", "--data", "{camvid}", "-o", "run", "--resume"], "No weights at"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(run, camvid, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(*[a.format(camvid=camvid) for a in arguments])
+    assert code == 2 and message in err
+    assert [line for line in err.splitlines() if line.strip()][-1].startswith("Error: ") and "Traceback" not in err
+
+
+@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="permissions do not bind root")
+def test_unreadable_folders_and_unwritable_output_are_said(run, model, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0)
+    code, _, err = run("predict", tmp_path / "locked", "-o", tmp_path / "out", "--model", model)
+    assert code == 2 and "locked" in err
+    code, _, err = run("predict", picture(tmp_path / "a.png"), "-o", tmp_path / "locked" / "out", "--model", model)
+    assert code == 2 and "locked" in err
+
+
+def test_an_output_that_is_a_file_is_said(run, model, tmp_path):
+    code, _, err = run("predict", picture(tmp_path / "a.png"), "-o", picture(tmp_path / "b.png"), "--model", model)
+    assert code == 2 and "b.png" in err and "Traceback" not in err
+
+
+def test_train_then_evaluate_then_predict(run, camvid, tmp_path):
+    options = ["--iterations", 4, "--batch-size", 2, "--crop", "32x48", "--workers", 0, "--model", "pspnet_test_efficientnet"]
+    code, out, err = run("train", "--data", camvid, "-o", tmp_path / "run", "--checkpoint-every", 2, *options)
+    assert code == 0 and "Wrote" in out and "step 4/4  loss" in err
+    code, _, err = run("train", "--data", camvid, "-o", tmp_path / "run", *options)
+    assert code == 2 and "already holds a run" in err
+    model, report = tmp_path / "run" / "model", tmp_path / "report.json"
+    code, out, _ = run("evaluate", model, "--dataset", "camvid", "--data", camvid, "--split", "test", "--json", report)
+    numbers = json.loads(report.read_text())
+    assert code == 0 and "pavement" in out and set(numbers["iou"]) >= {"sky", "car"}
+    assert {"miou", "pixel_accuracy", "loss", "protocol"} <= numbers.keys() and 0 <= numbers["miou"] <= 1
+    code, _, _ = run("predict", camvid / "test", "-o", tmp_path / "out", "--model", model)
+    assert code == 0
+    with Image.open(tmp_path / "out" / "000_mask.png") as mask:
+        assert np.array(mask).max() < 11
+
+
+def test_sigterm_stops_training_with_a_checkpoint_that_resumes(camvid, tmp_path):
+    command = [sys.executable, "-m", "pspnet_zoo.cli", "train", "--data", camvid, "-o", tmp_path / "run", "--workers", "0"]
+    command += ["--model", "pspnet_test_efficientnet", "--batch-size", "2", "--crop", "32x48", "--iterations", "400"]
+    process = subprocess.Popen([*command, "--checkpoint-every", "1"], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and "go on with --resume" in err and not (tmp_path / "run" / "model").exists()
+
+
+def test_list_and_info_describe_the_zoo(run):
+    code, out, _ = run("list")
+    assert code == 0 and "pspnet_lite0.camvid" in out and "measured" in out
+    code, out, _ = run("list", "pspnet_r101*", "--architectures")
+    assert code == 0 and "pspnet_r101\n" in out and "lite0" not in out
+    code, out, _ = run("info", "pspnet_r101")
+    assert code == 0 and "65,583,699" in out and "resnet101" in out
+    code, out, _ = run("info", "pspnet_lite0.camvid")
+    assert code == 0 and "bicyclist" in out and "miou" in out and "measured" in out and "480x360" in out

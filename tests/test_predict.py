@@ -1,0 +1,98 @@
+"""Predictor and Prediction."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pspnet_zoo import Predictor, PSPNet
+from pspnet_zoo.data.labels import CAMVID
+from pspnet_zoo.models import Preprocess
+
+
+@pytest.fixture
+def predictor(net):
+    return Predictor(net, device="cpu")
+
+
+def noise(height=40, width=56):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_the_mask_is_the_networks_argmax(predictor, net):
+    image = noise()
+    prediction = predictor(image)
+    logits = net.predict(net.preprocess(torch.from_numpy(image).permute(2, 0, 1)[None]))
+    assert prediction.mask.dtype == np.uint8
+    assert np.array_equal(prediction.mask, logits[0].argmax(0).numpy())
+    assert prediction.labels is CAMVID and np.array_equal(prediction.image, image)
+
+
+def test_a_file_a_pil_picture_and_an_array_give_the_same(predictor, tmp_path):
+    image = noise()
+    Image.fromarray(image).save(tmp_path / "picture.png")
+    masks = [predictor(x).mask for x in (image, Image.fromarray(image), tmp_path / "picture.png", str(tmp_path / "picture.png"))]
+    assert all(np.array_equal(m, masks[0]) for m in masks)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (97, 31)])
+def test_any_size_works(predictor, size):
+    assert predictor(noise(*size)).mask.shape == size
+
+
+def test_a_larger_picture_is_shrunk_for_the_network_and_comes_back_whole(net):
+    small = Predictor(net, device="cpu")
+    net.preprocess = Preprocess((0.5,) * 3, (0.5,) * 3, max_pixels=40 * 56)
+    seen = []
+    net.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
+    mask = small(noise(80, 112)).mask
+    assert seen == [(1, 3, 40, 56)] and mask.shape == (80, 112)
+
+
+def test_shares_add_up_to_one(predictor):
+    prediction = predictor(noise())
+    assert sum(prediction.shares.values()) == pytest.approx(1)
+    assert prediction.shares["sky"] == pytest.approx((prediction.mask == 0).mean())
+
+
+def test_a_saved_mask_has_the_ids_and_the_palette(predictor, tmp_path):
+    prediction = predictor(noise())
+    prediction.save(tmp_path / "mask.png")
+    with Image.open(tmp_path / "mask.png") as saved:
+        assert saved.mode == "P" and np.array_equal(np.array(saved), prediction.mask)
+        assert np.array_equal(np.array(saved.convert("RGB")), np.array(prediction.colorize()))
+    with pytest.raises(ValueError, match=r"does not end in .png"):
+        prediction.save(tmp_path / "mask.jpg")
+
+
+def test_overlay_goes_from_picture_to_colours(predictor):
+    prediction = predictor(noise())
+    assert np.array_equal(np.array(prediction.overlay(0)), prediction.image)
+    assert np.array_equal(np.array(prediction.overlay(1)), np.array(prediction.colorize()))
+    half = np.array(prediction.overlay(0.5)).astype(int)
+    assert np.abs(half - (prediction.image.astype(int) + np.array(prediction.colorize())) / 2).max() <= 0.5
+    with pytest.raises(ValueError, match="alpha is 2"):
+        prediction.overlay(2)
+
+
+def test_a_legend_is_added_beside_the_picture(predictor):
+    prediction = predictor(noise())
+    with_legend = prediction.overlay(legend=True)
+    assert with_legend.width > 56 and with_legend.height >= 40
+    assert np.array_equal(np.array(with_legend)[:40, :56], np.array(prediction.overlay()))
+
+
+def test_a_network_that_also_labels_the_picture_predicts(tmp_path):
+    network = PSPNet("test_efficientnet", None, classes=11, psp_out_channels=8, aux_params={"classes": 2})
+    network.labels = CAMVID
+    assert Predictor(network, device="cpu")(noise()).mask.shape == (40, 56)
+
+
+def test_a_model_is_taken_from_a_folder(net, tmp_path):
+    net.save_pretrained(tmp_path / "model")
+    assert np.array_equal(Predictor(tmp_path / "model", device="cpu")(noise()).mask, Predictor(net, device="cpu")(noise()).mask)
+
+
+def test_a_network_without_labels_is_refused():
+    with pytest.raises(ValueError, match="no labels"):
+        Predictor(PSPNet("test_efficientnet", None, classes=2, psp_out_channels=8))
