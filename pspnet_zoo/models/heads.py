@@ -39,9 +39,16 @@ class AuxiliaryHead(SegmentationHead):
     """The paper's second classifier, on the stage before the last (section 3.3): it starts with a 3x3 convolution of its own."""
 
     def __init__(
-        self, in_channels: int, classes: int, *, norm: Callable[[int], nn.Module] | None, dropout: float, align_corners: bool
+        self,
+        in_channels: int,
+        classes: int,
+        *,
+        width: int | None,
+        norm: Callable[[int], nn.Module] | None,
+        dropout: float,
+        align_corners: bool,
     ) -> None:
-        width = max(in_channels // 4, 1)
+        width = width or max(in_channels // 4, 1)
         super().__init__(width, classes, activation=None, scale=1, align_corners=align_corners)
         self[0] = nn.Sequential(*conv_norm_relu(in_channels, width, 3, norm), nn.Dropout2d(dropout), self[0])
 

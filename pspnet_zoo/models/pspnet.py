@@ -14,7 +14,7 @@ import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from .atrous import Dilation
+from .atrous import Dilation, ShortcutPool
 from .encoder import Encoder
 from .heads import Activation, AuxiliaryHead, ClassificationHead, SegmentationHead, initialize
 from .preprocess import Preprocess
@@ -37,8 +37,14 @@ class PSPNet(nn.Module):
         upsampling: None resizes the output to the size of the input. 1 stops at the encoder's stride, n at n times that size.
         aux_params: Arguments of `ClassificationHead`; the output is then (masks, labels).
         aux_head: Add the paper's auxiliary head on the stage before the last; see `forward`.
+        aux_channels: Channels inside the auxiliary head; None for a quarter of what it reads.
+        aux_from: The module of `encoder.model` that the auxiliary head reads, such as "blocks.5.0"; None for the stage before
+            the last.
+        psp_bin_channels: Channels of each bin of the pyramid; None for a quarter of the encoder's last feature.
         encoder_output_stride: 8, 16 or 32 pixels.
-        dilation: "atrous" or "uniform", see `pspnet_zoo.models.atrous`.
+        encoder_stem_width: Gives a ResNet a deep stem, see `Encoder`.
+        dilation: "atrous" or the rule of a published checkpoint, see `pspnet_zoo.models.atrous.Dilation`.
+        shortcut_pool: "dilated" or "identity", see `pspnet_zoo.models.atrous.ShortcutPool`.
         align_corners: Of every resize in the network. True, as in the paper's code, fits sizes 8k + 1 best; any size works.
 
     Attributes:
@@ -66,8 +72,13 @@ class PSPNet(nn.Module):
         aux_params: dict[str, Any] | None = None,
         *,
         aux_head: bool = False,
+        aux_channels: int | None = None,
+        aux_from: str | None = None,
+        psp_bin_channels: int | None = None,
         encoder_output_stride: int = 8,
+        encoder_stem_width: int | None = None,
         dilation: Dilation = "atrous",
+        shortcut_pool: ShortcutPool = "dilated",
         align_corners: bool = True,
     ) -> None:
         super().__init__()
@@ -83,8 +94,13 @@ class PSPNet(nn.Module):
             "upsampling": upsampling,
             "aux_params": aux_params,
             "aux_head": aux_head,
+            "aux_channels": aux_channels,
+            "aux_from": aux_from,
+            "psp_bin_channels": psp_bin_channels,
             "encoder_output_stride": encoder_output_stride,
+            "encoder_stem_width": encoder_stem_width,
             "dilation": dilation,
+            "shortcut_pool": shortcut_pool,
             "align_corners": align_corners,
         }
         self.name = f"psp-{encoder_name}"
@@ -96,9 +112,18 @@ class PSPNet(nn.Module):
             depth=encoder_depth,
             output_stride=encoder_output_stride,
             dilation=dilation,
+            shortcut_pool=shortcut_pool,
+            stem_width=encoder_stem_width,
         )
-        *_, aux_channels, last_channels = self.encoder.out_channels
-        self.decoder = PyramidDecoder(last_channels, psp_out_channels, norm=norm, dropout=psp_dropout, align_corners=align_corners)
+        *_, aux_in_channels, last_channels = self.encoder.out_channels
+        self.decoder = PyramidDecoder(
+            last_channels,
+            psp_out_channels,
+            bin_channels=psp_bin_channels,
+            norm=norm,
+            dropout=psp_dropout,
+            align_corners=align_corners,
+        )
         self.segmentation_head = SegmentationHead(
             psp_out_channels,
             classes,
@@ -106,9 +131,16 @@ class PSPNet(nn.Module):
             scale=self.encoder.output_stride if upsampling is None else max(upsampling, 1),
             align_corners=align_corners,
         )
-        self.auxiliary_head = (
-            AuxiliaryHead(aux_channels, classes, norm=norm, dropout=psp_dropout, align_corners=align_corners) if aux_head else None
-        )
+        self.auxiliary_head = None
+        if aux_head:
+            self.auxiliary_head = AuxiliaryHead(
+                self.encoder.channels_of(aux_from) if aux_from else aux_in_channels,
+                classes,
+                width=aux_channels,
+                norm=norm,
+                dropout=psp_dropout,
+                align_corners=align_corners,
+            )
         self.classification_head = ClassificationHead(last_channels, **aux_params) if aux_params else None
         for part in (self.decoder, self.segmentation_head, self.auxiliary_head, self.classification_head):
             if part is not None:
@@ -135,11 +167,16 @@ class PSPNet(nn.Module):
         """
         if return_aux and self.auxiliary_head is None:
             raise ValueError("This network has no auxiliary head to return; build it with aux_head=True")
-        features = self.encoder(x)
+        aux_from = self.config["aux_from"]
+        if return_aux and aux_from:
+            features, aux_feature = self.encoder.forward_with(x, aux_from)
+        else:
+            features = self.encoder(x)
+            aux_feature = features[-2]
         size = None if self.config["upsampling"] else x.shape[-2:]
         outputs = [self.segmentation_head(self.decoder(features), size)]
         if return_aux and self.auxiliary_head is not None:
-            outputs.append(self.auxiliary_head(features[-2], x.shape[-2:]))
+            outputs.append(self.auxiliary_head(aux_feature, x.shape[-2:]))
         if self.classification_head is not None:
             outputs.append(self.classification_head(features[-1]))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
@@ -214,12 +251,13 @@ class PyramidDecoder(nn.Module):
         in_channels: int,
         out_channels: int,
         *,
+        bin_channels: int | None,
         norm: Callable[[int], nn.Module] | None,
         dropout: float,
         align_corners: bool,
     ) -> None:
         super().__init__()
-        self.pyramid = PyramidPooling(in_channels, out_channels, norm=norm, align_corners=align_corners)
+        self.pyramid = PyramidPooling(in_channels, out_channels, bin_channels=bin_channels, norm=norm, align_corners=align_corners)
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, features: list[Tensor]) -> Tensor:

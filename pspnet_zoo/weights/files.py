@@ -93,8 +93,9 @@ def from_pretrained(folder: str | Path, *, classes: int | None = None, **options
     tensors = read_safetensors(folder / WEIGHTS_FILE)
     _load(model, tensors, folder / WEIGHTS_FILE, aux_head_switched=model.config["aux_head"] != own["aux_head"])
 
+    preprocess = config["preprocess"]
     model.preprocess = Preprocess(
-        tuple(config["preprocess"]["mean"]), tuple(config["preprocess"]["std"]), config["preprocess"]["range"]
+        tuple(preprocess["mean"]), tuple(preprocess["std"]), preprocess["range"], order=preprocess.get("order", "RGB")
     )
     if config["labels"]:
         model.labels = Labels(tuple(config["labels"]["names"]), tuple(map(tuple, config["labels"]["colors"])))
