@@ -91,7 +91,12 @@ def from_pretrained(folder: str | Path, *, classes: int | None = None, **options
     except ValueError as error:
         raise WeightsError(f"'{folder / CONFIG_FILE}' describes a network that cannot be built: {error}") from error
     tensors = read_safetensors(folder / WEIGHTS_FILE)
-    _load(model, tensors, folder / WEIGHTS_FILE, aux_head_switched=model.config["aux_head"] != own["aux_head"])
+    load_tensors(
+        model,
+        tensors,
+        f"'{folder / WEIGHTS_FILE}' does not fit the network of its {CONFIG_FILE}",
+        aux_head_switched=model.config["aux_head"] != own["aux_head"],
+    )
 
     preprocess = config["preprocess"]
     model.preprocess = Preprocess(
@@ -121,8 +126,12 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _load(model: PSPNet, tensors: dict[str, Tensor], path: Path, *, aux_head_switched: bool) -> None:
-    """Give a network on the meta device its tensors, strictly; only a switched auxiliary head may be missing or left over."""
+def load_tensors(model: PSPNet, tensors: Mapping[str, Tensor], misfit: str, *, aux_head_switched: bool = False) -> None:
+    """Give a network on the meta device its tensors, strictly; only a switched auxiliary head may be missing or left over.
+
+    Raises:
+        WeightsError: If names or shapes differ: `misfit`, and the first of them.
+    """
     own = model.state_dict()
     missing, unexpected = own.keys() - tensors.keys(), tensors.keys() - own.keys()
     if aux_head_switched:
@@ -135,7 +144,7 @@ def _load(model: PSPNet, tensors: dict[str, Tensor], path: Path, *, aux_head_swi
         if keys
     ]
     if problems:
-        raise WeightsError(f"'{path}' does not fit the network of its {CONFIG_FILE}; {'; '.join(problems)}")
+        raise WeightsError(f"{misfit}; {'; '.join(problems)}")
     tensors = {k: tensors[k].to(own[k].dtype) for k in own.keys() & tensors.keys()}
     model.load_state_dict(tensors, strict=False, assign=True)
     if aux_head_switched and model.auxiliary_head is not None:
