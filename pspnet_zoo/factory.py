@@ -3,7 +3,8 @@
 from typing import Any
 
 from .models import PSPNet
-from .registry import BUNDLED, find, parse_architecture
+from .registry import BUNDLED, find, is_checkpoint, parse_architecture
+from .weights.cache import cached
 from .weights.files import from_pretrained
 
 DEFAULT_CLASSES = 19  # Cityscapes, the paper's main data set
@@ -21,8 +22,9 @@ def create(
     """Build a PSPNet by name.
 
     Args:
-        name: An architecture (`pspnet_r101`, `pspnet_lite0`, `pspnet_` + a timm name), or a checkpoint (`pspnet_lite0.camvid`),
-            which loads its weights.
+        name: An architecture (`pspnet_r101`, `pspnet_lite0`, `pspnet_` + a timm name), or a checkpoint (`pspnet_lite0.camvid`, or
+            the id that its upstream gave it), which loads its weights. Those of other projects are fetched from there on first
+            use, checked, converted and kept in the cache, see `pspnet_zoo.weights.cache`.
         pretrained: True loads the architecture's default weights, a tag those. The network is then in evaluation mode, with
             `.labels`, `.preprocess` and `.provenance`; otherwise it is in training mode.
         encoder_weights: Without `pretrained`: weights of the encoder only, see `Encoder`. None touches no network.
@@ -36,7 +38,7 @@ def create(
         TypeError: If an option is no argument of PSPNet.
         WeightsError: If the weights cannot be loaded.
     """
-    if not pretrained and "." not in name:
+    if not pretrained and not is_checkpoint(name):
         encoder, defaults = parse_architecture(name)
         return PSPNet(
             encoder,
@@ -50,4 +52,5 @@ def create(
         raise ValueError(f"'{row.name}' has weights for the encoder too; leave out encoder_weights={encoder_weights!r}")
     if in_channels != 3:
         raise ValueError(f"'{row.name}' was trained on 3 channels; in_channels={in_channels} needs a network without these weights")
-    return from_pretrained(BUNDLED / row.folder, classes=classes, **options)
+    folder = cached(row) if row.folder is None else BUNDLED / row.folder
+    return from_pretrained(folder, classes=classes, **options)

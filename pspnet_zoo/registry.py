@@ -1,76 +1,48 @@
-"""The zoo as data: what names mean, and a frozen row for each checkpoint."""
+"""What names mean: architectures, checkpoints, and the rows behind them."""
 
 import difflib
 import fnmatch
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import timm
 
+from .checkpoints import DEFAULT_TAGS, UPSTREAM
 from .models.encoder import FAMILIES
+from .rows import Checkpoint as Checkpoint
+from .rows import Metric as Metric
 
 PREFIX = "pspnet_"
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A number with everything that makes it comparable."""
-
-    name: str
-    """What was measured: "miou", "pixel_accuracy" or "loss"."""
-    value: float
-    """As a fraction of 1, except the loss."""
-    dataset: str
-    split: str
-    protocol: str
-    """How: input size, scales, flip, windows."""
-    origin: Literal["measured", "claimed"]
-    """"measured" by this project with its own command, or "claimed" by the checkpoint's source."""
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.value:.4f} {self.origin} ({self.dataset} {self.split}, {self.protocol})"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Published weights."""
-
-    architecture: str
-    tag: str
-    """Who trained it, on what, and what sets it apart."""
-    folder: str
-    """Below `pspnet_zoo/weights/bundled`: these weights ship with the package."""
-    sha256: str
-    """Of `model.safetensors`."""
-    parameters: int
-    license: str
-    metrics: tuple[Metric, ...]
-
-    @property
-    def name(self) -> str:
-        """`architecture.tag`."""
-        return f"{self.architecture}.{self.tag}"
-
-
 BUNDLED = Path(__file__).parent / "weights" / "bundled"
 
-CHECKPOINTS: tuple[Checkpoint, ...] = ()
-"""Every published checkpoint. The first of an architecture is its default."""
+CHECKPOINTS: tuple[Checkpoint, ...] = UPSTREAM
+"""Every published checkpoint. An architecture's default is the one in `DEFAULT_TAGS`, or else its first."""
 
-_SHORT_ENCODERS = {"lite0": "tf_efficientnet_lite0"}
+_SHORT_ENCODERS = {
+    "lite0": "tf_efficientnet_lite0",
+    # the stems of timm's resnet50c and resnet50s, which timm has from depth 50 up
+    "r18c": "resnet18",
+    "r18s": "resnet18",
+}
 
 # A light network is narrow after the pyramid too. Its 'same' padding shifts cells by up to 31 pixels, depending on the size of the
 # picture; align_corners=None takes the shift into account.
-_OPTIONS: Mapping[str, Mapping[str, Any]] = {"lite0": {"psp_out_channels": 192, "align_corners": None}}
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "lite0": {"psp_out_channels": 192, "align_corners": None},
+    "r18c": {"encoder_stem_width": 32},
+    "r18s": {"encoder_stem_width": 64},
+}
 
 
 def parse_architecture(name: str) -> tuple[str, dict[str, Any]]:
     """The timm encoder and the PSPNet options that an architecture's name stands for.
 
-    `pspnet_r101d` is timm's `resnet101d`, `pspnet_lite0` its `tf_efficientnet_lite0`; anything else after `pspnet_` is a timm name.
+    `pspnet_r101d` is timm's `resnet101d`, `pspnet_lite0` its `tf_efficientnet_lite0`, `pspnet_r18c` and `pspnet_r18s` its
+    `resnet18` with the stem of `resnet50c` and `resnet50s`; anything else after `pspnet_` is a timm name.
 
     Raises:
         ValueError: If it is none; the message has the closest names.
@@ -78,20 +50,24 @@ def parse_architecture(name: str) -> tuple[str, dict[str, Any]]:
     short = name.removeprefix(PREFIX)
     encoder = _SHORT_ENCODERS.get(short, re.sub(r"^r(\d+[a-z]?)$", r"resnet\1", short))
     if not name.startswith(PREFIX) or not timm.is_model(encoder):
-        close = difflib.get_close_matches(name, [*list_models(), *list_models(pretrained=True)], n=3)
+        ids = [row.source.id for row in CHECKPOINTS if row.source]
+        close = difflib.get_close_matches(name, [*list_models(), *list_models(pretrained=True), *ids], n=3)
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
         raise ValueError(f"Unknown model '{name}'.{hint} See pspnet_zoo.list_models()")
     return encoder, dict(_OPTIONS.get(short, {}))
 
 
 def find(name: str, tag: str | None = None) -> Checkpoint:
-    """The row of `architecture.tag`, or of an architecture's tag, or of its default.
+    """The row of `architecture.tag`, of an architecture's tag, of its default, or of the upstream's own id.
 
     Raises:
         ValueError: If there is none; the message lists those that there are.
     """
+    for row in CHECKPOINTS:
+        if tag is None and row.source is not None and row.source.id == name:
+            return row
     architecture, _, dotted_tag = name.partition(".")
-    tag = tag or dotted_tag or None
+    tag = tag or dotted_tag or DEFAULT_TAGS.get(architecture)
     rows = [row for row in CHECKPOINTS if row.architecture == architecture]
     for row in rows:
         if tag in (None, row.tag):
@@ -99,8 +75,13 @@ def find(name: str, tag: str | None = None) -> Checkpoint:
     parse_architecture(architecture)  # a wrong name gets the closest ones
     if rows:
         raise ValueError(f"'{architecture}' has no weights '{tag}'. It has: {', '.join(row.tag for row in rows)}")
-    known = ", ".join(list_models(pretrained=True))
+    known = ", ".join(sorted({row.architecture for row in CHECKPOINTS}, key=_natural))
     raise ValueError(f"'{architecture}' has no published weights yet. There are weights for: {known}")
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a name asks for weights: `architecture.tag` or an upstream's id, not an architecture."""
+    return "." in name or any(row.source is not None and row.source.id == name for row in CHECKPOINTS)
 
 
 def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
@@ -113,9 +94,10 @@ def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
     if pretrained:
         names = [row.name for row in CHECKPOINTS]
     else:
-        short = {encoder: name for name, encoder in _SHORT_ENCODERS.items()}
+        stems = [PREFIX + short for short, options in _OPTIONS.items() if "encoder_stem_width" in options]
+        short = {encoder: name for name, encoder in _SHORT_ENCODERS.items() if PREFIX + name not in stems}
         encoders = timm.list_models(module=FAMILIES)
-        names = [PREFIX + short.get(e, re.sub(r"^resnet(\d+[a-z]?)$", r"r\1", e)) for e in encoders]
+        names = stems + [PREFIX + short.get(e, re.sub(r"^resnet(\d+[a-z]?)$", r"r\1", e)) for e in encoders]
     return sorted(fnmatch.filter(names, pattern), key=_natural)
 
 

@@ -10,7 +10,7 @@ import pspnet_zoo
 ROOT = Path(pspnet_zoo.__file__).parent
 
 # each room may import those before it
-ORDER = ["models", "data", "registry", "weights", "engine", "factory", "draw", "predict", "cli"]
+ORDER = ["models", "data", "rows", "checkpoints", "registry", "weights", "engine", "factory", "draw", "predict", "cli"]
 
 
 def imports(path: Path) -> set[str]:

@@ -7,42 +7,75 @@ keys never change.
 
 timm's own `output_stride` is not used: it leaves average pools and blurs undilated and shifts the grid of 'same' padding.
 Source: Chen et al. 2017, "Rethinking Atrous Convolution", section 3.1 (arXiv 1706.05587).
+
+Published checkpoints were trained under other rules too. A state dict does not tell them apart, and the wrong one gives wrong
+answers without an error, so they are named: `Dilation` for convolutions, `ShortcutPool` for average pools.
 """
 
+import re
 from functools import reduce
 from typing import Any, Literal
 
 import torch
 from timm.layers import BlurPool2d, CondConv2d, Conv2dSame
 from timm.layers.padding import get_same_padding
+from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Dilation = Literal["atrous", "uniform"]
+Dilation = Literal["atrous", "uniform", "first_convolutions", "first_blocks", "strided"]
+"""What happens to the convolutions whose input has the stride r >= s, where s is the output stride:
+
+- "atrous": stride 1 and dilation r / s, as above. On a ResNet also what mmseg, gluon-cv, CSAIL and SegmenTron do.
+- "uniform": a strided convolution also gets the dilation of the layers after it (hszhao/semseg, its Caffe original, PaddleSeg).
+- "first_convolutions": atrous, but in a ResNet's basic block only the first of the two (mmseg's BasicBlock).
+- "first_blocks": uniform, but only the first block of each stage of a MobileNetV2 (mmseg's MobileNetV2).
+- "strided": the dilations of "atrous" at the output stride 8, and every stride stays (mmseg's "d32" configs).
+
+Sources: mmseg/models/backbones/{resnet,mobilenet_v2}.py, semseg model/pspnet.py, PaddleSeg paddleseg/models/backbones/resnet_vd.py.
+"""
+
+ShortcutPool = Literal["dilated", "identity"]
+"""What happens to the average pools there: "dilated" as above; "identity" leaves them out (PaddleSeg, mmseg's ResNeSt)."""
 
 _PROBE = 256  # pixels; a multiple of every stride, so that sizes divide exactly
 _CONVOLUTIONS = (nn.Conv2d, CondConv2d)
 _OPERATIONS = (*_CONVOLUTIONS, nn.AvgPool2d, nn.MaxPool2d, BlurPool2d)
 
 
-def dilate(net: nn.Module, *, in_channels: int, output_stride: int, policy: Dilation = "atrous") -> None:
+def dilate(
+    net: nn.Module,
+    *,
+    in_channels: int,
+    output_stride: int,
+    policy: Dilation = "atrous",
+    shortcut_pool: ShortcutPool = "dilated",
+) -> None:
     """Bound the stride of every feature of `net`, in place, by replacing later strides with dilation.
 
     Args:
         net: Maps (N, in_channels, H, W) to features.
         in_channels: Channels of its input.
         output_stride: The largest stride that stays, in pixels.
-        policy: "atrous" evaluates the same network densely. "uniform" also gives a strided convolution the dilation of the
-            layers after it, as hszhao/semseg and PaddleSeg were trained.
+        policy: What happens to convolutions, see `Dilation`. "strided" leaves every stride.
+        shortcut_pool: What happens to average pools, see `ShortcutPool`.
 
     Raises:
-        ValueError: If an operation cannot be dilated; the message names it.
+        ValueError: If an operation cannot be dilated, with its name; or the policy is one for other networks.
     """
+    if policy == "first_convolutions" and not any(isinstance(m, BasicBlock) for m in net.modules()):
+        raise ValueError("dilation 'first_convolutions' is a rule for ResNets of basic blocks, such as resnet18")
+    if policy == "first_blocks" and not any(_BLOCK.match(name) for name, _ in net.named_modules()):
+        raise ValueError("dilation 'first_blocks' is a rule for MobileNetV2 and its relatives, such as mobilenetv2_100")
     for name, stride in input_strides(net, in_channels).items():
         operation = net.get_submodule(name)
-        if stride < output_stride or _is_pointwise(operation):
+        if stride < output_stride or _is_pointwise(operation) or _stays(net, name, policy):
             continue
-        net.set_submodule(name, _dense(name, operation, stride // output_stride, policy))
+        if isinstance(operation, nn.AvgPool2d) and shortcut_pool == "identity":
+            dense = nn.Identity()
+        else:
+            dense = _dense(name, operation, stride // output_stride, policy)
+        net.set_submodule(name, dense)
 
 
 def input_strides(net: nn.Module, in_channels: int) -> dict[str, int]:
@@ -56,20 +89,41 @@ def input_strides(net: nn.Module, in_channels: int) -> dict[str, int]:
         return hook
 
     handles = [m.register_forward_pre_hook(record(n)) for n, m in net.named_modules() if isinstance(m, _OPERATIONS)]
-    was_training = net.training
-    tensors = {name: t.to("meta") for name, t in [*net.named_parameters(), *net.named_buffers()]}
-    probe = torch.empty(1, in_channels, _PROBE, _PROBE, device="meta", dtype=next(net.parameters()).dtype)
     try:
-        torch.func.functional_call(net.eval(), tensors, probe)
+        probe(net, in_channels)
     finally:
-        net.train(was_training)
         for handle in handles:
             handle.remove()
     return strides
 
 
+def probe(net: nn.Module, in_channels: int) -> None:
+    """Run one forward without data, for the hooks that are on `net`."""
+    was_training = net.training
+    tensors = {name: t.to("meta") for name, t in [*net.named_parameters(), *net.named_buffers()]}
+    picture = torch.empty(1, in_channels, _PROBE, _PROBE, device="meta", dtype=next(net.parameters()).dtype)
+    try:
+        torch.func.functional_call(net.eval(), tensors, picture)
+    finally:
+        net.train(was_training)
+
+
 def _is_pointwise(operation: Any) -> bool:
     return isinstance(operation, _CONVOLUTIONS) and operation.kernel_size == (1, 1) and operation.stride == (1, 1)
+
+
+_BLOCK = re.compile(r"blocks\.\d+\.(\d+)\b")  # timm's name of a block of an efficientnet, with its index in the stage
+
+
+def _stays(net: nn.Module, name: str, policy: Dilation) -> bool:
+    """Whether this operation keeps its dilation, an exception of the policy."""
+    if policy == "first_convolutions":
+        block, _, layer = name.rpartition(".")
+        return layer == "conv2" and isinstance(net.get_submodule(block), BasicBlock)
+    if policy == "first_blocks":
+        match = _BLOCK.match(name)
+        return match is not None and match[1] != "0"
+    return policy == "strided" and not isinstance(net.get_submodule(name), _CONVOLUTIONS)
 
 
 def _dense(name: str, operation: Any, rate: int, policy: Dilation) -> nn.Module:
@@ -78,14 +132,16 @@ def _dense(name: str, operation: Any, rate: int, policy: Dilation) -> nn.Module:
         return _dense_convolution(name, operation, rate, policy)
     if isinstance(operation, BlurPool2d) and operation.pad_mode in ("reflect", "constant"):
         return _DenseBlur(operation, rate)
-    if isinstance(operation, nn.AvgPool2d) and operation.padding in (0, (0, 0)):
+    if isinstance(operation, nn.AvgPool2d):
         return _DenseAveragePool(operation, rate)
     raise ValueError(f"'{name}' needs the dilation {rate}, which cannot be given to a {operation}")
 
 
 def _dense_convolution(name: str, operation: Any, rate: int, policy: Dilation) -> nn.Module:
-    stride, operation.stride = operation.stride[0], (1, 1)
-    if policy == "uniform" and operation.kernel_size[0] > 1:
+    stride = operation.stride[0]
+    if policy != "strided":
+        operation.stride = (1, 1)
+    if policy in ("uniform", "first_blocks") and operation.kernel_size[0] > 1:
         rate, stride = rate * stride, 1
     if _pads_as_same(operation):
         padding = _SamePadding(operation.kernel_size, stride, operation.dilation, rate)
@@ -136,20 +192,25 @@ class _SamePadding:
 
 
 class _DenseAveragePool(nn.Module):
-    """Mean over the part of each k x k window, `rate` apart, that lies inside the map."""
+    """Mean over each k x k window, taps `rate` apart: over its part inside the map, and the zeros around it where those count."""
 
     def __init__(self, pool: nn.AvgPool2d, rate: int) -> None:
         super().__init__()
-        self.kernel_size = (pool.kernel_size,) * 2 if isinstance(pool.kernel_size, int) else pool.kernel_size
+        self.kernel_size, self.padding = ((v,) * 2 if isinstance(v, int) else v for v in (pool.kernel_size, pool.padding))
+        self.counts_padding = pool.count_include_pad and any(self.padding)
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._window_sum(x) / self._window_sum(torch.ones_like(x[:1, :1]))
+        total = self._window_sum(x)
+        if self.counts_padding:
+            return total / (self.kernel_size[0] * self.kernel_size[1])
+        return total / self._window_sum(torch.ones_like(x[:1, :1]))
 
     def _window_sum(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         rows, columns = ([i * self.rate for i in range(k)] for k in self.kernel_size)
-        padded = F.pad(x, (0, columns[-1], 0, rows[-1]))
+        top, left = (p * self.rate for p in self.padding)
+        padded = F.pad(x, (left, columns[-1] - left, top, rows[-1] - top))
         return reduce(torch.add, (padded[..., i : i + height, j : j + width] for i in rows for j in columns))
 
 

@@ -2,16 +2,16 @@
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import timm
 from timm.layers import Conv2dSame
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
-from .atrous import Dilation, dilate
+from .atrous import Dilation, ShortcutPool, dilate, probe
 
-FAMILIES = ("resnet", "efficientnet")
+FAMILIES = ("resnet", "resnest", "efficientnet")
 """timm modules whose models this release can evaluate densely."""
 
 
@@ -27,7 +27,10 @@ class Encoder(nn.Module):
         in_channels: Channels of the input; timm adapts the first convolution.
         depth: Stages to use, 3 to 5. Stages beyond are not built.
         output_stride: 8, 16 or 32 pixels: the largest stride of a feature.
-        dilation: How later strides become dilation, see `pspnet_zoo.models.atrous`.
+        dilation: How later strides become dilation, see `pspnet_zoo.models.atrous.Dilation`. "strided" needs output_stride=32.
+        shortcut_pool: What becomes of average pools there, see `pspnet_zoo.models.atrous.ShortcutPool`.
+        stem_width: Of a ResNet: gives it a deep stem, three 3x3 convolutions of this width, this width and twice that, in place
+            of its own. timm has no weights for it.
 
     Attributes:
         out_channels: Channels of each feature, the input first.
@@ -47,18 +50,34 @@ class Encoder(nn.Module):
         depth: int = 5,
         output_stride: int = 8,
         dilation: Dilation = "atrous",
+        shortcut_pool: ShortcutPool = "dilated",
+        stem_width: int | None = None,
     ) -> None:
         super().__init__()
         if depth not in (3, 4, 5):
             raise ValueError(f"encoder_depth is {depth}; it is the number of stages to use: 3, 4 or 5")
         if output_stride not in (8, 16, 32):
             raise ValueError(f"encoder_output_stride is {output_stride}; it can be 8, 16 or 32")
-        if dilation not in ("atrous", "uniform"):
-            raise ValueError(f"dilation is {dilation!r}; it can be 'atrous' or 'uniform'")
+        for argument, value, choices in (
+            ("dilation", dilation, get_args(Dilation)),
+            ("shortcut_pool", shortcut_pool, get_args(ShortcutPool)),
+        ):
+            if value not in choices:
+                raise ValueError(f"{argument} is {value!r}; it can be {', '.join(map(repr, choices))}")
+        if dilation == "strided" and output_stride != 32:
+            raise ValueError(f"dilation 'strided' keeps every stride, so the output stride is 32, not {output_stride}")
         name = timm_name(name)
-        self.model: Any = _features(name, weights, in_channels, depth)
+        if stem_width is not None and (weights or not is_model_in_modules(name, ("resnet",))):
+            raise ValueError(f"stem_width gives a ResNet an untrained stem; it goes neither with '{name}' nor with encoder weights")
+        self.model: Any = _features(name, weights, in_channels, depth, stem_width)
         self._pads_as_same = any(isinstance(m, Conv2dSame) for m in self.model.modules())
-        dilate(self.model, in_channels=in_channels, output_stride=output_stride, policy=dilation)
+        dilate(
+            self.model,
+            in_channels=in_channels,
+            output_stride=8 if dilation == "strided" else output_stride,
+            policy=dilation,
+            shortcut_pool=shortcut_pool,
+        )
         self.out_channels = [in_channels, *self.model.feature_info.channels()]
         self.output_stride = min(output_stride, 2**depth)
         config = self.model.pretrained_cfg
@@ -83,6 +102,33 @@ class Encoder(nn.Module):
         stride = self.model.feature_info.reduction()[index]  # without dilation
         return (size[0] - 1) % stride, (size[1] - 1) % stride
 
+    def forward_with(self, x: Tensor, name: str) -> tuple[list[Tensor], Tensor]:
+        """`forward`, and the output of the module `name` of `model` on the way."""
+        outputs: list[Tensor] = []
+        handle = self.model.get_submodule(name).register_forward_hook(lambda module, inputs, output: outputs.append(output))
+        try:
+            return self(x), outputs[0]
+        finally:
+            handle.remove()
+
+    def channels_of(self, name: str) -> int:
+        """Channels of the output of the module `name` of `model`.
+
+        Raises:
+            ValueError: If there is no such module.
+        """
+        channels: list[int] = []
+        try:
+            module = self.model.get_submodule(name)
+        except AttributeError:
+            raise ValueError(f"The encoder has no module '{name}'. See dict(net.encoder.model.named_modules())") from None
+        handle = module.register_forward_hook(lambda module, inputs, output: channels.append(output.shape[1]))
+        try:
+            probe(self.model, self.out_channels[0])
+        finally:
+            handle.remove()
+        return channels[0]
+
 
 def timm_name(name: str) -> str:
     """The timm name without smp's "tu-", checked against timm's list.
@@ -103,7 +149,7 @@ def timm_name(name: str) -> str:
     return bare
 
 
-def _features(name: str, weights: str | bool | None, in_channels: int, depth: int) -> nn.Module:
+def _features(name: str, weights: str | bool | None, in_channels: int, depth: int, stem_width: int | None) -> nn.Module:
     """timm's feature extractor of the first `depth` stages, without layers that no feature depends on."""
     file = None
     if isinstance(weights, str) and weights.endswith(".safetensors"):
@@ -122,6 +168,7 @@ def _features(name: str, weights: str | bool | None, in_channels: int, depth: in
         features_only=True,
         in_chans=in_channels,
         out_indices=tuple(range(depth)),
+        **({} if stem_width is None else {"stem_type": "deep", "stem_width": stem_width}),
     )
     if isinstance(getattr(net, "blocks", None), nn.Sequential):  # EfficientNets keep the stages after the last feature
         net.blocks = net.blocks[: net.feature_info.get_dicts()[-1]["stage"]]

@@ -43,12 +43,13 @@ class AuxiliaryHead(SegmentationHead):
         in_channels: int,
         classes: int,
         *,
+        width: int | None,
         norm: Callable[[int], nn.Module] | None,
         dropout: float,
         scale: int,
         align_corners: bool | None,
     ) -> None:
-        width = max(in_channels // 4, 1)
+        width = width or max(in_channels // 4, 1)
         super().__init__(width, classes, activation=None, scale=scale, align_corners=align_corners)
         self[0] = nn.Sequential(*conv_norm_relu(in_channels, width, 3, norm), nn.Dropout2d(dropout), self[0])
 

@@ -16,7 +16,7 @@ import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from .atrous import Dilation
+from .atrous import Dilation, ShortcutPool
 from .encoder import Encoder
 from .heads import Activation, AuxiliaryHead, ClassificationHead, SegmentationHead, initialize
 from .preprocess import Preprocess
@@ -39,8 +39,14 @@ class PSPNet(nn.Module):
         upsampling: None resizes the output to the size of the input. 1 stops at the encoder's stride, n at n times that size.
         aux_params: Arguments of `ClassificationHead`; the output is then (masks, labels).
         aux_head: Add the paper's auxiliary head on the stage before the last; see `forward`.
+        aux_channels: Channels inside the auxiliary head; None for a quarter of what it reads.
+        aux_from: The module of `encoder.model` that the auxiliary head reads, such as "blocks.5.0"; None for the stage before
+            the last.
+        psp_bin_channels: Channels of each bin of the pyramid; None for a quarter of the encoder's last feature.
         encoder_output_stride: 8, 16 or 32 pixels.
-        dilation: "atrous" or "uniform", see `pspnet_zoo.models.atrous`.
+        encoder_stem_width: Gives a ResNet a deep stem, see `Encoder`.
+        dilation: "atrous" or the rule of a published checkpoint, see `pspnet_zoo.models.atrous.Dilation`.
+        shortcut_pool: "dilated" or "identity", see `pspnet_zoo.models.atrous.ShortcutPool`.
         align_corners: Of every resize in the network. True, as in the paper's code, fits sizes 8k + 1 best; any size works. None
             resizes logits by where the encoder's cells really lie, at any size (and cells of the pyramid as with False).
 
@@ -69,8 +75,13 @@ class PSPNet(nn.Module):
         aux_params: dict[str, Any] | None = None,
         *,
         aux_head: bool = False,
+        aux_channels: int | None = None,
+        aux_from: str | None = None,
+        psp_bin_channels: int | None = None,
         encoder_output_stride: int = 8,
+        encoder_stem_width: int | None = None,
         dilation: Dilation = "atrous",
+        shortcut_pool: ShortcutPool = "dilated",
         align_corners: bool | None = True,
     ) -> None:
         super().__init__()
@@ -86,8 +97,13 @@ class PSPNet(nn.Module):
             "upsampling": upsampling,
             "aux_params": aux_params,
             "aux_head": aux_head,
+            "aux_channels": aux_channels,
+            "aux_from": aux_from,
+            "psp_bin_channels": psp_bin_channels,
             "encoder_output_stride": encoder_output_stride,
+            "encoder_stem_width": encoder_stem_width,
             "dilation": dilation,
+            "shortcut_pool": shortcut_pool,
             "align_corners": align_corners,
         }
         self.name = f"psp-{encoder_name}"
@@ -99,10 +115,17 @@ class PSPNet(nn.Module):
             depth=encoder_depth,
             output_stride=encoder_output_stride,
             dilation=dilation,
+            shortcut_pool=shortcut_pool,
+            stem_width=encoder_stem_width,
         )
-        *_, aux_channels, last_channels = self.encoder.out_channels
+        *_, aux_in_channels, last_channels = self.encoder.out_channels
         self.decoder = PyramidDecoder(
-            last_channels, psp_out_channels, norm=norm, dropout=psp_dropout, align_corners=bool(align_corners)
+            last_channels,
+            psp_out_channels,
+            bin_channels=psp_bin_channels,
+            norm=norm,
+            dropout=psp_dropout,
+            align_corners=bool(align_corners),
         )
         self.segmentation_head = SegmentationHead(
             psp_out_channels,
@@ -111,18 +134,17 @@ class PSPNet(nn.Module):
             scale=upsampling or self.encoder.output_stride,
             align_corners=align_corners,
         )
-        self.auxiliary_head = (
-            AuxiliaryHead(
-                aux_channels,
+        self.auxiliary_head = None
+        if aux_head:
+            self.auxiliary_head = AuxiliaryHead(
+                self.encoder.channels_of(aux_from) if aux_from else aux_in_channels,
                 classes,
+                width=aux_channels,
                 norm=norm,
                 dropout=psp_dropout,
                 scale=min(encoder_output_stride, 2 ** (encoder_depth - 1)),
                 align_corners=align_corners,
             )
-            if aux_head
-            else None
-        )
         self.classification_head = ClassificationHead(last_channels, **aux_params) if aux_params else None
         for part in (self.decoder, self.segmentation_head, self.auxiliary_head, self.classification_head):
             if part is not None:
@@ -149,12 +171,17 @@ class PSPNet(nn.Module):
         """
         if return_aux and self.auxiliary_head is None:
             raise ValueError("This network has no auxiliary head to return; build it with aux_head=True")
-        features = self.encoder(x)
-        size = x.shape[-2:]
+        aux_from = self.config["aux_from"]
+        if return_aux and aux_from:
+            features, aux_feature = self.encoder.forward_with(x, aux_from)
+        else:
+            features = self.encoder(x)
+            aux_feature = features[-2]
+        size = x.shape[-2], x.shape[-1]
         placed = () if self.config["upsampling"] else (size, self.encoder.offset(-1, size))
         outputs = [self.segmentation_head(self.decoder(features), *placed)]
         if return_aux and self.auxiliary_head is not None:
-            outputs.append(self.auxiliary_head(features[-2], size, self.encoder.offset(-2, size)))
+            outputs.append(self.auxiliary_head(aux_feature, size, self.encoder.offset(-2, size)))
         if self.classification_head is not None:
             outputs.append(self.classification_head(features[-1]))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
@@ -235,12 +262,13 @@ class PyramidDecoder(nn.Module):
         in_channels: int,
         out_channels: int,
         *,
+        bin_channels: int | None,
         norm: Callable[[int], nn.Module] | None,
         dropout: float,
         align_corners: bool,
     ) -> None:
         super().__init__()
-        self.pyramid = PyramidPooling(in_channels, out_channels, norm=norm, align_corners=align_corners)
+        self.pyramid = PyramidPooling(in_channels, out_channels, bin_channels=bin_channels, norm=norm, align_corners=align_corners)
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, features: list[Tensor]) -> Tensor:

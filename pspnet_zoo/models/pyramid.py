@@ -30,6 +30,7 @@ class PyramidPooling(nn.Module):
         in_channels: Channels of x.
         out_channels: Channels of the fused map.
         norm: Makes the normalisation layer for a number of channels; None for none (the convolutions then have a bias).
+        bin_channels: Channels of each bin; None for in_channels divided by the number of bins.
         bins: Cells a side of each pooling, in the order in which the fusing convolution sees them, after x.
         align_corners: How cells are resized: True puts the outer cells on the corner positions.
     """
@@ -40,13 +41,14 @@ class PyramidPooling(nn.Module):
         out_channels: int,
         *,
         norm: Callable[[int], nn.Module] | None,
+        bin_channels: int | None = None,
         bins: Sequence[int] = BINS,
         align_corners: bool = True,
     ) -> None:
         super().__init__()
         self.bins = tuple(bins)
         self.align_corners = align_corners
-        self.width = width = max(in_channels // len(self.bins), 1)
+        self.width = width = bin_channels or max(in_channels // len(self.bins), 1)
         self.branches = nn.ModuleList(conv_norm_relu(in_channels, width, 1, norm) for _ in self.bins)
         self.fuse = conv_norm_relu(in_channels + width * len(self.bins), out_channels, 3, norm)
 

@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def from_pretrained(folder: str | PathLike[str], *, classes: int | None = None, 
     folder = Path(folder)
     config = _read_config(folder / CONFIG_FILE)
     own = config["model"]
-    if unknown := options.keys() - own.keys():
+    if unknown := options.keys() - signature(PSPNet).parameters.keys():
         raise TypeError(f"PSPNet has no argument {', '.join(map(repr, sorted(unknown)))}")
     try:
         with torch.device("meta"):
@@ -99,7 +100,12 @@ def from_pretrained(folder: str | PathLike[str], *, classes: int | None = None, 
         raise WeightsError(f"'{folder / CONFIG_FILE}' describes a network that cannot be built: {error}") from error
     model.provenance = config["provenance"]
     tensors = read_safetensors(folder / WEIGHTS_FILE)
-    _load(model, tensors, folder / WEIGHTS_FILE, aux_head_switched=model.config["aux_head"] != own["aux_head"])
+    load_tensors(
+        model,
+        tensors,
+        f"'{folder / WEIGHTS_FILE}' does not fit the network of its {CONFIG_FILE}",
+        aux_head_switched=model.config["aux_head"] != own["aux_head"],
+    )
     if classes is not None and classes != own["classes"]:
         remade = model.reset_classifier(classes)
         _log.warning("The classifier has %d classes instead of %d and is untrained: %s", classes, own["classes"], ", ".join(remade))
@@ -107,7 +113,7 @@ def from_pretrained(folder: str | PathLike[str], *, classes: int | None = None, 
 
 
 def _preprocess(values: dict[str, Any]) -> Preprocess:
-    return Preprocess(tuple(values["mean"]), tuple(values["std"]), values["range"], values["max_pixels"])
+    return Preprocess(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
 def _labels(values: dict[str, Any] | None) -> Labels | None:
@@ -129,8 +135,12 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _load(model: PSPNet, tensors: dict[str, Tensor], path: Path, *, aux_head_switched: bool) -> None:
-    """Give a network on the meta device its tensors, strictly; only a switched auxiliary head may be missing or left over."""
+def load_tensors(model: PSPNet, tensors: Mapping[str, Tensor], misfit: str, *, aux_head_switched: bool = False) -> None:
+    """Give a network on the meta device its tensors, strictly; only a switched auxiliary head may be missing or left over.
+
+    Raises:
+        WeightsError: If names or shapes differ: `misfit`, and the first of them.
+    """
     own = model.state_dict()
     missing, unexpected = own.keys() - tensors.keys(), tensors.keys() - own.keys()
     if aux_head_switched:
@@ -143,7 +153,7 @@ def _load(model: PSPNet, tensors: dict[str, Tensor], path: Path, *, aux_head_swi
         if keys
     ]
     if problems:
-        raise WeightsError(f"'{path}' does not fit the network of its {CONFIG_FILE}; {'; '.join(problems)}")
+        raise WeightsError(f"{misfit}; {'; '.join(problems)}")
     tensors = {k: tensors[k].to(own[k].dtype) for k in own.keys() & tensors.keys()}
     model.load_state_dict(tensors, strict=False, assign=True)
     if aux_head_switched and model.auxiliary_head is not None:

@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from timm.layers import SplitAttn
 from torch import nn
 
 from pspnet_zoo.models.atrous import dilate, input_strides
@@ -27,11 +28,12 @@ MEMBERS = [
     "mnasnet_small",
     "test_resnet",
     "test_efficientnet",
+    "resnest14d",
 ]
 
 
 def random_net(name: str) -> nn.Module:
-    """float64, in evaluation, with norms that matter and without squeeze-excite, whose global mean the rule does not cover."""
+    """float64, in evaluation, with norms that matter; what follows a global mean, which the rule does not cover, made constant."""
     torch.manual_seed(0)
     net = timm.create_model(name, features_only=True)
     for path, module in list(net.named_modules()):
@@ -39,6 +41,8 @@ def random_net(name: str) -> nn.Module:
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
             nn.init.uniform_(module.weight, 0.5, 1.5)
+        elif isinstance(module, SplitAttn):
+            nn.init.zeros_(module.fc2.weight)
         elif path.endswith(".se"):
             net.set_submodule(path, nn.Identity())
         elif path.endswith(".routing_fn"):
@@ -85,17 +89,63 @@ def test_strides_stop_at_the_output_stride(output_stride):
     assert max(input_strides(net, 3).values()) == output_stride
 
 
-def test_uniform_policy_dilates_first_blocks_too():
-    """hszhao/semseg, model/pspnet.py: every 3x3 of layer3 has rate 2, of layer4 rate 4."""
-    rates = {}
-    for policy in ("atrous", "uniform"):
-        net = random_net("resnet50")
+# (stride, dilation) of the 3x3 convolutions, as the upstreams' own code sets them: mmseg/models/backbones/{resnet,mobilenet_v2}.py,
+# semseg model/pspnet.py
+POLICIES = [
+    (
+        "resnet50",
+        "atrous",
+        {"layer3.0.conv2": (1, 1), "layer3.1.conv2": (1, 2), "layer4.0.conv2": (1, 2), "layer4.1.conv2": (1, 4)},
+    ),
+    (
+        "resnet50",
+        "uniform",
+        {"layer3.0.conv2": (1, 2), "layer3.1.conv2": (1, 2), "layer4.0.conv2": (1, 4), "layer4.1.conv2": (1, 4)},
+    ),
+    (
+        "resnet50",
+        "strided",
+        {"layer3.0.conv2": (2, 1), "layer3.1.conv2": (1, 2), "layer4.0.conv2": (2, 2), "layer4.1.conv2": (1, 4)},
+    ),
+    (
+        "resnet18",
+        "first_convolutions",
+        {"layer3.0.conv1": (1, 1), "layer3.1.conv1": (1, 2), "layer4.0.conv1": (1, 2), "layer4.1.conv1": (1, 4)}
+        | {f"layer{stage}.{block}.conv2": (1, 1) for stage in (3, 4) for block in (0, 1)},
+    ),
+    (
+        "mobilenetv2_100",
+        "first_blocks",
+        {f"blocks.{stage}.0.conv_dw": (1, rate) for stage, rate in ((3, 2), (4, 2), (5, 4), (6, 4))}
+        | {f"blocks.{stage}.1.conv_dw": (1, 1) for stage in (3, 4, 5)},
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "policy", "expected"), POLICIES, ids=lambda v: v if isinstance(v, str) else "")
+def test_each_policy_sets_the_rates_of_its_upstream(name, policy, expected):
+    with torch.device("meta"):
+        net = timm.create_model(name, features_only=True)
+    dilate(net, in_channels=3, output_stride=8, policy=policy)
+    convolutions = {path: net.get_submodule(path) for path in expected}
+    assert {path: (c.stride[0], c.dilation[0]) for path, c in convolutions.items()} == expected
+    assert all(c.padding == c.dilation for c in convolutions.values())
+
+
+def test_identity_shortcut_pool_leaves_out_the_pools_that_would_be_dilated():
+    with torch.device("meta"):
+        net = timm.create_model("resnest14d", features_only=True)
+    dilate(net, in_channels=3, output_stride=8, shortcut_pool="identity")
+    pools = {path for path, m in net.named_modules() if isinstance(m, nn.AvgPool2d)}
+    assert pools == {"layer2.0.downsample.0", "layer2.0.avd_last"}
+
+
+@pytest.mark.parametrize(("name", "policy"), [("resnet50", "first_convolutions"), ("resnet18", "first_blocks")])
+def test_a_policy_for_other_networks_is_refused(name, policy):
+    with torch.device("meta"):
+        net = timm.create_model(name, features_only=True)
+    with pytest.raises(ValueError, match=f"'{policy}' is a rule for"):
         dilate(net, in_channels=3, output_stride=8, policy=policy)
-        rates[policy] = [net.get_submodule(f"layer{i}.{j}.conv2").dilation[0] for i, j in ((3, 0), (3, 1), (4, 0), (4, 1))]
-        assert all(
-            m.stride == (1, 1) for n, m in net.named_modules() if n.startswith(("layer3", "layer4")) and isinstance(m, nn.Conv2d)
-        )
-    assert rates == {"atrous": [1, 2, 2, 4], "uniform": [2, 2, 4, 4]}
 
 
 def test_measuring_strides_leaves_no_trace():

@@ -1,0 +1,32 @@
+"""Checkpoints of hszhao/semseg: ResNet with a deep stem of 64 channels.
+
+Names: model/pspnet.py and model/resnet.py.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .renaming import AUXILIARY, BRANCHES, CLASSIFIER, ENCODER, FUSE, Rules, rename
+
+TELLTALE = "ppm.features.0.1.weight"
+
+_RULES: Rules = (
+    (r"layer0\.7", f"{ENCODER}.bn1"),
+    (r"layer0\.(\d)", rf"{ENCODER}.conv1.\1"),
+    (r"(layer[1-4]\..+)", rf"{ENCODER}.\1"),
+    (r"ppm\.features\.(\d)\.1", rf"{BRANCHES}.\1.0"),
+    (r"ppm\.features\.(\d)\.2", rf"{BRANCHES}.\1.1"),
+    (r"cls\.([01])", rf"{FUSE}.\1"),
+    (r"cls\.4", CLASSIFIER),
+    (r"aux\.([014])", rf"{AUXILIARY}.\1"),
+)
+
+
+def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict under our names.
+
+    Raises:
+        WeightsError: If a key is none of the network's.
+    """
+    return rename(state, _RULES)
