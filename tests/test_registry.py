@@ -76,3 +76,14 @@ def test_a_row_is_true(row):
 def test_names_of_rows_are_unique():
     names = [row.name for row in CHECKPOINTS]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("row", [row for row in CHECKPOINTS if row.folder], ids=lambda row: row.name)
+def test_the_readme_and_the_card_give_the_measured_numbers(row):
+    root = BUNDLED.parents[2]
+    card = (BUNDLED / row.folder / "README.md").read_text()
+    for metric in row.metrics:
+        assert f"{metric.value:.4f}" in card and metric.origin == "measured"
+    miou = next(f"{m.value:.4f}" for m in row.metrics if m.name == "miou")
+    assert f"| `{row.name}` | {row.parameters / 1e6:.1f} M |" in (root / "README.md").read_text()
+    assert miou in (root / "README.md").read_text()

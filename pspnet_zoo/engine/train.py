@@ -69,7 +69,7 @@ def train(
 
     positions = range(start * recipe.batch_size, recipe.iterations * recipe.batch_size)
     stream = _Stream(dataset, recipe, [m * 255 / model.preprocess.range for m in model.preprocess.mean])
-    loader = DataLoader(stream, recipe.batch_size, sampler=positions, num_workers=workers, drop_last=True)
+    loader = DataLoader(stream, recipe.batch_size, sampler=positions, num_workers=workers, worker_init_fn=_ignore_stop_signals)
     model.train()
     step = start
     with _stop_signals() as stopped:
@@ -155,6 +155,12 @@ def _stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _ignore_stop_signals(worker: int) -> None:
+    """Workers get the signals of their group too; they end when the run ends."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.SGD, recipe: Recipe, step: int) -> None:
