@@ -34,7 +34,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, labels: Labels, alpha: float) -
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; it must be between 0 (picture only) and 1 (colours only)")
-    mixed = (image * (1 - alpha) + colorize(mask, labels) * alpha).round().astype(np.uint8)
+    mixed = (image * np.float32(1 - alpha) + colorize(mask, labels) * np.float32(alpha)).round().astype(np.uint8)
     return np.where((mask == IGNORE)[..., None], image, mixed)
 
 
