@@ -91,6 +91,9 @@ def train(
     batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = CAMVID.batch_size,
     crop: Annotated[str, typer.Option(help="HEIGHTxWIDTH of a training crop, in pixels.")] = "x".join(map(str, CAMVID.crop)),
     lr: Annotated[float, typer.Option(help="Learning rate of the encoder at the start; ten times that for the rest.")] = CAMVID.lr,
+    class_weight_power: Annotated[
+        float, typer.Option(help="A class counts as its share of the pixels to the power of minus this.")
+    ] = CAMVID.class_weight_power,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = CAMVID.seed,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = CAMVID.checkpoint_every,
     workers: Annotated[int, typer.Option(help="Processes that read pictures.")] = 1,
@@ -112,6 +115,7 @@ def train(
         batch_size=batch_size,
         crop=_parse_crop(crop),
         lr=lr,
+        class_weight_power=class_weight_power,
         seed=seed,
         checkpoint_every=checkpoint_every,
     )

@@ -24,6 +24,8 @@ class Recipe:
     """Bounds of the random resizing factor."""
     aux_weight: float = 0.4
     """Of the auxiliary head's loss, where the network has one."""
+    class_weight_power: float = 0.0
+    """A class counts as its share of the training pixels to the power of minus this: 0 for all alike, 1 for equal sums."""
     seed: int = 0
     checkpoint_every: int = 100
     """Steps between checkpoints."""

@@ -67,6 +67,9 @@ def train(
     base_lrs = [group["lr"] for group in optimizer.param_groups]
     start = _load_checkpoint(folder / CHECKPOINT, model, optimizer, recipe) if resume else 0
 
+    class_weights = None
+    if recipe.class_weight_power:
+        class_weights = (class_shares(dataset).clamp(min=1e-6) ** -recipe.class_weight_power).to(device)
     positions = range(start * recipe.batch_size, recipe.iterations * recipe.batch_size)
     stream = _Stream(dataset, recipe, [m * 255 / model.preprocess.range for m in model.preprocess.mean])
     loader = DataLoader(stream, recipe.batch_size, sampler=positions, num_workers=workers, worker_init_fn=_ignore_stop_signals)
@@ -79,7 +82,7 @@ def train(
                 group["lr"] = base_lr * lr_factor
             torch.manual_seed(_seed(recipe.seed, step))  # dropout
             x = model.preprocess(images.to(device)).contiguous(memory_format=torch.channels_last)
-            loss = segmentation_loss(model, x, masks.to(device).long(), recipe.aux_weight)
+            loss = segmentation_loss(model, x, masks.to(device).long(), recipe.aux_weight, class_weights)
             if not math.isfinite(loss.item()):
                 raise FloatingPointError(f"The loss is {loss.item()} at step {step}; lower the learning rate ({recipe.lr})")
             optimizer.zero_grad()
@@ -95,7 +98,9 @@ def train(
     return step
 
 
-def segmentation_loss(model: PSPNet, x: Tensor, masks: Tensor, aux_weight: float) -> Tensor:
+def segmentation_loss(
+    model: PSPNet, x: Tensor, masks: Tensor, aux_weight: float, class_weights: Tensor | None = None
+) -> Tensor:
     """Cross entropy over the pixels that count, plus the auxiliary head's share where there is one.
 
     Args:
@@ -103,20 +108,31 @@ def segmentation_loss(model: PSPNet, x: Tensor, masks: Tensor, aux_weight: float
         x: (N, 3, H, W), normalised.
         masks: (N, H, W) int64 ids, 255 where ignored.
         aux_weight: Of the auxiliary loss; the paper has 0.4.
+        class_weights: (classes,) float; None for all alike.
 
     Returns:
         A scalar; 0 if no pixel counts.
     """
     if model.auxiliary_head is None:
-        return _cross_entropy(model(x), masks)
+        return _cross_entropy(model(x), masks, class_weights)
     logits, aux_logits = model(x, return_aux=True)
-    return _cross_entropy(logits, masks) + aux_weight * _cross_entropy(aux_logits, masks)
+    return _cross_entropy(logits, masks, class_weights) + aux_weight * _cross_entropy(aux_logits, masks, class_weights)
 
 
-def _cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean over the pixels that count; torch's own mean is NaN where none does."""
-    total = F.cross_entropy(logits, masks, ignore_index=IGNORE, reduction="sum")
-    return total / (masks != IGNORE).sum().clamp(min=1)
+def class_shares(dataset: SegmentationDataset) -> Tensor:
+    """(classes,) float: the fraction of the pixels that count which each class has."""
+    counts = torch.zeros(len(dataset.labels), dtype=torch.int64)
+    for index in range(len(dataset)):
+        counts += torch.bincount(dataset[index][1].flatten(), minlength=IGNORE + 1)[: len(counts)]
+    return counts / counts.sum()
+
+
+def _cross_entropy(logits: Tensor, masks: Tensor, class_weights: Tensor | None) -> Tensor:
+    """Weighted mean over the pixels that count; torch's own mean is NaN where none does."""
+    total = F.cross_entropy(logits, masks, weight=class_weights, ignore_index=IGNORE, reduction="sum")
+    counted = masks[masks != IGNORE]
+    mass = class_weights[counted].sum() if class_weights is not None else torch.tensor(counted.numel())
+    return total / mass.clamp(min=1e-6)
 
 
 class _Stream(Dataset):
