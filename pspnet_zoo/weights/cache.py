@@ -47,9 +47,10 @@ def cached(row: Checkpoint) -> Path:
     root = cache_folder()
     # another policy for the same name must not find the weights of the old one
     folder = root / f"{row.name}-{hashlib.sha256(repr(row).encode()).hexdigest()[:8]}"
-    if _is_whole(folder):
-        return folder
     downloads = root / "downloads" / row.name
+    if _is_whole(folder):
+        shutil.rmtree(downloads, ignore_errors=True)  # of a process that was killed at the very end
+        return folder
     downloads.mkdir(parents=True, exist_ok=True)
     with FileLock(root / "downloads" / f"{row.name}.lock"):
         if _is_whole(folder):  # another process was faster
@@ -65,7 +66,7 @@ def cached(row: Checkpoint) -> Path:
                 file.unlink()  # so that the next call starts afresh
             raise
         os.replace(new, folder)
-        shutil.rmtree(downloads)
+        shutil.rmtree(downloads, ignore_errors=True)
     _log.info("'%s' is now in '%s'", row.name, folder)
     return folder
 

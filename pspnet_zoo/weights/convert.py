@@ -169,12 +169,15 @@ def _candidates(files: Sequence[Path]) -> str:
     state, _ = _read(files)
     family = _family(state, files[0])
     shapes = {key: tensor.shape for key, tensor in _to_ours(state, family).items()}
+    classes = next(iter(shapes.get("segmentation_head.0.weight", ())), None)
     fits: dict[Any, bool] = {}
     names = []
     for row in CHECKPOINTS:
-        if row.source is None or row.source.family != family:
+        network = row.network
+        if row.source is None or network is None or (row.source.family, network.classes) != (family, classes):
             continue
-        key = (row.architecture, row.network)
+        # what decides the shapes; a network takes a while to build
+        key = (row.architecture, network.classes, network.psp_out_channels, network.psp_bin_channels, network.aux_channels)
         if key not in fits:
             fits[key] = {k: v.shape for k, v in build(row).state_dict().items()} == shapes
         if fits[key]:
