@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn import functional as F
-from upstream_reference import REFERENCES, random_weights, write_checkpoint
+from upstream_reference import random_weights, reference, write_checkpoint
 
-from pspnet_zoo.registry import find
+from pspnet_zoo.registry import CHECKPOINTS, find
 from pspnet_zoo.weights import convert
 from pspnet_zoo.weights.convert import CONVERTERS, build
 from pspnet_zoo.weights.files import load_tensors
@@ -19,13 +19,30 @@ def difference(net, weights, id, size):
     x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = [
-            F.interpolate(y, size, mode="bilinear", align_corners=net.config["align_corners"]) for y in REFERENCES[id](weights, x)
+            F.interpolate(y, size, mode="bilinear", align_corners=net.config["align_corners"]) for y in reference(id)(weights, x)
         ]
         actual = net(x, return_aux=True)
     return [float((a - b).abs().max()) for a, b in zip(actual, expected, strict=True)], float(expected[0].std())
 
 
-@pytest.mark.parametrize("id", REFERENCES)
+IDS = [
+    "pspnet_r18-d8_769x769_80k_cityscapes_20201225_021458-3deefc62",
+    "pspnet_r50b-d32_512x1024_80k_cityscapes_20220311_152152-23bcaf8c",
+    "pspnet_r50-d8_512x1024_80k_cityscapes_20200606_112131-2376f12b",
+    "pspnet_m-v2-d8_512x1024_80k_cityscapes_20200825_124817-19e81d51",
+    "pspnet_s101-d8_512x1024_80k_cityscapes_20200807_140631-c75f3b99",
+    "semseg_pspnet50_cityscapes",
+    "pspnet_resnetd50b_ade20k",
+    "paddleseg_pspnet_resnet50_os8_cityscapes_1024x512_80k",
+    "ptsemseg_pspnet_50_ade20k",
+    "pspnet_resnet101_segmentron",
+    "csail_ade20k-resnet18dilated-ppm_deepsup",
+    "csail_ade20k-resnet50dilated-ppm_deepsup",
+    "csail_ade20k-mobilenetv2dilated-ppm_deepsup",
+]
+
+
+@pytest.mark.parametrize("id", IDS)
 def test_converted_network_computes_what_the_upstream_computes(id, tmp_path):
     weights = random_weights(id)
     net = convert.convert(write_checkpoint(id, weights.state, tmp_path), like=id)
@@ -65,3 +82,14 @@ def test_both_generations_of_pytorchcv_names_are_the_same_network():
     to_ours = CONVERTERS["pytorchcv"].to_ours
     a, b = to_ours(old), to_ours(new)
     assert a.keys() == b.keys() and all(a[key] is b[key] for key in a)
+
+
+# one row of each network: rows that differ in their numbers only have the same keys
+NETWORKS = {(row.architecture, row.network): row for row in CHECKPOINTS if row.source and not row.source.twin}
+
+
+@pytest.mark.parametrize("row", NETWORKS.values(), ids=lambda row: row.name)
+def test_converter_gives_exactly_the_networks_tensors(row):
+    state = {key.removeprefix("module."): value for key, value in random_weights(row.source.id, seed=None).state.items()}
+    ours = complete(CONVERTERS[row.source.family].to_ours(state))
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in build(row).state_dict().items()}

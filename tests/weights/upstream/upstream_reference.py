@@ -6,6 +6,7 @@ and the rates are stated here as the upstreams' papers and configs state them, i
 
 import pickle
 from collections import OrderedDict
+from functools import partial
 
 import torch
 from torch import nn
@@ -13,16 +14,22 @@ from torch.nn import functional as F
 
 
 class Weights:
-    """A state dict that grows under the keys it is asked for; its values depend on the order of asking and `seed` only."""
+    """A state dict that grows under the keys it is asked for; its values depend on the order of asking and `seed` only.
+
+    Without a seed it has shapes only, on the meta device.
+    """
 
     def __init__(self, seed=0, statistics=("running_mean", "running_var"), counters=True):
         self.state = OrderedDict()
-        self.random = torch.Generator().manual_seed(seed)
+        self.random = None if seed is None else torch.Generator().manual_seed(seed)
         self.statistics, self.counters = statistics, counters
 
     def uniform(self, key, shape, low, high):
         if key not in self.state:
-            self.state[key] = torch.empty(shape).uniform_(low, high, generator=self.random)
+            if self.random is None:
+                self.state[key] = torch.empty(shape, device="meta")
+            else:
+                self.state[key] = torch.empty(shape).uniform_(low, high, generator=self.random)
         return self.state[key]
 
     def conv(self, x, key, out, kernel=1, stride=1, rate=1, groups=1, bias=False):
@@ -162,42 +169,26 @@ def mmseg_heads(w, features, classes, *, align_corners, width=512, out=512, aux_
     return logits, auxiliary(w, features[-2], keys, aux_width, classes)
 
 
-def mmseg_r18c(w, x):
-    features = resnet(
-        w,
-        x,
-        deep_stem("backbone.stem.", (32, 32, 64)),
-        torchvision_layer("backbone."),
-        blocks=R18,
-        basic_second_rates=(1, 1, 1, 1),
-        **CONTRACTED,
-    )
-    return mmseg_heads(w, features, 19, align_corners=True, width=128, out=128, aux_width=64)
+def mmseg_resnet(w, x, *, blocks, deep, classes, align_corners, d32=False):
+    stem = deep_stem("backbone.stem.", (32, 32, 64)) if deep else [("backbone.conv1", "backbone.bn1", 64, 7)]
+    strides = (1, 2, 2, 2) if d32 else (1, 2, 1, 1)
+    basic = {"basic_second_rates": (1, 1, 1, 1)} if blocks is R18 else {}
+    features = resnet(w, x, stem, torchvision_layer("backbone."), blocks=blocks, strides=strides, **CONTRACTED, **basic)
+    widths = {"width": 128, "out": 128, "aux_width": 64} if blocks is R18 else {}
+    return mmseg_heads(w, features, classes, align_corners=align_corners, **widths)
 
 
-def mmseg_r50b_d32(w, x):
-    stem = [("backbone.conv1", "backbone.bn1", 64, 7)]
-    features = resnet(w, x, stem, torchvision_layer("backbone."), blocks=R50, strides=(1, 2, 2, 2), **CONTRACTED)
-    return mmseg_heads(w, features, 19, align_corners=False)
-
-
-def mmseg_r50c(w, x):
-    stem = deep_stem("backbone.stem.", (32, 32, 64))
-    features = resnet(w, x, stem, torchvision_layer("backbone."), blocks=R50, **CONTRACTED)
-    return mmseg_heads(w, features, 19, align_corners=False)
-
-
-def mmseg_mobilenet(w, x):
+def mmseg_mobilenet(w, x, *, classes):
     def conv_norm(stage, block, index):
         base = f"backbone.layer{stage + 1}.{block}.conv.{index}"
         return f"{base}.conv", f"{base}.bn"
 
     x = F.relu6(w.norm(w.conv(x, "backbone.conv1.conv", 32, 3, 2), "backbone.conv1.bn"))
     features, _ = inverted_residuals(w, x, conv_norm, lambda stage, block: 1 if block else (1, 1, 1, 2, 2, 4, 4)[stage])
-    return mmseg_heads(w, [features[4], features[6]], 19, align_corners=False)
+    return mmseg_heads(w, [features[4], features[6]], classes, align_corners=False)
 
 
-def mmseg_resnest101(w, x):
+def mmseg_resnest101(w, x, *, classes):
     for i, width in zip((0, 3, 6), (64, 64, 128), strict=True):
         x = w.norm(w.conv(x, f"backbone.stem.{i}", width, 3, 2 if i == 0 else 1), f"backbone.stem.{i + 1}").relu()
     x = F.max_pool2d(x, 3, 2, 1)
@@ -222,12 +213,12 @@ def mmseg_resnest101(w, x):
                 x = w.norm(w.conv(x, f"{base}.downsample.1", 4 * width), f"{base}.downsample.2")
             x = (y + x).relu()
         features.append(x)
-    return mmseg_heads(w, features, 19, align_corners=False)
+    return mmseg_heads(w, features, classes, align_corners=False)
 
 
-def semseg_50(w, x):
+def semseg(w, x, *, blocks, classes):
     stem = deep_stem("module.layer0.", (64, 64, 128))
-    features = resnet(w, x, stem, torchvision_layer("module."), blocks=R50, **UNIFORM)
+    features = resnet(w, x, stem, torchvision_layer("module."), blocks=blocks, **UNIFORM)
 
     def branch(cells):
         base = f"module.ppm.features.{(1, 2, 3, 6).index(cells)}"
@@ -242,21 +233,24 @@ def semseg_50(w, x):
         order=(1, 2, 3, 6),
         width=512,
         out=512,
-        classes=19,
+        classes=classes,
         align_corners=True,
     )
-    return logits, auxiliary(w, features[-2], ("module.aux.0", "module.aux.1", "module.aux.4"), 256, 19)
+    return logits, auxiliary(w, features[-2], ("module.aux.0", "module.aux.1", "module.aux.4"), 256, classes)
 
 
-def pytorchcv_50(w, x, init="backbone.init_block", stage_name="backbone.stage{}"):
-    stem = [(f"{init}.conv{i}.conv", f"{init}.conv{i}.bn", width, 3) for i, width in ((1, 64), (2, 64), (3, 128))]
+def pytorchcv(w, x, *, blocks, classes):
+    stem = [
+        (f"backbone.init_block.conv{i}.conv", f"backbone.init_block.conv{i}.bn", width, 3)
+        for i, width in ((1, 64), (2, 64), (3, 128))
+    ]
 
     def layer(stage, block, part):
-        base = f"{stage_name.format(stage + 1)}.unit{block + 1}"
+        base = f"backbone.stage{stage + 1}.unit{block + 1}"
         base = f"{base}.identity_conv" if part == "s" else f"{base}.body.conv{part}"
         return f"{base}.conv", f"{base}.bn"
 
-    features = resnet(w, x, stem, layer, blocks=R50, **CONTRACTED)
+    features = resnet(w, x, stem, layer, blocks=blocks, **CONTRACTED)
 
     def branch(cells):
         base = f"pool.branches.branch{(1, 2, 3, 6).index(cells) + 2}.conv"
@@ -271,20 +265,20 @@ def pytorchcv_50(w, x, init="backbone.init_block", stage_name="backbone.stage{}"
         order=(1, 2, 3, 6),
         width=512,
         out=512,
-        classes=150,
+        classes=classes,
         align_corners=True,
     )
-    return logits, auxiliary(w, features[-2], ("aux_block.conv1.conv", "aux_block.conv1.bn", "aux_block.conv2"), 256, 150)
+    return logits, auxiliary(w, features[-2], ("aux_block.conv1.conv", "aux_block.conv1.bn", "aux_block.conv2"), 256, classes)
 
 
-def paddleseg_50(w, x):
+def paddleseg(w, x, *, blocks, classes):
     stem = [(f"backbone.conv1_{i}._conv", f"backbone.conv1_{i}._batch_norm", width, 3) for i, width in ((1, 32), (2, 32), (3, 64))]
 
     def layer(stage, block, part):
         base = f"backbone.bb_{stage}_{block}.{'short' if part == 's' else f'conv{int(part) - 1}'}"
         return f"{base}._conv", f"{base}._batch_norm"
 
-    features = resnet(w, x, stem, layer, blocks=R50, pooled_shortcut=True, **UNIFORM)
+    features = resnet(w, x, stem, layer, blocks=blocks, pooled_shortcut=True, **UNIFORM)
 
     def branch(cells):
         base = f"head.psp_module.stages.{(1, 2, 3, 6).index(cells)}.1"
@@ -299,16 +293,16 @@ def paddleseg_50(w, x):
         order=(6, 3, 2, 1),
         width=512,
         out=1024,
-        classes=19,
+        classes=classes,
         align_corners=False,
         bias=True,
     )
     base = "head.auxlayer"
     keys = (f"{base}.conv_bn_relu._conv", f"{base}.conv_bn_relu._batch_norm", f"{base}.conv")
-    return logits, auxiliary(w, features[-2], keys, 256, 19, bias=True)
+    return logits, auxiliary(w, features[-2], keys, 256, classes, bias=True)
 
 
-def ptsemseg_50(w, x):
+def ptsemseg(w, x, *, blocks, classes):
     def unit(name, kind="cbr"):
         return f"module.{name}.{kind}_unit.0", f"module.{name}.{kind}_unit.1"
 
@@ -319,7 +313,7 @@ def ptsemseg_50(w, x):
         name, kind = {"1": ("cbr1", "cbr"), "2": ("cbr2", "cbr"), "3": ("cb3", "cb"), "s": ("cb4", "cb")}[part]
         return unit(f"{base}.{name}", kind)
 
-    features = resnet(w, x, stem, layer, blocks=R50, **UNIFORM)
+    features = resnet(w, x, stem, layer, blocks=blocks, **UNIFORM)
     logits = pyramid(
         w,
         features[-1],
@@ -329,15 +323,15 @@ def ptsemseg_50(w, x):
         order=(6, 3, 2, 1),
         width=512,
         out=512,
-        classes=150,
+        classes=classes,
         align_corners=True,
     )
-    return logits, auxiliary(w, features[-2], (*unit("convbnrelu4_aux"), "module.aux_cls"), 256, 150)
+    return logits, auxiliary(w, features[-2], (*unit("convbnrelu4_aux"), "module.aux_cls"), 256, classes)
 
 
-def segmentron_101(w, x):
+def segmentron(w, x, *, blocks, classes):
     stem = [("encoder.conv1", "encoder.bn1", 64, 7)]
-    features = resnet(w, x, stem, torchvision_layer("encoder."), blocks=R101, **CONTRACTED)
+    features = resnet(w, x, stem, torchvision_layer("encoder."), blocks=blocks, **CONTRACTED)
     w.uniform("encoder.fc.weight", (1000, 2048), -0.1, 0.1)
     w.uniform("encoder.fc.bias", (1000,), -0.1, 0.1)
 
@@ -354,10 +348,10 @@ def segmentron_101(w, x):
         order=(1, 2, 3, 6),
         width=512,
         out=512,
-        classes=19,
+        classes=classes,
         align_corners=True,
     )
-    return logits, auxiliary(w, features[-2], ("auxlayer.block.0", "auxlayer.block.1", "auxlayer.block.4"), 256, 19)
+    return logits, auxiliary(w, features[-2], ("auxlayer.block.0", "auxlayer.block.1", "auxlayer.block.4"), 256, classes)
 
 
 def csail_heads(w, last, before, dim):
@@ -386,17 +380,12 @@ def csail_heads(w, last, before, dim):
     return logits, auxiliary(w, before, keys, dim // 4, 150)
 
 
-def csail_r18(w, x):
+def csail_resnet(w, x, *, blocks):
     stem = [(f"encoder.conv{i}", f"encoder.bn{i}", width, 3) for i, width in ((1, 64), (2, 64), (3, 128))]
-    # both convolutions of a block take its rate; the strided one that of the stage before
-    features = resnet(w, x, stem, torchvision_layer("encoder."), blocks=R18, basic_second_rates=(1, 1, 2, 4), **CONTRACTED)
-    return csail_heads(w, features[-1], features[-2], 512)
-
-
-def csail_r50(w, x):
-    stem = [(f"encoder.conv{i}", f"encoder.bn{i}", width, 3) for i, width in ((1, 64), (2, 64), (3, 128))]
-    features = resnet(w, x, stem, torchvision_layer("encoder."), blocks=R50, **CONTRACTED)
-    return csail_heads(w, features[-1], features[-2], 2048)
+    # both convolutions of a basic block take its rate; the strided one that of the stage before
+    basic = {"basic_second_rates": (1, 1, 2, 4)} if blocks is R18 else {}
+    features = resnet(w, x, stem, torchvision_layer("encoder."), blocks=blocks, **CONTRACTED, **basic)
+    return csail_heads(w, features[-1], features[-2], features[-1].shape[1])
 
 
 def csail_mobilenet(w, x):
@@ -414,33 +403,57 @@ def csail_mobilenet(w, x):
     return csail_heads(w, features[6], firsts[5], 320)
 
 
-REFERENCES = {
-    "pspnet_r18-d8_769x769_80k_cityscapes_20201225_021458-3deefc62": mmseg_r18c,
-    "pspnet_r50b-d32_512x1024_80k_cityscapes_20220311_152152-23bcaf8c": mmseg_r50b_d32,
-    "pspnet_r50-d8_512x1024_80k_cityscapes_20200606_112131-2376f12b": mmseg_r50c,
-    "pspnet_m-v2-d8_512x1024_80k_cityscapes_20200825_124817-19e81d51": mmseg_mobilenet,
-    "pspnet_s101-d8_512x1024_80k_cityscapes_20200807_140631-c75f3b99": mmseg_resnest101,
-    "semseg_pspnet50_cityscapes": semseg_50,
-    "pspnet_resnetd50b_ade20k": pytorchcv_50,
-    "paddleseg_pspnet_resnet50_os8_cityscapes_1024x512_80k": paddleseg_50,
-    "ptsemseg_pspnet_50_ade20k": ptsemseg_50,
-    "pspnet_resnet101_segmentron": segmentron_101,
-    "csail_ade20k-resnet18dilated-ppm_deepsup": csail_r18,
-    "csail_ade20k-resnet50dilated-ppm_deepsup": csail_r50,
-    "csail_ade20k-mobilenetv2dilated-ppm_deepsup": csail_mobilenet,
+CLASSES = {
+    "cityscapes": 19,
+    "segmentron": 19,
+    "ade20k": 150,
+    "pascal_context_59": 59,
+    "pascal_context": 60,
+    "coco-stuff": 171,
+    "voc": 21,
+    "coco": 21,
+    "loveda": 7,
+    "potsdam": 6,
+    "vaihingen": 6,
+    "isaid": 16,
 }
-"""By the upstream's id."""
+"""By a word of the id, the more special first."""
+
+
+def reference(id):
+    """The network of an upstream's id: from (weights, x) to the classifiers' maps, main and auxiliary, before the last resize."""
+    classes = next(count for word, count in CLASSES.items() if word in id.lower())
+    blocks = R18 if "r18" in id or "resnet18" in id else R101 if "101" in id else R50
+    if id.startswith("csail"):
+        return csail_mobilenet if "mobilenet" in id else partial(csail_resnet, blocks=blocks)
+    for name, network in (("semseg_", semseg), ("paddleseg_", paddleseg), ("ptsemseg_", ptsemseg), ("pspnet_resnetd", pytorchcv)):
+        if id.startswith(name):
+            return partial(network, blocks=blocks, classes=classes)
+    if id.endswith("segmentron"):
+        return partial(segmentron, blocks=blocks, classes=classes)
+    if id.startswith("pspnet_m-v2"):
+        return partial(mmseg_mobilenet, classes=classes)
+    if id.startswith("pspnet_s101"):
+        return partial(mmseg_resnest101, classes=classes)
+    return partial(
+        mmseg_resnet,
+        blocks=R101 if "r101" in id else blocks if "r18" in id else R50,
+        deep=not ("rsb" in id or "b-d" in id),
+        classes=classes,
+        align_corners="769x769" in id,
+        d32="-d32" in id,
+    )
 
 
 def random_weights(id, seed=0):
-    """The state dict of one of `REFERENCES`, with the upstream's keys."""
+    """The upstream's state dict of random weights; with seed None of shapes only."""
     weights = Weights(
         seed,
         statistics=("_mean", "_variance") if id.startswith("paddleseg") else ("running_mean", "running_var"),
         counters=not id.startswith(("paddleseg", "ptsemseg")),
     )
     with torch.no_grad():
-        REFERENCES[id](weights, torch.randn(1, 3, 65, 65))
+        reference(id)(weights, torch.zeros(1, 3, 65, 65, device="cpu" if weights.random else "meta"))
     return weights
 
 
