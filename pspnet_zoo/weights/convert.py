@@ -80,6 +80,11 @@ def convert_files(files: Sequence[Path], row: Checkpoint, source: Source) -> PSP
         mmseg.check_config(meta["config"], row.architecture, row.network)
     model = build(row)
     load_tensors(model, _to_ours(state, family), f"'{files[0]}' does not fit '{row.name}'")
+    for key, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise WeightsError(
+                f"'{files[0]}' is damaged: '{key}' has values that are not finite. Download it again from its source"
+            )
     if row.preprocess is not None:
         model.preprocess = row.preprocess
     model.labels = row.labels

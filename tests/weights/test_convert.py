@@ -19,6 +19,7 @@ import pspnet_zoo
 from pspnet_zoo import WeightsError, convert
 from pspnet_zoo.registry import CHECKPOINTS, find
 from pspnet_zoo.weights.convert import CONVERTERS, build
+from pspnet_zoo.weights.foreign import read_checkpoint, state_dict_of
 
 MMSEG = "pspnet_r18-d8_769x769_80k_cityscapes_20201225_021458-3deefc62"
 PADDLE = "paddleseg_pspnet_resnet50_os8_cityscapes_1024x512_80k"
@@ -117,7 +118,7 @@ def without(state, key):
         (lambda s: {**s, "decode_head.conv_extra.weight": torch.zeros(1)}, "'decode_head.conv_extra.weight' is no key"),
         (
             lambda s: {**s, "decode_head.conv_seg.bias": torch.full((19,), torch.inf)},
-            "'decode_head.conv_seg.bias' has values that are",
+            "'segmentation_head.0.bias' has values that are",
         ),
         (lambda s: {**s, "decode_head.conv_seg.bias": "text"}, "'decode_head.conv_seg.bias' is a str, not a tensor"),
         (lambda s: {"decode_head.conv_seg.bias": torch.zeros(19)}, "is no PSPNet of a known project"),
@@ -158,14 +159,58 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path, suff
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 def test_pdparams_of_any_protocol_are_read(tmp_path, protocol):
-    from pspnet_zoo.weights.foreign import read_checkpoint, state_dict_of
-
     path = tmp_path / "model.pdparams"
-    path.write_bytes(
-        pickle.dumps({"a.weight": np.arange(6, dtype="f4").reshape(2, 3), "StructuredToParameterName@@": {"a": "b"}}, protocol)
-    )
+    arrays = {
+        "c": np.arange(6, dtype="f4").reshape(2, 3),
+        "fortran": np.asfortranarray(np.arange(6, dtype="f8").reshape(2, 3)),
+        "big": np.arange(6, dtype=">i4").reshape(2, 3),
+        "half": np.arange(6, dtype="f2").reshape(2, 3),
+    }
+    path.write_bytes(pickle.dumps({**arrays, "StructuredToParameterName@@": {"c": "name"}}, protocol))
     state = state_dict_of(read_checkpoint(path), path)
-    assert list(state) == ["a.weight"] and state["a.weight"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert list(state) == list(arrays)
+    for key, array in arrays.items():
+        assert np.array_equal(state[key].numpy(), array) and state[key].is_contiguous(), key
+
+
+class PretendsToBeAnArray:
+    """A pickle of an array whose type, shape or bytes are not what arrays of numbers have."""
+
+    def __init__(self, code="f4", shape=(2,), data=b"12345678", order="<"):
+        self.code, self.shape, self.data, self.order = code, shape, data, order
+
+    def __reduce__(self):
+        make, arguments, state = np.zeros(2, "f4").__reduce__()
+        dtype = HasState(np.dtype, (self.code, False, True), (3, self.order, None, None, None, -1, -1, 0))
+        return make, arguments, (state[0], self.shape, dtype, False, self.data)
+
+
+class HasState:
+    def __init__(self, *reduced):
+        self.reduced = reduced
+
+    def __reduce__(self):
+        return self.reduced
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        PretendsToBeAnArray(code="O8"),
+        PretendsToBeAnArray(code="V8"),
+        PretendsToBeAnArray(order="?"),
+        PretendsToBeAnArray(shape=(3,)),
+        PretendsToBeAnArray(shape=(-1, -1)),
+        PretendsToBeAnArray(shape="ab"),
+        PretendsToBeAnArray(data=None),
+        PretendsToBeAnArray(data=b"1"),
+    ],
+)
+def test_pdparams_with_a_strange_array_are_refused(tmp_path, array):
+    path = tmp_path / "model.pdparams"
+    path.write_bytes(pickle.dumps({"a.weight": array}, protocol=3))
+    with pytest.raises(WeightsError, match="'a.weight' is no array of numbers"):
+        state_dict_of(read_checkpoint(path), path)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +241,17 @@ def test_a_truncated_file_is_refused(state, tmp_path, zipped, part):
     with path.open("r+b") as file:
         file.truncate(int(path.stat().st_size * part))
     with pytest.raises(WeightsError, match="cannot be read"):
+        convert(path, like=MMSEG)
+
+
+def test_a_flipped_byte_inside_a_zip_is_refused(state, tmp_path):
+    path = write_checkpoint(MMSEG, state, tmp_path, zipped=True)
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(WeightsError, match="in it is damaged"):
         convert(path, like=MMSEG)
 
 
