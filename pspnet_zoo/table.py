@@ -21,6 +21,11 @@ the same weights. [How networks differ](../explanation/policies.md) and [how to 
 """
 
 
+def markdown_page() -> str:
+    """The page of the documents: how to read the table, and the table."""
+    return _HEAD + markdown_table()
+
+
 def markdown_table(rows: Iterable[Checkpoint] = CHECKPOINTS) -> str:
     """The rows as a Markdown table, sorted by data set, then by mIoU."""
     lines = [
@@ -68,4 +73,4 @@ def _best(row: Checkpoint) -> float:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(_HEAD + markdown_table())
+    sys.stdout.write(markdown_page())
