@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from file_server import FileServer, Trouble
 
 import pspnet_zoo
 from pspnet_zoo import WeightsError, registry
@@ -23,6 +22,7 @@ from pspnet_zoo.models import Preprocess
 from pspnet_zoo.rows import Checkpoint, Network, Source
 from pspnet_zoo.weights import cache
 from pspnet_zoo.weights.convert import build
+from tests.weights.file_server import FileServer, Trouble
 
 ROW = Checkpoint(
     architecture="pspnet_test_resnet",
@@ -237,11 +237,10 @@ def test_the_cache_is_beside_torch_hubs_unless_told(monkeypatch, tmp_path):
     assert cache.cache_folder() == tmp_path / "torch" / "pspnet_zoo"
 
 
-CALL = f"""
+CALL = """
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import test_cache
 from pspnet_zoo.weights import cache
+from tests.weights import test_cache
 class Server:
     url = staticmethod(lambda path: sys.argv[1])
 print("started", flush=True)
@@ -249,11 +248,13 @@ print(cache.cached(test_cache.row_of(Server)))
 """
 
 
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
 def call(server):
     """Another process that asks for the row."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(pspnet_zoo.__file__).parents[1])}
     return subprocess.Popen(
-        [sys.executable, "-c", CALL, server.url("tiny.pth")], env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CALL, server.url("tiny.pth")], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
     )
 
 
@@ -314,8 +315,7 @@ setattr(owner, name, step)
 if module: setattr(cache, module, owner)
 """,
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(pspnet_zoo.__file__).parents[1])}
-    child = subprocess.run([sys.executable, "-c", script, server.url("tiny.pth")], env=environment, timeout=120)
+    child = subprocess.run([sys.executable, "-c", script, server.url("tiny.pth")], env=ENVIRONMENT, timeout=120)
     assert child.returncode == -signal.SIGKILL
     assert_right(cache.cached(row_of(server)))
     assert_right(cache.cached(row_of(server)))

@@ -12,14 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent / "upstream"))
-from upstream_reference import random_weights, write_checkpoint
-
 import pspnet_zoo
 from pspnet_zoo import WeightsError, convert
 from pspnet_zoo.registry import CHECKPOINTS, find
 from pspnet_zoo.weights.convert import CONVERTERS, build
 from pspnet_zoo.weights.foreign import read_checkpoint, state_dict_of
+from tests.weights.upstream.upstream_reference import random_weights, write_checkpoint
 
 MMSEG = "pspnet_r18-d8_769x769_80k_cityscapes_20201225_021458-3deefc62"
 PADDLE = "paddleseg_pspnet_resnet50_os8_cityscapes_1024x512_80k"

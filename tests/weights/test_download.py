@@ -3,9 +3,9 @@
 import socket
 
 import pytest
-from file_server import FileServer, Trouble
 
 from pspnet_zoo.weights.download import DownloadError, download
+from tests.weights.file_server import FileServer, Trouble
 
 BODY = bytes(range(251)) * 4000  # about 1 MB, and no two places alike
 

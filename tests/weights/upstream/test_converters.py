@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn import functional as F
-from upstream_reference import random_weights, reference, write_checkpoint
 
 from pspnet_zoo.registry import CHECKPOINTS, find
 from pspnet_zoo.weights import convert
 from pspnet_zoo.weights.convert import CONVERTERS, build
 from pspnet_zoo.weights.files import load_tensors
 from pspnet_zoo.weights.upstream.renaming import complete
+from tests.weights.upstream.upstream_reference import random_weights, reference, write_checkpoint
 
 
 def difference(net, weights, id, size):
