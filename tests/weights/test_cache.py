@@ -268,19 +268,15 @@ def test_processes_that_ask_at_once_share_one_download(server, root):
     assert_clean(root)
 
 
-def killed_after(server, seconds):
-    with call(server) as process:
-        assert process.stdout.readline() == "started\n"
-        time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-
-
 def test_a_process_killed_while_it_downloads_is_continued(server, root):
     server.pace = 0.2
-    killed_after(server, 1.0)
-    (part,) = root.glob("downloads/*/tiny.pth.part")
-    have = part.stat().st_size
-    assert 0 < have < len(BYTES)
+    with call(server) as process:
+        while not (parts := [p for p in root.glob("downloads/*/tiny.pth.part") if p.stat().st_size]):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    have = parts[0].stat().st_size
+    assert have < len(BYTES)
     server.pace = None
     assert_right(cache.cached(row_of(server)))
     assert server.requests[-1][1] == f"bytes={have}-"
@@ -327,7 +323,10 @@ def test_a_process_killed_at_any_moment_leaves_nothing_that_hurts(server, root):
     moments = random.Random(0)
     server.pace = 0.01
     for _ in range(25):
-        killed_after(server, moments.uniform(0, 0.6))
+        with call(server) as process:
+            assert process.stdout.readline() == "started\n"
+            time.sleep(moments.uniform(0, 0.6))
+            process.kill()
     server.pace = None
     assert_right(cache.cached(row_of(server)))
     assert_clean(root)
