@@ -248,13 +248,15 @@ print(cache.cached(test_cache.row_of(Server)))
 """
 
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+def environment():
+    """This process's, with the cache of the test that runs."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def call(server):
     """Another process that asks for the row."""
     return subprocess.Popen(
-        [sys.executable, "-c", CALL, server.url("tiny.pth")], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CALL, server.url("tiny.pth")], env=environment(), stdout=subprocess.PIPE, text=True
     )
 
 
@@ -311,7 +313,7 @@ setattr(owner, name, step)
 if module: setattr(cache, module, owner)
 """,
     )
-    child = subprocess.run([sys.executable, "-c", script, server.url("tiny.pth")], env=ENVIRONMENT, timeout=120)
+    child = subprocess.run([sys.executable, "-c", script, server.url("tiny.pth")], env=environment(), timeout=120)
     assert child.returncode == -signal.SIGKILL
     assert_right(cache.cached(row_of(server)))
     assert_right(cache.cached(row_of(server)))
