@@ -798,6 +798,7 @@ def _ptsemseg(
     id: str,
     file: str,
     page: str,
+    dataset: str,
     metrics: tuple[Metric, ...] = (),
 ) -> Checkpoint:
     """A row of the Caffe weights as meetps/pytorch-semseg converted them.
@@ -811,6 +812,7 @@ def _ptsemseg(
         parameters=parameters,
         license="MIT (repository), weights from hszhao/PSPNet",
         metrics=metrics,
+        trained_on=dataset,
         source=Source(id=id, family="ptsemseg", page=page, files=(file,)),
         network=Network(classes=len(labels), align_corners=True, dilation="uniform"),
         preprocess=_CAFFE,
@@ -847,6 +849,7 @@ _ORIGINAL = (
         "ptsemseg_pspnet_101_cityscapes",
         "pspnet_101_cityscapes.pth",
         "https://drive.google.com/open?id=1cz_S-QTqWqV-9K8V_3Gwo6NZ60pI0Oz7",
+        "Cityscapes",
         (
             _CAFFE_CITYSCAPES.metric(78.65, protocol="whole picture, 2049x1025; no flip"),
             _CAFFE_CITYSCAPES.metric(78.8, protocol="whole picture, 2049x1025; flip"),
@@ -875,6 +878,7 @@ _ORIGINAL = (
         "ptsemseg_pspnet_50_ade20k",
         "pspnet_50_ade20k.pth",
         "https://drive.google.com/open?id=128SKSAhHda8NE5VDWXgIiUhLPP2sBJpf",
+        "ADE20K",
     ),
     _caffe(
         "pspnet_r101s",
@@ -893,6 +897,7 @@ _ORIGINAL = (
         "ptsemseg_pspnet_101_voc2012",
         "pspnet_101_pascalvoc.pth",
         "https://github.com/meetps/pytorch-semseg/pull/81",
+        "Pascal VOC 2012",
     ),
 )
 

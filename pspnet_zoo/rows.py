@@ -77,6 +77,8 @@ class Checkpoint:
     parameters: int
     license: str
     metrics: tuple[Metric, ...]
+    trained_on: str | None = None
+    """The data set, where no metric tells it."""
     folder: str | None = None
     """Below `pspnet_zoo/weights/bundled`: these weights ship with the package."""
     sha256: str | None = None
@@ -93,3 +95,8 @@ class Checkpoint:
     def name(self) -> str:
         """`architecture.tag`."""
         return f"{self.architecture}.{self.tag}"
+
+    @property
+    def dataset(self) -> str:
+        """The data set whose classes the network knows."""
+        return self.trained_on or self.metrics[0].dataset

@@ -1,7 +1,7 @@
 """Converted checkpoints of other projects, on this machine's disk: fetched, checked and converted once.
 
-    PSPNET_ZOO_CACHE/NAME-FINGERPRINT/     model.safetensors and config.json
-    PSPNET_ZOO_CACHE/downloads/NAME/       the upstream's files on their way in; files put here by hand are taken
+    PSPNET_ZOO_CACHE/NAME-FINGERPRINT/              model.safetensors and config.json
+    PSPNET_ZOO_CACHE/downloads/NAME-FINGERPRINT/    the upstream's files on their way in, or put there by hand
 
 One process at a time works on a checkpoint, behind a file lock that a killed process releases. A folder appears whole, by one
 rename.
@@ -47,13 +47,15 @@ def cached(row: Checkpoint) -> Path:
     root = cache_folder()
     # another policy for the same name must not find the weights of the old one
     folder = root / f"{row.name}-{hashlib.sha256(repr(row).encode()).hexdigest()[:8]}"
+    downloads = root / "downloads" / folder.name
     if _is_whole(folder):
+        shutil.rmtree(downloads, ignore_errors=True)  # of a process that was killed at the very end
         return folder
-    downloads = root / "downloads" / row.name
-    downloads.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / "downloads" / f"{row.name}.lock"):
+    downloads.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(downloads.with_name(downloads.name + ".lock")):
         if _is_whole(folder):  # another process was faster
             return folder
+        downloads.mkdir(exist_ok=True)
         new = root / f".{folder.name}.new"
         for leftover in (folder, new):  # of a damaged disk, or a killed process
             shutil.rmtree(leftover, ignore_errors=True)
@@ -65,7 +67,7 @@ def cached(row: Checkpoint) -> Path:
                 file.unlink()  # so that the next call starts afresh
             raise
         os.replace(new, folder)
-        shutil.rmtree(downloads)
+        shutil.rmtree(downloads, ignore_errors=True)
     _log.info("'%s' is now in '%s'", row.name, folder)
     return folder
 

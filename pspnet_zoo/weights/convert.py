@@ -80,6 +80,11 @@ def convert_files(files: Sequence[Path], row: Checkpoint, source: Source) -> PSP
         mmseg.check_config(meta["config"], row.architecture, row.network)
     model = build(row)
     load_tensors(model, _to_ours(state, family), f"'{files[0]}' does not fit '{row.name}'")
+    for key, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise WeightsError(
+                f"'{files[0]}' is damaged: '{key}' has values that are not finite. Download it again from its source"
+            )
     if row.preprocess is not None:
         model.preprocess = row.preprocess
     model.labels = row.labels
@@ -169,12 +174,15 @@ def _candidates(files: Sequence[Path]) -> str:
     state, _ = _read(files)
     family = _family(state, files[0])
     shapes = {key: tensor.shape for key, tensor in _to_ours(state, family).items()}
+    classes = next(iter(shapes.get("segmentation_head.0.weight", ())), None)
     fits: dict[Any, bool] = {}
     names = []
     for row in CHECKPOINTS:
-        if row.source is None or row.source.family != family:
+        network = row.network
+        if row.source is None or network is None or (row.source.family, network.classes) != (family, classes):
             continue
-        key = (row.architecture, row.network)
+        # what decides the shapes; a network takes a while to build
+        key = (row.architecture, network.classes, network.psp_out_channels, network.psp_bin_channels, network.aux_channels)
         if key not in fits:
             fits[key] = {k: v.shape for k, v in build(row).state_dict().items()} == shapes
         if fits[key]:
