@@ -296,6 +296,8 @@ def is_passing(error: BaseException) -> bool:
     """Whether another attempt may succeed."""
     from huggingface_hub.errors import HfHubHTTPError
 
+    if type(error) is RuntimeError and error.__cause__:
+        return is_passing(error.__cause__)  # the client wraps what fails in an upload
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in _PASSING
     # the client raises a plain OSError for a file of the wrong size
@@ -339,6 +341,8 @@ def _explanation(error: Exception, what: str, endpoint: str) -> str:
 
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, errors.HfHubHTTPError):
         error = error.__cause__  # the Hub did answer
+    if type(error) is RuntimeError and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # what failed in an upload
     log_in = "log in with 'hf auth login' or set HF_TOKEN"
     # the first that fits; a gated repository is "not found" too, and a local entry is an entry
     cases: tuple[tuple[type[Exception], str], ...] = (

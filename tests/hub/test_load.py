@@ -195,7 +195,7 @@ def test_the_token_goes_to_the_hub_only_and_is_in_no_log_error_or_file(hub, file
     [
         (f"{ORG}/nowhere", "nor is it a folder here"),
         (f"{NAME}@v9", "no such revision"),
-        (f"{NAME}@../../main", "no such revision|could not be had"),
+        (f"{NAME}@../../main", "no such revision|failed "),
         ("no-slash", "No 'no-slash/config.json'"),
         ("../up/one", "No '../up/one/config.json'"),
         ("a..b/c--d", "is no repository of the Hub"),
@@ -282,12 +282,12 @@ SURVIVED = {
 }
 
 REFUSED = {
-    "dropped for good": (Fault("GET", WEIGHTS, drop_after=100_000), "could not be had"),
+    "dropped for good": (Fault("GET", WEIGHTS, drop_after=100_000), "failed "),
     "503 for good": (Fault("GET", WEIGHTS, status=503), "answered 503"),
     "429 for good": (Fault("GET", WEIGHTS, status=429), "answered 429"),
     "503 on HEAD for good": (Fault("HEAD", CONFIG_FILE, status=503), "answered 503"),
-    "cut short": (Fault("GET", WEIGHTS, change=lambda b: b[:-100]), "could not be had"),
-    "web page": (Fault("GET", WEIGHTS, change=lambda b: HTML), "could not be had"),
+    "cut short": (Fault("GET", WEIGHTS, change=lambda b: b[:-100]), "failed "),
+    "web page": (Fault("GET", WEIGHTS, change=lambda b: HTML), "failed "),
     "web page of the weights' size": (
         Fault("GET", WEIGHTS, change=lambda b: HTML.ljust(len(b))),
         "is damaged or another file",
