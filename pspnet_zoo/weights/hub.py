@@ -367,9 +367,7 @@ def _explanation(error: Exception, what: str, endpoint: str) -> str:
         status = error.response.status_code
         hint = f"{log_in}, with a token that may do this" if status in (401, 403) else "try again later"
         return f"{what}: {endpoint} answered {status} ({_first_line(error)}). Next: {hint}"
-    return (
-        f"{what} could not be had from {endpoint} ({type(error).__name__}: {_first_line(error)}). Try again, or check the network"
-    )
+    return f"{what}: {endpoint} failed ({type(error).__name__}: {_first_line(error)}). Try again, or check the network"
 
 
 def _first_line(error: Exception) -> str:

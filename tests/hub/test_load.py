@@ -13,7 +13,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from pspnet_zoo import WeightsError, create, from_pretrained, registry
+from pspnet_zoo import Predictor, WeightsError, create, from_pretrained, registry
 from pspnet_zoo.registry import find
 from pspnet_zoo.rows import HubCopy
 from pspnet_zoo.weights import hub as loader
@@ -77,6 +77,10 @@ def test_a_branch_is_asked_for_once_and_followed(hub, net, commit, files):
 def test_downloads_are_counted_by_the_config(hub, commit):
     from_pretrained(NAME)
     assert hub.asked("GET", f"/resolve/{commit}/{CONFIG_FILE}") or hub.asked("GET", f"/resolve/main/{CONFIG_FILE}")
+
+
+def test_a_predictor_takes_a_repository(commit, net):
+    assert Predictor(f"{NAME}@{commit}").model.labels == net.labels
 
 
 def test_options_and_classes_reach_the_network(commit):
