@@ -72,7 +72,7 @@ def fetch(row: Checkpoint) -> Path:
     if row.folder is not None:
         return BUNDLED / row.folder
     if row.hub is not None:
-        _log.info("'%s' is taken from the Hub: %s at %s", row.name, row.hub.repo, row.hub.revision)
+        _log.info("'%s' is on the Hub: %s at %s, %.0f MB", row.name, row.hub.repo, row.hub.revision, row.hub.size / 1e6)
         return download_copy(row.hub)
     _log.info("'%s' is taken from its upstream", row.name)
     return cached(row)

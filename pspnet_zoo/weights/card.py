@@ -94,7 +94,7 @@ def _metadata(model: PSPNet, repo: str, license: str | None, metrics: Sequence[M
             dataset_name=m.dataset,
             dataset_split=m.split,
             dataset_config=f"{m.origin}: {m.protocol}",  # the Hub puts results of one config together, and they must stay apart
-            metric_type=_METRIC_TYPES[m.name],
+            metric_type=_METRIC_TYPES.get(m.name, m.name),
             metric_value=m.value,
             metric_name=f"{m.name} ({m.origin})",
             source_name="the source of the weights" if m.origin == "claimed" and page else None,
@@ -109,7 +109,7 @@ def _metadata(model: PSPNet, repo: str, license: str | None, metrics: Sequence[M
         license_name=_slug(license) if license and license not in _LICENSES else None,
         tags=["semantic-segmentation", "pspnet", "timm", "pytorch"],
         datasets=sorted({_slug(m.dataset) for m in metrics}) or None,
-        metrics=sorted({_METRIC_TYPES[m.name] for m in metrics}) or None,
+        metrics=sorted({_METRIC_TYPES.get(m.name, m.name) for m in metrics}) or None,
         base_model=base if isinstance(base, str) and _REPO.fullmatch(base) else None,
         model_name=repo.partition("/")[2] if results else None,
         eval_results=results or None,

@@ -83,7 +83,7 @@ def stage(
     if example is not None:
         write_atomically(folder / EXAMPLE_FILE, example)
     provenance = model.provenance or {}
-    numbers = dict.fromkeys([*metrics, *(Metric(**m) for m in provenance.get("metrics", ())), *_reported(folder / REPORT_FILE)])
+    numbers = dict.fromkeys([*metrics, *_recorded(provenance), *_reported(folder / REPORT_FILE)])
     card = model_card(
         model,
         repo,
@@ -152,6 +152,14 @@ def push_model(
         save_pretrained(model, source)
         stage(source, folder, repo)
         return push(folder, repo, private=private, token=token, commit_message=commit_message)
+
+
+def _recorded(provenance: dict[str, Any]) -> list[Metric]:
+    """What conversion wrote of the numbers that the upstream claims."""
+    try:
+        return [Metric(**entry) for entry in provenance.get("metrics", ())]
+    except TypeError as error:
+        raise WeightsError(f"The provenance in {CONFIG_FILE} has 'metrics' of another kind ({error}). Remove them") from None
 
 
 def _reported(path: Path) -> list[Metric]:

@@ -188,6 +188,12 @@ def test_a_foreign_report_is_refused(folder, tmp_path):
         stage(folder, tmp_path / "staged", NAME)
 
 
+def test_numbers_of_another_kind_in_the_provenance_are_refused(net, tmp_path):
+    net.provenance = {"metrics": [{"top1": 0.7}]}
+    with pytest.raises(WeightsError, match="'metrics' of another kind"):
+        stage(net.save_pretrained(tmp_path / "source"), tmp_path / "staged", NAME)
+
+
 # the card
 
 
