@@ -9,5 +9,5 @@ from .registry import find as find
 from .registry import list_models as list_models
 from .weights.convert import convert as convert
 from .weights.files import WeightsError as WeightsError
-from .weights.files import from_pretrained as from_pretrained
 from .weights.files import save_pretrained as save_pretrained
+from .weights.hub import from_pretrained as from_pretrained

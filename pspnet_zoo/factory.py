@@ -1,13 +1,19 @@
 """From a name to a network."""
 
+import logging
+from pathlib import Path
 from typing import Any
 
 from .models import PSPNet
 from .registry import BUNDLED, find, is_checkpoint, parse_architecture
+from .rows import Checkpoint
 from .weights.cache import cached
 from .weights.files import from_pretrained
+from .weights.hub import download_copy
 
 DEFAULT_CLASSES = 19  # Cityscapes, the paper's main data set
+
+_log = logging.getLogger(__name__)
 
 
 def create(
@@ -23,8 +29,9 @@ def create(
 
     Args:
         name: An architecture (`pspnet_r101`, `pspnet_lite0`, `pspnet_` + a timm name), or a checkpoint (`pspnet_lite0.camvid`, or
-            the id that its upstream gave it), which loads its weights. Those of other projects are fetched from there on first
-            use, checked, converted and kept in the cache, see `pspnet_zoo.weights.cache`.
+            the id that its upstream gave it), which loads its weights. Those of other projects are fetched on first use, from the
+            Hub where the zoo has published them there, else from their project: checked, converted and kept in the cache, see
+            `pspnet_zoo.weights.cache`.
         pretrained: True loads the architecture's default weights, a tag those. The network is then in evaluation mode, with
             `.labels`, `.preprocess` and `.provenance`; otherwise it is in training mode.
         encoder_weights: Without `pretrained`: weights of the encoder only, see `Encoder`. None touches no network.
@@ -52,5 +59,20 @@ def create(
         raise ValueError(f"'{row.name}' has weights for the encoder too; leave out encoder_weights={encoder_weights!r}")
     if in_channels != 3:
         raise ValueError(f"'{row.name}' was trained on 3 channels; in_channels={in_channels} needs a network without these weights")
-    folder = cached(row) if row.folder is None else BUNDLED / row.folder
-    return from_pretrained(folder, classes=classes, **options)
+    return from_pretrained(fetch(row), classes=classes, **options)
+
+
+def fetch(row: Checkpoint) -> Path:
+    """The folder of a row's weights: the bundled one, else the row's copy on the Hub, else what its upstream has, converted.
+
+    Raises:
+        WeightsError: If they cannot be had.
+        OSError: If the cache cannot be written.
+    """
+    if row.folder is not None:
+        return BUNDLED / row.folder
+    if row.hub is not None:
+        _log.info("'%s' is on the Hub: %s at %s, %.0f MB", row.name, row.hub.repo, row.hub.revision, row.hub.size / 1e6)
+        return download_copy(row.hub)
+    _log.info("'%s' is taken from its upstream", row.name)
+    return cached(row)

@@ -14,7 +14,7 @@ from .data.images import read_image, to_rgb
 from .data.labels import Labels
 from .factory import create
 from .models import PSPNet
-from .weights.files import from_pretrained
+from .weights.hub import from_pretrained
 
 DEFAULT_MODEL = "pspnet_lite0.camvid"
 """Ships with the package."""
@@ -70,7 +70,7 @@ class Predictor:
     """Segments pictures with a trained network.
 
     Args:
-        model: A network with labels, a checkpoint's name, or the folder of a checkpoint.
+        model: A network with labels, a checkpoint's name or folder, or its repository on the Hub, "org/repo".
         device: Where to run, such as "cpu" or "cuda"; None for a GPU if there is one.
 
     Raises:
@@ -123,14 +123,14 @@ def _argmax(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def load(model: PSPNet | str | PathLike[str]) -> PSPNet:
-    """A network as it is, or loaded from a folder, or by its name in the zoo.
+    """A network as it is, or loaded from a folder, from the Hub ("org/repo", "org/repo@revision"), or by its name in the zoo.
 
     Raises:
-        ValueError: If it is neither a folder nor a name.
+        ValueError: If it is neither a path, a repository nor a name.
         WeightsError: If the weights cannot be loaded.
     """
     if isinstance(model, PSPNet):
         return model
-    if Path(model).is_dir():
+    if Path(model).is_dir() or "/" in str(model):
         return from_pretrained(model)
     return create(str(model), pretrained=True)

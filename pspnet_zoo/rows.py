@@ -68,8 +68,22 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HubCopy:
+    """Where a checkpoint is on the Hugging Face Hub, pinned; `pspnet-zoo publish` prints it."""
+
+    repo: str
+    """The repository's name below `pspnet_zoo.weights.hub.namespace()`."""
+    revision: str
+    """The full commit, 40 hexadecimal digits."""
+    sha256: str
+    """Of `model.safetensors`."""
+    size: int
+    """Of `model.safetensors`, in bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Published weights: of this package (`folder`) or of another project (`source`)."""
+    """Published weights: of this package (`folder`), of another project (`source`), or a copy on the Hub (`hub`)."""
 
     architecture: str
     tag: str
@@ -90,6 +104,8 @@ class Checkpoint:
     """With `source`: what that network expects of a picture."""
     labels: Labels | None = None
     """With `source`: what its classes are; None if the upstream's names could not be sourced."""
+    hub: HubCopy | None = None
+    """None while it is not published there."""
 
     @property
     def name(self) -> str:

@@ -10,7 +10,20 @@ import pspnet_zoo
 ROOT = Path(pspnet_zoo.__file__).parent
 
 # each room may import those before it
-ORDER = ["models", "data", "rows", "checkpoints", "registry", "weights", "engine", "factory", "draw", "predict", "cli"]
+ORDER = [
+    "models",
+    "data",
+    "rows",
+    "checkpoints",
+    "registry",
+    "weights",
+    "engine",
+    "factory",
+    "draw",
+    "predict",
+    "cli_publish",
+    "cli",
+]
 
 
 # smp's users save a network by its method, which asks the files above it at the call

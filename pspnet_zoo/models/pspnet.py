@@ -222,6 +222,28 @@ class PSPNet(nn.Module):
 
         return save_pretrained(self, folder)
 
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, token: str | None = None, commit_message: str = "Upload the network"
+    ) -> str:
+        """Publish the network with a model card in one commit.
+
+        Args:
+            repo_id: "org/name" on the Hub; made if it is not there.
+            private: Only for a repository that is made.
+            token: That may write; None takes the one that is logged in.
+            commit_message: First line of the commit.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            WeightsError: If the Hub refuses, or gives back other bytes.
+            ValueError: If `repo_id` is not "org/name".
+        """
+        from ..weights.publish import push_model  # as in save_pretrained
+
+        return push_model(self, repo_id, private=private, token=token, commit_message=commit_message).url
+
     def freeze_encoder(self) -> None:
         """Stop training the encoder; its norms keep their statistics, whatever `train()` is told later."""
         self._set_encoder_frozen(True)

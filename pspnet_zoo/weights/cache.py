@@ -15,6 +15,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -44,9 +45,7 @@ def cached(row: Checkpoint) -> Path:
     """
     if row.source is None:
         raise ValueError(f"'{row.name}' is not a checkpoint of another project")
-    root = cache_folder()
-    # another policy for the same name must not find the weights of the old one
-    folder = root / f"{row.name}-{hashlib.sha256(repr(row).encode()).hexdigest()[:8]}"
+    root, folder = cache_folder(), _folder(row)
     downloads = root / "downloads" / folder.name
     if _is_whole(folder):
         shutil.rmtree(downloads, ignore_errors=True)  # of a process that was killed at the very end
@@ -70,6 +69,17 @@ def cached(row: Checkpoint) -> Path:
         shutil.rmtree(downloads, ignore_errors=True)
     _log.info("'%s' is now in '%s'", row.name, folder)
     return folder
+
+
+def is_cached(row: Checkpoint) -> bool:
+    """Whether `cached` would return without a request."""
+    return _is_whole(_folder(row))
+
+
+def _folder(row: Checkpoint) -> Path:
+    # another policy for the same name must not find the weights of the old one; where its copy is on the Hub changes nothing
+    fingerprint = hashlib.sha256(repr(replace(row, hub=None)).encode()).hexdigest()[:8]
+    return cache_folder() / f"{row.name}-{fingerprint}"
 
 
 def _is_whole(folder: Path) -> bool:

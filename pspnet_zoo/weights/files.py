@@ -71,11 +71,12 @@ def save_pretrained(model: PSPNet, folder: str | PathLike[str], *, dtype: torch.
     return folder
 
 
-def from_pretrained(folder: str | PathLike[str], *, classes: int | None = None, **options: Any) -> PSPNet:
+def from_pretrained(folder: str | PathLike[str], *, strict: bool = True, classes: int | None = None, **options: Any) -> PSPNet:
     """The network that `save_pretrained` wrote, in evaluation mode.
 
     Args:
         folder: Holds `model.safetensors` and `config.json`.
+        strict: False leaves tensors that the file lacks untrained and drops those that the network lacks, and logs which.
         classes: Another number of classes re-makes the classifier, untrained, and keeps everything else.
         options: Arguments of PSPNet that replace those of `config.json` and change no tensor, such as `psp_dropout`;
             `aux_head` may be switched.
@@ -90,7 +91,7 @@ def from_pretrained(folder: str | PathLike[str], *, classes: int | None = None, 
     if unknown := options.keys() - signature(PSPNet).parameters.keys():
         raise TypeError(f"PSPNet has no argument {', '.join(map(repr, sorted(unknown)))}")
     try:
-        with torch.device("meta"):
+        with torch.device("meta" if strict else "cpu"):
             model = PSPNet(encoder_weights=None, **{**own, **options})
         model.preprocess = _preprocess(config["preprocess"])
         model.labels = _labels(config["labels"])
@@ -100,12 +101,17 @@ def from_pretrained(folder: str | PathLike[str], *, classes: int | None = None, 
         raise WeightsError(f"'{folder / CONFIG_FILE}' describes a network that cannot be built: {error}") from error
     model.provenance = config["provenance"]
     tensors = read_safetensors(folder / WEIGHTS_FILE)
-    load_tensors(
-        model,
-        tensors,
-        f"'{folder / WEIGHTS_FILE}' does not fit the network of its {CONFIG_FILE}",
-        aux_head_switched=model.config["aux_head"] != own["aux_head"],
-    )
+    if strict:
+        load_tensors(
+            model,
+            tensors,
+            f"'{folder / WEIGHTS_FILE}' does not fit the network of its {CONFIG_FILE}",
+            aux_head_switched=model.config["aux_head"] != own["aux_head"],
+        )
+    else:
+        left = model.load_state_dict(tensors, strict=False)
+        _log.warning("Untrained, because '%s' lacks them: %s", folder / WEIGHTS_FILE, ", ".join(left.missing_keys) or "none")
+        _log.warning("Dropped, because the network lacks them: %s", ", ".join(left.unexpected_keys) or "none")
     if classes is not None and classes != own["classes"]:
         remade = model.reset_classifier(classes)
         _log.warning("The classifier has %d classes instead of %d and is untrained: %s", classes, own["classes"], ", ".join(remade))
