@@ -1,5 +1,6 @@
 """What the zoo knows about a checkpoint: the fields of a row."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,6 +80,10 @@ class HubCopy:
     """Of `model.safetensors`."""
     size: int
     """Of `model.safetensors`, in bytes."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[0-9a-f]{40}", self.revision) or not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"The copy '{self.repo}' needs a full commit and a full sha256, as 'pspnet-zoo publish' prints them")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -246,7 +246,7 @@ def digest_as(path: Path, like: str) -> str:
 
 def _remove(path: Path) -> None:
     blob = path.resolve()
-    path.unlink()
+    path.unlink(missing_ok=True)
     blob.unlink(missing_ok=True)  # where there are no symbolic links, it was the same file
 
 

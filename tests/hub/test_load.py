@@ -140,6 +140,12 @@ def test_create_takes_the_copy_on_the_hub_and_then_no_request(hub, row, net):
     assert not hub.requests
 
 
+@pytest.mark.parametrize("change", [{"revision": "main"}, {"revision": "abc1234"}, {"sha256": "sha256:" + "0" * 64}])
+def test_a_row_that_does_not_pin_is_refused(row, change):
+    with pytest.raises(ValueError, match="a full commit and a full sha256"):
+        replace(row.hub, **change)
+
+
 def test_a_row_that_pins_other_bytes_is_refused(hub, row, monkeypatch):
     other = replace(row, hub=replace(row.hub, sha256="0" * 64))
     monkeypatch.setattr(registry, "CHECKPOINTS", (other,))
