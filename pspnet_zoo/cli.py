@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from .cli_publish import publish
 from .data.images import SUFFIXES
 from .engine.recipes import CAMVID
+from .factory import create
 from .predict import DEFAULT_MODEL, Prediction, Predictor, load
-from .registry import CHECKPOINTS, list_models
+from .registry import CHECKPOINTS, find, is_checkpoint, list_models
 from .weights.files import WeightsError, save_pretrained, write_atomically
 
 app = typer.Typer(
@@ -24,6 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(publish)
 _out = Console()
 _err = Console(stderr=True)
 
@@ -105,7 +108,6 @@ def train(
     Ctrl-C and SIGTERM stop it with a checkpoint, from which --resume goes on.
     """
     from .engine.train import CHECKPOINT, train
-    from .factory import create
     from .weights.files import from_pretrained
 
     pictures = _open_dataset(dataset, data, "train")
@@ -178,44 +180,72 @@ def list_command(
     architectures: Annotated[
         bool, typer.Option("--architectures", help="Every network that can be built, weights or not.")
     ] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The page of the documents, with sources.")] = False,
 ) -> None:
-    """List the checkpoints of the zoo."""
+    """List the checkpoints of the zoo, with their numbers, and who measured or claims them."""
+    if markdown:
+        from .table import markdown_page
+
+        sys.stdout.write(markdown_page())
+        return
     if architectures:
         _out.print("\n".join(list_models(pattern)), highlight=False)
         return
     table = Table("checkpoint", "parameters", "licence", "numbers")
+    names = set(list_models(pattern, pretrained=True))
     for row in CHECKPOINTS:
-        if row.name in list_models(pattern, pretrained=True):
+        if row.name in names:
             table.add_row(row.name, f"{row.parameters / 1e6:.1f} M", row.license, "\n".join(map(str, row.metrics)))
     _out.print(table)
 
 
 @app.command()
-def info(model: ModelArgument) -> None:
-    """Describe a model: parameters, encoder, labels, and numbers with their protocol and origin."""
-    from .factory import create
+def convert(
+    file: Annotated[Path, typer.Argument(help="A checkpoint as its project publishes it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for model.safetensors and config.json.")],
+    like: Annotated[
+        str | None,
+        typer.Option(help="Which checkpoint it is: a name of the zoo or the project's own. Without it, what it could be."),
+    ] = None,
+) -> None:
+    """Convert a checkpoint of another project; nothing in the file is run."""
+    from .weights.convert import convert
 
-    architecture_only = model in list_models()
-    network = create(model) if architecture_only else load(model)
+    folder = save_pretrained(convert(file, like=like), output)
+    _out.print(f"Wrote {folder}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def info(model: ModelArgument) -> None:
+    """Describe a model: parameters, encoder, labels, and numbers with their protocol and origin. Nothing is downloaded for it."""
+    row = find(model) if is_checkpoint(model) and not Path(model).is_dir() else None
+    if row is not None and row.source is not None:
+        from .weights.convert import build
+
+        network = build(row)
+        network.labels, network.preprocess = row.labels, row.preprocess or network.preprocess
+    else:
+        network = create(model) if row is None and not Path(model).is_dir() and "/" not in model else load(model)
     table = Table(title=model, show_header=False)
-    encoder = network.encoder
     table.add_row("parameters", f"{sum(p.numel() for p in network.parameters()):,}")
+    encoder = network.encoder
     table.add_row(
         "encoder", f"{network.config['encoder_name']}, stride {encoder.output_stride}, channels {encoder.out_channels[1:]}"
     )
-    for key in ("psp_out_channels", "align_corners", "dilation", "aux_head", "in_channels"):
+    for key in ("psp_out_channels", "align_corners", "dilation", "shortcut_pool", "aux_head", "in_channels"):
         table.add_row(key, str(network.config[key]))
     table.add_row("preprocess", str(network.preprocess))
-    if architecture_only:
-        tags = [row.tag for row in CHECKPOINTS if row.architecture == model]
-        table.add_row("weights", ", ".join(tags) or "none yet")
+    table.add_row("labels", ", ".join(network.labels.names) if network.labels else "none")
+    if row is None:
+        tags = [other.tag for other in CHECKPOINTS if other.architecture == model]
+        table.add_row("weights", ", ".join(tags) or "none in the zoo")
     else:
-        table.add_row("labels", ", ".join(network.labels.names) if network.labels else "none")
-        for key, value in (network.provenance or {}).items():
-            table.add_row(key, value if isinstance(value, str) else json.dumps(value, indent=1))
-    for row in CHECKPOINTS:
-        if row.name == model:
-            table.add_row("numbers", "\n".join(map(str, row.metrics)))
+        table.add_row("numbers", "\n".join(map(str, row.metrics)))
+        if row.source is not None:
+            table.add_row("license", row.license)
+            table.add_row("source", "\n".join(row.source.urls) or f"by hand, from {row.source.page}")
+    for key, value in (network.provenance or {}).items():
+        table.add_row(key, value if isinstance(value, str) else json.dumps(value, indent=1))
     _out.print(table)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import timm
 
 from .checkpoints import DEFAULT_TAGS, UPSTREAM
+from .data.labels import CAMVID
 from .models.encoder import FAMILIES
 from .rows import Checkpoint as Checkpoint
 from .rows import Metric as Metric
@@ -19,7 +20,25 @@ PREFIX = "pspnet_"
 
 BUNDLED = Path(__file__).parent / "weights" / "bundled"
 
-CHECKPOINTS: tuple[Checkpoint, ...] = UPSTREAM
+_CAMVID_TEST = ("CamVid", "test", "480x360, 11 classes, whole image, single scale, no flip", "measured")
+
+_LITE0_CAMVID = Checkpoint(
+    architecture="pspnet_lite0",
+    tag="camvid",
+    parameters=4_170_315,
+    license="research, non-commercial (CamVid)",
+    metrics=(
+        # pspnet-zoo evaluate pspnet_lite0.camvid --dataset camvid --data CAMVID --split test
+        Metric("miou", 0.5309, *_CAMVID_TEST),
+        Metric("pixel_accuracy", 0.8528, *_CAMVID_TEST),
+        Metric("loss", 0.4313, *_CAMVID_TEST),
+    ),
+    folder="pspnet_lite0.camvid",
+    sha256="c3654d9aa4ffe20b37214cf4209ed72d8c0bbb9631581817c092a20f88db0fb9",
+    labels=CAMVID,
+)
+
+CHECKPOINTS: tuple[Checkpoint, ...] = (_LITE0_CAMVID, *UPSTREAM)
 """Every published checkpoint. An architecture's default is the one in `DEFAULT_TAGS`, or else its first."""
 
 _SHORT_ENCODERS = {

@@ -16,6 +16,7 @@ ORDER = [
     "rows",
     "checkpoints",
     "registry",
+    "table",
     "weights",
     "engine",
     "factory",

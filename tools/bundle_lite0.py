@@ -24,7 +24,8 @@ PROVENANCE = {
     "commands": [
         "pspnet-zoo train --data CAMVID -o runs/camvid_s16 --encoder-weights lite0_imagenet.safetensors --iterations 1200 "
         "--output-stride 16",
-        "pspnet-zoo train --data CAMVID -o runs/camvid_s8 --init runs/camvid_s16/model --iterations 300 --lr 0.004",
+        "pspnet-zoo train --data CAMVID -o runs/camvid_s8 --init runs/camvid_s16/model --iterations 420 --lr 0.01 "
+        "--class-weight-power 0.25",
         "python tools/bundle_lite0.py runs/camvid_s8/model",
     ],
     "license": "Research and non-commercial use, after the terms of CamVid (personal and research use, CC BY-NC)",

@@ -98,9 +98,7 @@ def train(
     return step
 
 
-def segmentation_loss(
-    model: PSPNet, x: Tensor, masks: Tensor, aux_weight: float, class_weights: Tensor | None = None
-) -> Tensor:
+def segmentation_loss(model: PSPNet, x: Tensor, masks: Tensor, aux_weight: float, class_weights: Tensor | None = None) -> Tensor:
     """Cross entropy over the pixels that count, plus the auxiliary head's share where there is one.
 
     Args:

@@ -12,7 +12,7 @@ from pspnet_zoo import WeightsError
 from pspnet_zoo.data.camvid import CamVid
 from pspnet_zoo.engine.evaluate import evaluate
 from pspnet_zoo.engine.recipes import Recipe
-from pspnet_zoo.engine.train import CHECKPOINT, segmentation_loss, train
+from pspnet_zoo.engine.train import CHECKPOINT, class_shares, segmentation_loss, train
 
 RECIPE = Recipe(iterations=6, batch_size=2, crop=(32, 48), lr=0.01, checkpoint_every=2)
 
@@ -108,6 +108,26 @@ def test_the_loss_is_cross_entropy_and_the_auxiliary_share(net):
     expected = sum(w * torch.nn.functional.cross_entropy(y, masks, ignore_index=255) for w, y in ((1, logits), (0.4, aux)))
     torch.testing.assert_close(segmentation_loss(net, x, masks, 0.4), expected)
     assert segmentation_loss(net, x, torch.full_like(masks, 255), 0.4) == 0
+
+
+def test_class_weights_make_the_loss_a_weighted_mean(net):
+    net.eval()
+    x, masks, weights = torch.randn(2, 3, 32, 32), torch.randint(0, 11, (2, 32, 32)), torch.rand(11) + 0.1
+    masks[1, :, :5] = 255
+    outputs = zip((1, 0.4), net(x, return_aux=True), strict=True)
+    expected = sum(w * torch.nn.functional.cross_entropy(y, masks, weights, ignore_index=255) for w, y in outputs)
+    torch.testing.assert_close(segmentation_loss(net, x, masks, 0.4, weights), expected)
+
+
+def test_class_shares_are_of_the_pixels_that_count(camvid):
+    dataset = CamVid(camvid, "train")
+    masks = torch.stack([dataset[i][1].as_subclass(torch.Tensor) for i in range(len(dataset))])
+    shares = class_shares(dataset)
+    assert shares.sum() == pytest.approx(1) and shares[8] == pytest.approx(((masks == 8).sum() / (masks != 255).sum()).item())
+
+
+def test_a_recipe_with_class_weights_trains(net, camvid, tmp_path):
+    assert train(net, CamVid(camvid, "train"), replace(RECIPE, iterations=1, class_weight_power=0.25), tmp_path) == 1
 
 
 @pytest.mark.parametrize("field", ["iterations", "batch_size", "lr", "checkpoint_every", "crop"])
