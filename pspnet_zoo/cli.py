@@ -46,7 +46,11 @@ def main() -> None:
 
 @app.command()
 def predict(
-    pictures: Annotated[list[Path], typer.Argument(metavar="FILE_OR_FOLDER...", help="Pictures, or folders of pictures.")],
+    pictures: Annotated[
+        list[Path],
+        # what cannot be read is reported by the loop, which goes on with the others
+        typer.Argument(metavar="FILE_OR_FOLDER...", help="Pictures, or folders of pictures.", readable=False),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("predictions"),
     model: Annotated[str, typer.Option(help="A model of the zoo, or the folder of a checkpoint.")] = DEFAULT_MODEL,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Weight of the colours in the overlay.")] = 0.5,
