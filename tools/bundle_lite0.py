@@ -5,7 +5,6 @@
 Prints the sha256 and the number of parameters for the registry's row. See docs/how-to/reproduce-the-bundled-weights.md.
 """
 
-import hashlib
 import sys
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ import torch
 from pspnet_zoo import from_pretrained, save_pretrained
 from pspnet_zoo.registry import BUNDLED
 from pspnet_zoo.weights.files import WEIGHTS_FILE
+from pspnet_zoo.weights.foreign import file_digest
 
 PROVENANCE = {
     "data": "CamVid train (367 frames, 480x360, 11 classes; the SegNet tutorial's split)",
@@ -42,7 +42,7 @@ def main() -> None:
     network.provenance = PROVENANCE
     network.preprocess = replace(network.preprocess, max_pixels=MAX_PIXELS)
     folder = save_pretrained(network, BUNDLED / "pspnet_lite0.camvid", dtype=torch.float16)
-    print("sha256", hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest())
+    print("sha256", file_digest(folder / WEIGHTS_FILE, "sha256"))
     print("parameters", sum(p.numel() for p in network.parameters()))
     print("bytes", (folder / WEIGHTS_FILE).stat().st_size)
 

@@ -24,7 +24,7 @@ from filelock import FileLock
 from ..rows import Checkpoint, Source
 from .convert import convert_files
 from .download import DownloadError, Progress, download
-from .files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, read_safetensors, save_pretrained
+from .files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, is_web_page, read_safetensors, save_pretrained
 from .foreign import matches
 
 _log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def _fetch(row: Checkpoint, source: Source, index: int, downloads: Path) -> Path
         if source.hash is None or matches(path, source.hash):
             return path
         with path.open("rb") as file:
-            what = "a web page" if file.read(64).lstrip()[:1] == b"<" else "another or a damaged file"
+            what = "a web page" if is_web_page(file.read(64)) else "another or a damaged file"
         path.unlink()
         _log.warning("The %s '%s' was %s: its digest is not %s", attempt, path.name, what, source.hash)
     raise WeightsError(

@@ -16,7 +16,7 @@ Progress = Callable[[int, int | None], None]
 """Called with the bytes that are there, and with all there will be, where the server tells."""
 
 _CHUNK = 1 << 18
-_PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses worth another attempt
+PASSING_STATUSES = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses worth another attempt
 _NO_NETWORK = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN}
 
 _log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def _fetch(url: str, part: Path, has_hash: bool, timeout: float, progress: Progr
             if error.code == 416:  # there is nothing after what we have: the file on the server is another one
                 part.unlink()
                 raise _Passing(f"the server's file is no longer {have} bytes or more") from error
-            if error.code in _PASSING:
+            if error.code in PASSING_STATUSES:
                 raise _Passing(f"the server says {error.code} {error.reason}") from error
             raise DownloadError(f"'{url}' could not be fetched: the server says {error.code} {error.reason}") from error
     except (urllib.error.URLError, OSError, http.client.HTTPException) as error:

@@ -219,14 +219,24 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
     write_atomically(path, save({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, metadata))
 
 
+def is_web_page(head: bytes) -> bool:
+    """Whether a file that starts like this is HTML, as servers send in place of a file."""
+    return head.lstrip()[:1] == b"<"
+
+
+def is_lfs_pointer(head: bytes) -> bool:
+    """Whether a file that starts like this only points to the file, in Git LFS."""
+    return head.lstrip().startswith(b"version https://git-lfs")
+
+
 def _what_it_may_be(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(64)
     if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
         return "It looks like a pickle, as torch.save writes; those are not opened, since they can run code"
-    if head.lstrip()[:1] == b"<":
+    if is_web_page(head):
         return "It looks like a web page: the download went wrong"
-    if head.startswith(b"version https://git-lfs"):
+    if is_lfs_pointer(head):
         return "It is a Git LFS pointer: fetch the file itself with 'git lfs pull'"
     return "Copy or download it again"
 

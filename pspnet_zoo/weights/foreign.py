@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .files import WeightsError
+from .files import WeightsError, is_lfs_pointer, is_web_page
 
 _CHUNK = 1 << 20
 
@@ -158,10 +158,10 @@ class _Unpickler(pickle.Unpickler):
 
 def _refuse_other_kinds(path: Path) -> None:
     with path.open("rb") as file:
-        head = file.read(256).lstrip()
-    if head[:1] == b"<":
+        head = file.read(256)
+    if is_web_page(head):
         raise WeightsError(f"'{path}' is a web page, not a checkpoint: the download went wrong. Fetch the file itself")
-    if head.startswith(b"version https://git-lfs"):
+    if is_lfs_pointer(head):
         raise WeightsError(f"'{path}' is a Git LFS pointer. Fetch the file itself with 'git lfs pull'")
     if zipfile.is_zipfile(path):
         try:

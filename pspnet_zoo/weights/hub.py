@@ -22,6 +22,7 @@ from ..models import PSPNet
 from ..rows import HubCopy
 from . import files
 from .cache import cache_folder
+from .download import PASSING_STATUSES
 from .files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, write_atomically
 from .foreign import file_digest
 
@@ -29,7 +30,6 @@ NAMESPACE = "pspnet-zoo"
 
 _REPO = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>.+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses worth another attempt
 _PAUSES = (1.0, 3.0)  # seconds before the second and the third attempt, on top of the client's own
 
 _log = logging.getLogger(__name__)
@@ -299,7 +299,7 @@ def is_passing(error: BaseException) -> bool:
     if type(error) is RuntimeError and error.__cause__:
         return is_passing(error.__cause__)  # the client wraps what fails in an upload
     if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in _PASSING
+        return error.response.status_code in PASSING_STATUSES
     # the client raises a plain OSError for a file of the wrong size
     return _is_transport(error) or (type(error) is OSError and error.errno is None)
 
