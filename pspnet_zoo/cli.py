@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated
 
@@ -294,12 +295,11 @@ def _find_pictures(paths: list[Path]) -> tuple[list[Path], int]:
 
 def _unique_stems(files: list[Path]) -> list[str]:
     """Names for the results; those that would fall together get numbers."""
-    seen: dict[str, int] = {}
-    stems = []
+    stems: dict[str, None] = {}  # in order
     for file in files:
-        seen[file.stem] = count = seen.get(file.stem, 0) + 1
-        stems.append(file.stem if count == 1 else f"{file.stem}_{count}")
-    return stems
+        numbered = (f"{file.stem}_{n}" for n in count(2))
+        stems[next(stem for stem in chain([file.stem], numbered) if stem not in stems)] = None
+    return list(stems)
 
 
 def _save(prediction: Prediction, overlay: Path, mask: Path, alpha: float) -> None:

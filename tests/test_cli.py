@@ -83,6 +83,15 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(run, model, tmp_path):
     ]
 
 
+def test_a_name_that_looks_numbered_does_not_overwrite_a_numbered_one(run, model, tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        picture(tmp_path / folder / "a.jpg")
+    picture(tmp_path / "a_2.jpg")
+    code, _, _ = run("predict", tmp_path / "x", tmp_path / "y", tmp_path / "a_2.jpg", "-o", tmp_path / "out", "--model", model)
+    assert code == 0 and len(list((tmp_path / "out").iterdir())) == 6
+
+
 def test_an_input_is_never_overwritten(run, model, tmp_path):
     first, second = picture(tmp_path / "a.png"), picture(tmp_path / "a_mask.png")
     before = second.read_bytes()
