@@ -222,7 +222,10 @@ def convert(
 
 @app.command()
 def info(model: ModelArgument) -> None:
-    """Describe a model: parameters, encoder, labels, and numbers with their protocol and origin. Nothing is downloaded for it."""
+    """Describe a model: parameters, encoder, labels, and numbers with their protocol and origin.
+
+    No checkpoint of the zoo is downloaded for it.
+    """
     row = find(model) if is_checkpoint(model) and not Path(model).is_dir() else None
     if row is not None and row.source is not None:
         from .weights.convert import build
