@@ -2,23 +2,22 @@
 
 import json
 import sys
-from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from .cli_evaluate import evaluate
 from .cli_publish import publish
+from .cli_train import train
 from .data.images import SUFFIXES
-from .engine.recipes import CAMVID
 from .factory import create
 from .predict import DEFAULT_MODEL, Prediction, Predictor, load
 from .registry import CHECKPOINTS, find, is_checkpoint, list_models
-from .weights.files import WeightsError, save_pretrained, write_atomically
+from .terminal import ModelArgument, complain, out, progress_bar, say
+from .weights.files import WeightsError, save_pretrained
 
 app = typer.Typer(
     name="pspnet-zoo",
@@ -27,13 +26,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(publish)
-_out = Console()
-_err = Console(stderr=True)
-
-ModelArgument = Annotated[str, typer.Argument(metavar="NAME_OR_DIR", help="A model of the zoo, or the folder of a checkpoint.")]
-DatasetOption = Annotated[str, typer.Option(help="Layout of the data: camvid.")]
-DataOption = Annotated[Path, typer.Option(help="Folder of the data set.", show_default=False)]
 
 
 def main() -> None:
@@ -41,7 +33,7 @@ def main() -> None:
     try:
         app()
     except (WeightsError, ValueError, OSError, FloatingPointError) as error:
-        _complain(error)
+        complain(error)
         sys.exit(2)
 
 
@@ -65,7 +57,7 @@ def predict(
     output.mkdir(parents=True, exist_ok=True)
     inputs = {file.resolve() for file in files}
     shares: dict[str, dict[str, float]] = {}
-    with _progress() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("segmenting", total=len(files))
         for file, stem in zip(files, _unique_stems(files), strict=True):
             try:
@@ -76,107 +68,19 @@ def predict(
                 _save(prediction, *targets, alpha)
                 shares[stem] = prediction.shares
             except (ValueError, OSError) as error:
-                _complain(error)
+                complain(error)
                 failures += 1
             bar.advance(task)
     if shares:
-        _out.print(_shares_table(shares))
-        _out.print(f"Wrote {2 * len(shares)} pictures to {output}", highlight=False, soft_wrap=True)
+        out.print(_shares_table(shares))
+        say(f"Wrote {2 * len(shares)} pictures to {output}")
     if failures:
         raise typer.Exit(2)
 
 
-@app.command()
-def train(
-    data: DataOption,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run: checkpoint, and in the end model/.")],
-    dataset: DatasetOption = "camvid",
-    model: Annotated[str, typer.Option(help="Architecture to build.")] = "pspnet_lite0",
-    encoder_weights: Annotated[str | None, typer.Option(help="'imagenet', a timm tag, or a .safetensors file.")] = None,
-    init: Annotated[Path | None, typer.Option(help="Folder of a checkpoint to start from instead of --model.")] = None,
-    output_stride: Annotated[int, typer.Option(help="Of the encoder: 8, 16 or 32 pixels.")] = 8,
-    iterations: Annotated[int, typer.Option(help="Steps of the optimizer.")] = CAMVID.iterations,
-    batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = CAMVID.batch_size,
-    crop: Annotated[str, typer.Option(help="HEIGHTxWIDTH of a training crop, in pixels.")] = "x".join(map(str, CAMVID.crop)),
-    lr: Annotated[float, typer.Option(help="Learning rate of the encoder at the start; ten times that for the rest.")] = CAMVID.lr,
-    class_weight_power: Annotated[
-        float, typer.Option(help="A class counts as its share of the pixels to the power of minus this.")
-    ] = CAMVID.class_weight_power,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = CAMVID.seed,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = CAMVID.checkpoint_every,
-    workers: Annotated[int, typer.Option(help="Processes that read pictures.")] = 1,
-    device: Annotated[str, typer.Option(help="Where to train, such as cpu or cuda.")] = "cpu",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUTPUT exactly where it stopped.")] = False,
-) -> None:
-    """Train a network, with the paper's auxiliary head, on the train split.
-
-    Ctrl-C and SIGTERM stop it with a checkpoint, from which --resume goes on.
-    """
-    from .engine.train import CHECKPOINT, train
-    from .weights.files import from_pretrained
-
-    pictures = _open_dataset(dataset, data, "train")
-    recipe = replace(
-        CAMVID,
-        iterations=iterations,
-        batch_size=batch_size,
-        crop=_parse_crop(crop),
-        lr=lr,
-        class_weight_power=class_weight_power,
-        seed=seed,
-        checkpoint_every=checkpoint_every,
-    )
-    if (output / CHECKPOINT).exists() and not resume:
-        raise ValueError(f"'{output}' already holds a run; continue it with --resume, or choose another folder with -o")
-    if init:
-        network = from_pretrained(init, encoder_output_stride=output_stride)
-    else:
-        options = {"classes": len(pictures.labels), "aux_head": True, "encoder_output_stride": output_stride}
-        network = create(model, encoder_weights=encoder_weights, **options)
-    network.labels = pictures.labels
-    network.to(device)
-    with _progress() as bar:
-        task = bar.add_task("training", total=iterations)
-
-        def show(step: int, loss: float, rate: float) -> None:
-            text = f"loss {loss:.3f}  lr {rate:.5f}"
-            bar.update(task, completed=step, description=text)
-            if step % checkpoint_every == 0 and not _err.is_terminal:  # a log file gets lines instead of a bar
-                _err.print(f"step {step}/{iterations}  {text}", highlight=False)
-
-        steps = train(network, pictures, recipe, output, resume=resume, workers=workers, progress=show)
-    if steps < iterations:
-        _err.print(f"Stopped after step {steps} of {iterations} with a checkpoint; go on with --resume", highlight=False)
-        raise typer.Exit(143)  # as a process that SIGTERM ended
-    folder = save_pretrained(network, output / "model")
-    _out.print(f"Wrote {folder}", highlight=False, soft_wrap=True)
-
-
-@app.command()
-def evaluate(
-    model: ModelArgument,
-    data: DataOption,
-    dataset: DatasetOption = "camvid",
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
-) -> None:
-    """Measure a network on a data set: whole pictures, one scale, no flip."""
-    from .engine.evaluate import PROTOCOL, evaluate
-
-    network, pictures = load(model), _open_dataset(dataset, data, split)
-    with _progress() as bar:
-        task = bar.add_task("evaluating", total=len(pictures))
-        result = evaluate(network, pictures, lambda done: bar.update(task, completed=done))
-    table = Table("class", "IoU", title=f"{model} on {dataset} {split}, {result.images} pictures, {PROTOCOL}")
-    for name, iou in result.iou.items():
-        table.add_row(name, "-" if iou is None else f"{iou:.4f}")
-    table.add_section()
-    for name, value in (("mIoU", result.miou), ("pixel accuracy", result.pixel_accuracy), ("loss", result.loss)):
-        table.add_row(name, f"{value:.4f}")
-    _out.print(table)
-    if json_file:
-        numbers = {"model": model, "dataset": dataset, "split": split, **result.as_json()}
-        write_atomically(json_file, (json.dumps(numbers, indent=2) + "\n").encode())
+app.command()(train)
+app.command()(evaluate)
+app.command()(publish)
 
 
 @app.command("list")
@@ -194,14 +98,14 @@ def list_command(
         sys.stdout.write(markdown_page())
         return
     if architectures:
-        _out.print("\n".join(list_models(pattern)), highlight=False)
+        say("\n".join(list_models(pattern)))
         return
     table = Table("checkpoint", "parameters", "licence", "numbers")
     names = set(list_models(pattern, pretrained=True))
     for row in CHECKPOINTS:
         if row.name in names:
             table.add_row(row.name, f"{row.parameters / 1e6:.1f} M", row.license, "\n".join(map(str, row.metrics)))
-    _out.print(table)
+    out.print(table)
 
 
 @app.command()
@@ -217,7 +121,7 @@ def convert(
     from .weights.convert import convert
 
     folder = save_pretrained(convert(file, like=like), output)
-    _out.print(f"Wrote {folder}", highlight=False, soft_wrap=True)
+    say(f"Wrote {folder}")
 
 
 @app.command()
@@ -254,31 +158,7 @@ def info(model: ModelArgument) -> None:
             table.add_row("source", "\n".join(row.source.urls) or f"by hand, from {row.source.page}")
     for key, value in (network.provenance or {}).items():
         table.add_row(key, value if isinstance(value, str) else json.dumps(value, indent=1))
-    _out.print(table)
-
-
-def _complain(error: Exception) -> None:
-    _err.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=_err)
-
-
-def _open_dataset(name: str, folder: Path, split: str):
-    from .data.camvid import CamVid
-
-    if name != "camvid":
-        raise ValueError(f"dataset is '{name}'; it can be camvid")
-    return CamVid(folder, split)
-
-
-def _parse_crop(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise ValueError(f"--crop is '{text}'; it is HEIGHTxWIDTH in pixels, such as 240x320")
-    return int(height), int(width)
+    out.print(table)
 
 
 def _find_pictures(paths: list[Path]) -> tuple[list[Path], int]:
@@ -291,7 +171,7 @@ def _find_pictures(paths: list[Path]) -> tuple[list[Path], int]:
                 raise ValueError(f"No pictures in '{path}'")
             files += found
         except (ValueError, OSError) as error:
-            _complain(error)
+            complain(error)
             failures += 1
     return files, failures
 

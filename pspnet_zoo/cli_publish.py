@@ -1,4 +1,4 @@
-"""The command `pspnet-zoo publish`: cli.py registers it with `app.command()(publish)`."""
+"""The command `pspnet-zoo publish`: cli.py registers it."""
 
 import io
 import tempfile
@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from .factory import fetch
 from .predict import Predictor
 from .registry import BUNDLED, CHECKPOINTS, find
 from .rows import Checkpoint
+from .terminal import complain, err, say
 from .weights.cache import is_cached
 from .weights.files import WeightsError
 from .weights.hub import namespace
 from .weights.publish import CARD_FILE, push, stage
-
-_out, _err = Console(soft_wrap=True, highlight=False), Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def publish(
@@ -45,12 +43,12 @@ def publish(
         except (WeightsError, OSError) as error:
             if not all_:
                 raise
-            _err.print(f"Error: {error}", style="red", markup=False)
+            complain(error)
             failures += 1
     if not rows:
         raise ValueError("No weights of the zoo are on this machine; load some by pspnet_zoo.create(NAME) first")
     if failures:
-        _err.print(f"{failures} of {len(rows)} were not published; the same command goes on with them", markup=False)
+        say(f"{failures} of {len(rows)} were not published; the same command goes on with them", err)
         raise typer.Exit(2)
 
 
@@ -67,14 +65,14 @@ def _publish_one(model: str, to: str, private: bool, dry_run: bool, photo: Path 
         folder = Path(temporary)
         stage(source, folder, repo, license=row.license if row else None, metrics=row.metrics if row else (), example=picture)
         for path in sorted(folder.iterdir()):
-            _out.print(f"{path.stat().st_size:>12,}  {path.name}", markup=False)
+            say(f"{path.stat().st_size:>12,}  {path.name}")
         if dry_run:
-            _out.print((folder / CARD_FILE).read_text(), markup=False)
-            _out.print(f"Would be published as {repo}; nothing was sent", markup=False)
+            say((folder / CARD_FILE).read_text())
+            say(f"Would be published as {repo}; nothing was sent")
             return
         done = push(folder, repo, private=private, commit_message=f"Publish {repo.partition('/')[2]}")
-    _out.print(f"{'Published' if done.is_new else 'Unchanged'}: {done.url}", markup=False)
-    _out.print(f"Read back and compared. The field of its row in pspnet_zoo/checkpoints.py:\n    {done.row}", markup=False)
+    say(f"{'Published' if done.is_new else 'Unchanged'}: {done.url}")
+    say(f"Read back and compared. The field of its row in pspnet_zoo/checkpoints.py:\n    {done.row}")
 
 
 def _example(source: Path, photo: Path) -> bytes:

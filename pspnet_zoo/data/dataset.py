@@ -1,5 +1,7 @@
 """What every data set gives."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from torchvision import tv_tensors
@@ -13,6 +15,16 @@ class SegmentationDataset(Protocol):
     @property
     def labels(self) -> Labels:
         """What the ids mean."""
+        ...
+
+    @property
+    def images(self) -> Sequence[Path]:
+        """The file of each picture."""
+        ...
+
+    @property
+    def masks(self) -> Sequence[Path]:
+        """The file of each mask."""
         ...
 
     def __len__(self) -> int: ...
