@@ -1,7 +1,7 @@
 """Cityscapes' two numberings of its classes, and its categories.
 
-Source: cityscapesScripts, cityscapesscripts/helpers/labels.py. A trainId is a position in `labels.CITYSCAPES`; a labelId is what the
-ground truth's `*_labelIds.png` and the evaluation server use.
+Source: cityscapesScripts, cityscapesscripts/helpers/labels.py. A trainId is a position in `labels.CITYSCAPES`; a labelId is what
+the ground truth's `*_labelIds.png` and the evaluation server use.
 """
 
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
