@@ -1,85 +1,101 @@
 """The command `pspnet-zoo train`."""
 
+import inspect
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from .data.open import open_dataset
-from .engine.recipes import CAMVID
+from .engine.recipes import RECIPES, Recipe
 from .factory import create
-from .terminal import DataOption, DatasetOption, err, progress_bar, say
+from .terminal import DataOption, err, progress_bar, say
 from .weights.files import save_pretrained
+from .weights.hub import from_pretrained
 
 
+def _with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Declare the keywords of the command: an option for each field of the recipe, None where the recipe's own number stands."""
+    signature = inspect.signature(command)
+    parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    for name, hint in get_type_hints(Recipe, include_extras=True).items():
+        kind, text = get_args(hint)
+        annotation = Annotated[kind | None, typer.Option(help=text, rich_help_panel="Numbers of the recipe")]
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+        command.__annotations__[name] = annotation
+    command.__dict__["__signature__"] = signature.replace(parameters=parameters)
+    return command
+
+
+@_with_recipe_options
 def train(
     data: DataOption,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run: checkpoint, and in the end model/.")],
-    dataset: DatasetOption = "camvid",
-    model: Annotated[str, typer.Option(help="Architecture to build.")] = "pspnet_lite0",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; in the end it holds model/.")],
+    recipe: Annotated[str, typer.Option(help=f"Numbers to start from: {', '.join(RECIPES)}.")] = "finetune",
+    dataset: Annotated[str | None, typer.Option(help="Layout of the data; None for the recipe's.")] = None,
+    model: Annotated[str | None, typer.Option(help="Architecture to build; None for the recipe's.")] = None,
     encoder_weights: Annotated[str | None, typer.Option(help="'imagenet', a timm tag, or a .safetensors file.")] = None,
-    init: Annotated[Path | None, typer.Option(help="Folder of a checkpoint to start from instead of --model.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Checkpoint to start from instead of --model: a name of the zoo, a folder, or org/repo.")
+    ] = None,
     output_stride: Annotated[int, typer.Option(help="Of the encoder: 8, 16 or 32 pixels.")] = 8,
-    iterations: Annotated[int, typer.Option(help="Steps of the optimizer.")] = CAMVID.iterations,
-    batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = CAMVID.batch_size,
-    crop: Annotated[str, typer.Option(help="HEIGHTxWIDTH of a training crop, in pixels.")] = "x".join(map(str, CAMVID.crop)),
-    lr: Annotated[float, typer.Option(help="Learning rate of the encoder at the start; ten times that for the rest.")] = CAMVID.lr,
-    class_weight_power: Annotated[
-        float, typer.Option(help="A class counts as its share of the pixels to the power of minus this.")
-    ] = CAMVID.class_weight_power,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = CAMVID.seed,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = CAMVID.checkpoint_every,
     workers: Annotated[int, typer.Option(help="Processes that read pictures.")] = 1,
-    device: Annotated[str, typer.Option(help="Where to train, such as cpu or cuda.")] = "cpu",
+    cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU though there is a GPU.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Through torch.compile: a slow start, then faster steps.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUTPUT exactly where it stopped.")] = False,
+    **numbers: Any,
 ) -> None:
-    """Train a network, with the paper's auxiliary head, on the train split.
+    """Train a network, with the paper's auxiliary head, on the train split; needs the extra 'train' of the package.
 
-    Ctrl-C and SIGTERM stop it with a checkpoint, from which --resume goes on.
+    Ctrl-C and SIGTERM stop it with a checkpoint, from which --resume goes on. Several GPUs: torchrun --nproc-per-node N -m
+    pspnet_zoo.cli train ... Every number of the recipe can be given as an option.
     """
-    from .engine.train import CHECKPOINT, train
-    from .weights.files import from_pretrained
-
-    pictures = open_dataset(dataset, data, "train")
-    recipe = replace(
-        CAMVID,
-        iterations=iterations,
-        batch_size=batch_size,
-        crop=_parse_crop(crop),
-        lr=lr,
-        class_weight_power=class_weight_power,
-        seed=seed,
-        checkpoint_every=checkpoint_every,
-    )
+    try:
+        from .engine.train import CHECKPOINT, train
+    except ModuleNotFoundError as error:
+        raise ValueError(f"Training needs {error.name}: pip install 'pspnet-zoo[train]'") from None
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe is '{recipe}'; it can be {', '.join(RECIPES)}")
+    named = RECIPES[recipe]
+    resolved = replace(named.recipe, **{name: value for name, value in numbers.items() if value is not None})
+    layout = dataset or named.dataset
+    pictures = open_dataset(layout, data, "train")
+    validation = open_dataset(layout, data, "val") if resolved.evaluate_every else None
     if (output / CHECKPOINT).exists() and not resume:
         raise ValueError(f"'{output}' already holds a run; continue it with --resume, or choose another folder with -o")
+    options: dict[str, Any] = {"classes": len(pictures.labels), "encoder_output_stride": output_stride}
     if init:
-        network = from_pretrained(init, encoder_output_stride=output_stride)
+        start = from_pretrained if Path(init).is_dir() or "/" in init else partial(create, pretrained=True)
+        network = start(init, **options)
     else:
-        options = {"classes": len(pictures.labels), "aux_head": True, "encoder_output_stride": output_stride}
-        network = create(model, encoder_weights=encoder_weights, **options)
+        options |= {"aux_head": True, **named.network}
+        network = create(model or named.model, encoder_weights=encoder_weights, **options)
     network.labels = pictures.labels
-    network.to(device)
     with progress_bar() as bar:
-        task = bar.add_task("training", total=iterations)
+        task = bar.add_task("training", total=resolved.iterations)
 
         def show(step: int, loss: float, rate: float) -> None:
             text = f"loss {loss:.3f}  lr {rate:.5f}"
             bar.update(task, completed=step, description=text)
-            if step % checkpoint_every == 0 and not err.is_terminal:  # a log file gets lines instead of a bar
-                say(f"step {step}/{iterations}  {text}", err)
+            if step % resolved.checkpoint_every == 0 and not err.is_terminal:  # a log file gets lines instead of a bar
+                say(f"step {step}/{resolved.iterations}  {text}", err)
 
-        steps = train(network, pictures, recipe, output, resume=resume, workers=workers, progress=show)
-    if steps < iterations:
-        say(f"Stopped after step {steps} of {iterations} with a checkpoint; go on with --resume", err)
+        steps = train(
+            network,
+            pictures,
+            resolved,
+            output,
+            validation=validation,
+            resume=resume,
+            workers=workers,
+            cpu=cpu,
+            compile=compile,
+            progress=show,
+        )
+    if steps < resolved.iterations:
+        say(f"Stopped after step {steps} of {resolved.iterations} with a checkpoint; go on with --resume", err)
         raise typer.Exit(143)  # as a process that SIGTERM ended
-    folder = save_pretrained(network, output / "model")
-    say(f"Wrote {folder}")
-
-
-def _parse_crop(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise ValueError(f"--crop is '{text}'; it is HEIGHTxWIDTH in pixels, such as 240x320")
-    return int(height), int(width)
+    say(f"Wrote {save_pretrained(network, output / 'model')}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -111,12 +112,20 @@ def test_an_empty_folder_is_said(run, model, tmp_path):
         (["predict", "a.jpg", "--model", "pspnet_nowhere"], "Unknown model 'pspnet_nowhere'"),
         (["info", "pspnet_r5"], "Unknown model 'pspnet_r5'"),
         (["evaluate", "pspnet_lite0.camvid", "--data", "/nowhere"], "No folder '/nowhere/val'"),
-        (["train", "--data", "/nowhere", "-o", "run"], "No folder '/nowhere/train'"),
-        (["train", "--data", "{camvid}", "-o", "run", "--crop", "64"], "--crop is '64'; it is HEIGHTxWIDTH"),
-        (["train", "--data", "{camvid}", "-o", "run", "--iterations", "0"], "iterations is 0; it must be positive"),
-        (["train", "--data", "{camvid}", "-o", "run", "--dataset", "kitti"], "dataset is 'kitti'"),
-        (["train", "--data", "{camvid}", "-o", "run", "--init", "/nowhere"], "No '/nowhere/config.json'"),
-        (["train", "--data", "{camvid}", "-o", "run", "--resume"], "No weights at"),
+        (["train", "--recipe", "camvid", "--data", "/nowhere", "-o", "run"], "No folder '/nowhere/train'"),
+        (
+            ["train", "--recipe", "camvid", "--data", "{camvid}", "-o", "run", "--crop", "0", "64"],
+            "crop is (0, 64); it must be pos",
+        ),
+        (
+            ["train", "--recipe", "camvid", "--data", "{camvid}", "-o", "run", "--iterations", "0"],
+            "iterations is 0; it must be pos",
+        ),
+        (["train", "--recipe", "camvid", "--data", "{camvid}", "-o", "run", "--dataset", "kitti"], "dataset is 'kitti'"),
+        (["train", "--recipe", "camvid", "--data", "{camvid}", "-o", "run", "--init", "/nowhere"], "No '/nowhere/config.json'"),
+        (["train", "--recipe", "camvid", "--data", "{camvid}", "-o", "run", "--init", "pspnet_lite0.voc"], "pspnet_lite0.voc"),
+        (["train", "--recipe", "camvid", "--data", "{camvid}", "-o", "run", "--resume"], "No weights at"),
+        (["train", "--recipe", "mine", "--data", "{camvid}", "-o", "run"], "recipe is 'mine'; it can be paper, semseg"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_two(run, camvid, tmp_path, monkeypatch, arguments, message):
@@ -141,9 +150,12 @@ def test_an_output_that_is_a_file_is_said(run, model, tmp_path):
 
 
 def test_train_then_evaluate_then_predict(run, camvid, tmp_path):
-    options = ["--iterations", 4, "--batch-size", 2, "--crop", "32x48", "--workers", 0, "--model", "pspnet_test_efficientnet"]
+    options = ["--recipe", "camvid", "--iterations", 4, "--batch-size", 2, "--crop", 32, 48, "--workers", 0]
+    options += ["--model", "pspnet_test_efficientnet", "--scale", 0.8, 1.2, "--no-photometric", "--evaluate-every", 2]
     code, out, err = run("train", "--data", camvid, "-o", tmp_path / "run", "--checkpoint-every", 2, *options)
-    assert code == 0 and "Wrote" in out and "step 4/4  loss" in err
+    assert code == 0 and "Wrote" in out and "step 4/4  loss" in err and (tmp_path / "run" / "best" / "config.json").exists()
+    recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert (recipe["crop"], recipe["scale"], recipe["photometric"], recipe["lr"]) == ([32, 48], [0.8, 1.2], False, 0.03)
     code, _, err = run("train", "--data", camvid, "-o", tmp_path / "run", *options)
     assert code == 2 and "already holds a run" in err
     model, report = tmp_path / "run" / "model", tmp_path / "report.json"
@@ -158,17 +170,35 @@ def test_train_then_evaluate_then_predict(run, camvid, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, "0"), (signal.SIGINT, "1")])
-def test_a_signal_to_the_group_stops_training_with_a_checkpoint(camvid, tmp_path, number, workers):
-    command = [sys.executable, "-m", "pspnet_zoo.cli", "train", "--data", camvid, "-o", tmp_path / "run", "--workers", workers]
-    command += ["--model", "pspnet_test_efficientnet", "--batch-size", "2", "--crop", "32x48", "--iterations", "400"]
-    process = subprocess.Popen([*command, "--checkpoint-every", "1"], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "run" / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.killpg(process.pid, number)
-    _, err = process.communicate(timeout=60)
+def test_stopped_then_killed_then_resumed_is_as_if_never_interrupted(camvid, tmp_path, number, workers):
+    def start(folder, *more):
+        command = [sys.executable, "-m", "pspnet_zoo.cli", "train", "--recipe", "camvid", "--data", camvid, "-o", tmp_path / folder]
+        command += ["--model", "pspnet_test_efficientnet", "--batch-size", "2", "--crop", "32", "48", "--iterations", "60"]
+        command += ["--evaluate-every", "0", "--checkpoint-every", "1", "--workers", workers, *more]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    def interrupt(process, signal_number, after):
+        """At the first checkpoint newer than `after`."""
+        path, deadline = tmp_path / "run" / "checkpoint.safetensors", time.monotonic() + 120
+        while (path.stat().st_mtime_ns if path.exists() else 0) <= after and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(random.random() / 4)
+        os.killpg(process.pid, signal_number)
+        _, err = process.communicate(timeout=60)
+        return path.stat().st_mtime_ns, err
+
+    process = start("run")
+    written, err = interrupt(process, number, 0)
     assert process.returncode == 143 and "go on with --resume" in err and "Traceback" not in err
     assert not (tmp_path / "run" / "model").exists()
+    process = start("run", "--resume")
+    interrupt(process, signal.SIGKILL, written)
+    assert process.returncode == -signal.SIGKILL
+    for process in (start("run", "--resume"), start("whole")):
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+    models = [tmp_path / folder / "model" / "model.safetensors" for folder in ("run", "whole")]
+    assert models[0].read_bytes() == models[1].read_bytes()
 
 
 def test_list_and_info_describe_the_zoo(run):

@@ -1,41 +1,151 @@
-"""How a network is trained, as data."""
+"""How networks are trained, as data: the published recipes and ours."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every number of a training run; it is saved with the run's checkpoints."""
+    """Every number of a training run; it is saved with the run, and each field is an option of `pspnet-zoo train`.
 
-    iterations: int
-    """Steps of the optimizer."""
-    batch_size: int
-    """Pictures a step."""
-    crop: tuple[int, int]
-    """Height and width of a training crop, in pixels."""
-    lr: float
-    """Of the encoder at the first step; it falls to 0 as (1 - step / iterations) ** power."""
-    head_factor: float = 10.0
-    """Learning rate of what follows the encoder, as a multiple of `lr`."""
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    power: float = 0.9
-    scale: tuple[float, float] = (0.5, 2.0)
-    """Bounds of the random resizing factor."""
-    aux_weight: float = 0.4
-    """Of the auxiliary head's loss, where the network has one."""
-    class_weight_power: float = 0.0
-    """A class counts as its share of the training pixels to the power of minus this: 0 for all alike, 1 for equal sums."""
-    seed: int = 0
-    checkpoint_every: int = 100
-    """Steps between checkpoints."""
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    iterations: Annotated[int, "Steps of the optimizer."]
+    batch_size: Annotated[int, "Pictures a step, over all processes and accumulated batches."]
+    crop: Annotated[tuple[int, int], "Height and width of a training crop, in pixels."]
+    lr: Annotated[float, "Learning rate of the encoder at the first step."]
+    head_factor: Annotated[float, "Learning rate of what follows the encoder, in multiples of lr."] = 10.0
+    momentum: Annotated[float, "Of SGD."] = 0.9
+    weight_decay: Annotated[float, "Of SGD."] = 1e-4
+    decay_norms: Annotated[bool, "Whether norms and biases decay too."] = True
+    power: Annotated[float, "The learning rate falls as (1 - step / iterations) to this power."] = 0.9
+    min_lr: Annotated[float, "What it falls to."] = 0.0
+    scale: Annotated[tuple[float, float], "Bounds of the random resizing factor."] = (0.5, 2.0)
+    rotate: Annotated[float, "Largest random rotation, in degrees; half of the pictures are rotated."] = 0.0
+    blur: Annotated[float, "Probability of a 5x5 Gaussian blur."] = 0.0
+    cat_max_ratio: Annotated[float, "A crop is drawn again, up to ten times, while one class has more of it than this."] = 1.0
+    photometric: Annotated[bool, "Whether brightness, contrast, saturation and hue vary."] = True
+    aux_weight: Annotated[float, "Of the auxiliary head's loss, where the network has one."] = 0.4
+    class_weight_power: Annotated[
+        float, "A class counts as its share of the training pixels to the power of minus this: 0 for all alike."
+    ] = 0.0
+    ohem_threshold: Annotated[
+        float, "Only pixels whose own class is given a lower probability than this train (OHEM); 0 for all pixels."
+    ] = 0.0
+    ohem_min_kept: Annotated[int, "With OHEM, the pixels of a picture that train at least."] = 100_000
+    ema_decay: Annotated[float, "The result is the running average of the weights with this decay; 0 for the last weights."] = 0.0
+    freeze: Annotated[
+        Literal["nothing", "norms", "encoder"], "What does not learn: 'norms' keep their statistics, an 'encoder' keeps all."
+    ] = "nothing"
+    precision: Annotated[Literal["no", "fp16", "bf16"], "Of the arithmetic: 'no' for float32 throughout, or mixed."] = "no"
+    accumulation: Annotated[int, "Parts in which each process works through its share of a step."] = 1
+    seed: Annotated[int, "Of everything random."] = 0
+    checkpoint_every: Annotated[int, "Steps between checkpoints."] = 100
+    evaluate_every: Annotated[int, "Steps between evaluations on the val split; 0 for none."] = 500
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch_size", "lr", "checkpoint_every", *(["crop"] if min(self.crop) < 1 else [])):
+        for name in ("iterations", "batch_size", "crop", "lr", "scale", "accumulation", "checkpoint_every"):
             value = getattr(self, name)
-            if name == "crop" or value <= 0:
+            if min(value if isinstance(value, tuple) else (value,)) <= 0:
                 raise ValueError(f"{name} is {value}; it must be positive")
+        for name in ("ema_decay", "ohem_threshold", "blur"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        if self.evaluate_every < 0:
+            raise ValueError(f"evaluate_every is {self.evaluate_every}; it is a number of steps, or 0 for none")
 
 
-CAMVID = Recipe(iterations=1400, batch_size=8, crop=(240, 320), lr=0.01)
-"""About 30 epochs of CamVid's 367 training frames."""
+@dataclass(frozen=True)
+class NamedRecipe:
+    """A recipe, and what its source used it on."""
+
+    recipe: Recipe
+    source: str
+    dataset: str
+    model: str
+    processes: int = 1
+    """GPUs of the source; the batch is shared among them."""
+    network: Mapping[str, Any] = field(default_factory=dict)
+    """Options of `create`."""
+    checkpoints: tuple[str, ...] = ()
+    """What it trained, in the zoo: their claims are what to expect."""
+
+
+_MMSEG = Recipe(
+    iterations=40_000,
+    batch_size=8,
+    crop=(512, 1024),
+    lr=0.01,
+    head_factor=1,
+    weight_decay=5e-4,
+    min_lr=1e-4,
+    cat_max_ratio=0.75,
+    checkpoint_every=4000,
+    evaluate_every=4000,
+)
+
+RECIPES = {
+    "paper": NamedRecipe(
+        Recipe(
+            iterations=90_000, batch_size=16, crop=(713, 713), lr=0.01, photometric=False, checkpoint_every=1000, evaluate_every=0
+        ),
+        source="Zhao et al. 2017 (arXiv 1612.01105) section 4.1; the heads' factor is that of the authors' github hszhao/semseg",
+        dataset="cityscapes",
+        model="pspnet_r101s",
+        processes=8,
+        network={"align_corners": True, "dilation": "uniform"},
+        checkpoints=("pspnet_r101s.caffe_cityscapes",),
+    ),
+    "semseg": NamedRecipe(
+        # 200 epochs of 2975 pictures, each without its last, incomplete batch
+        Recipe(
+            iterations=37_000,
+            batch_size=16,
+            crop=(713, 713),
+            lr=0.01,
+            rotate=10,
+            blur=0.5,
+            photometric=False,
+            checkpoint_every=1000,
+            evaluate_every=0,
+        ),
+        source="github hszhao/semseg config/cityscapes/cityscapes_pspnet50.yaml, tool/train.py",
+        dataset="cityscapes",
+        model="pspnet_r50s",
+        processes=8,
+        network={"align_corners": True, "dilation": "uniform"},
+        checkpoints=("pspnet_r50s.semseg_cityscapes", "pspnet_r101s.semseg_cityscapes"),
+    ),
+    "mmseg_40k": NamedRecipe(
+        _MMSEG,
+        source="mmseg 1.2.2 configs/pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py",
+        dataset="cityscapes",
+        model="pspnet_r50c",
+        processes=4,
+        checkpoints=("pspnet_r50c.mmseg_cityscapes_512x1024_40k", "pspnet_r101c.mmseg_cityscapes_512x1024_40k"),
+    ),
+    "mmseg_80k": NamedRecipe(
+        replace(_MMSEG, iterations=80_000, checkpoint_every=8000, evaluate_every=8000),
+        source="mmseg 1.2.2 configs/pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py",
+        dataset="cityscapes",
+        model="pspnet_r50c",
+        processes=4,
+        checkpoints=("pspnet_r50c.mmseg_cityscapes_512x1024_80k", "pspnet_r101c.mmseg_cityscapes_512x1024_80k"),
+    ),
+    "camvid": NamedRecipe(
+        Recipe(iterations=2600, batch_size=8, crop=(240, 320), lr=0.03, head_factor=3, class_weight_power=0.3),
+        source="ours: the bundled weights, see docs/how-to/reproduce-the-bundled-weights.md",
+        dataset="camvid",
+        model="pspnet_lite0",
+        checkpoints=("pspnet_lite0.camvid",),
+    ),
+    "finetune": NamedRecipe(
+        Recipe(iterations=2000, batch_size=8, crop=(512, 512), lr=0.002, evaluate_every=200),
+        source="ours: a start for data of your own; what to expect depends on them",
+        dataset="folder",
+        model="pspnet_lite0",
+    ),
+}

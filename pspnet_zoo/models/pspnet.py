@@ -153,7 +153,7 @@ class PSPNet(nn.Module):
         self.preprocess = Preprocess(self.encoder.mean, self.encoder.std)
         self.labels: Any = None
         self.provenance: dict[str, Any] | None = None
-        self._encoder_is_frozen = False
+        self._encoder_is_frozen = self._norms_are_frozen = False
 
     def forward(self, x: Tensor, return_aux: bool = False) -> Tensor | tuple[Tensor, ...]:
         """Logits (after `activation`, where there is one) of every pixel.
@@ -207,14 +207,21 @@ class PSPNet(nn.Module):
         self.labels = None
         return [f"{name}.{tensor}" for name in heads for tensor in ("weight", "bias")]
 
-    def param_groups(self, lr: float, head_factor: float = 10.0) -> list[dict[str, Any]]:
+    def param_groups(self, lr: float, head_factor: float = 10.0, *, decay_norms: bool = True) -> list[dict[str, Any]]:
         """Parameters for an optimizer: the encoder at `lr`, everything after it, which starts untrained, at `lr * head_factor`.
+
+        With `decay_norms=False`, biases and the norms' weights are in groups of their own, without weight decay.
 
         Source: hszhao/semseg tool/train.py (factor 10).
         """
         encoder = list(self.encoder.parameters())
         heads = [p for name, p in self.named_parameters() if not name.startswith("encoder.")]
-        return [{"params": encoder, "lr": lr}, {"params": heads, "lr": lr * head_factor}]
+        groups: list[dict[str, Any]] = [{"params": encoder, "lr": lr}, {"params": heads, "lr": lr * head_factor}]
+        if decay_norms:
+            return groups
+        matrices = [{**group, "params": [p for p in group["params"] if p.ndim > 1]} for group in groups]
+        vectors = [{**group, "params": [p for p in group["params"] if p.ndim <= 1], "weight_decay": 0.0} for group in groups]
+        return matrices + vectors
 
     def save_pretrained(self, folder: str | PathLike[str]) -> Path:
         """See `pspnet_zoo.save_pretrained`."""
@@ -252,16 +259,33 @@ class PSPNet(nn.Module):
         """Undo `freeze_encoder`."""
         self._set_encoder_frozen(False)
 
+    def freeze_norms(self) -> None:
+        """Keep the statistics of every batch norm, whatever `train()` is told later; weights and biases still learn.
+
+        For batches too small to tell a mean from, and for fine-tuning on few pictures.
+        """
+        self._norms_are_frozen = True
+        self.train(self.training)
+
+    def unfreeze_norms(self) -> None:
+        """Undo `freeze_norms`."""
+        self._norms_are_frozen = False
+        self.train(self.training)
+
     def _set_encoder_frozen(self, frozen: bool) -> None:
         self._encoder_is_frozen = frozen
         self.encoder.requires_grad_(not frozen)
-        self.encoder.train(self.training and not frozen)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> "PSPNet":
-        """As in any Module, but a frozen encoder stays in evaluation mode."""
+        """As in any Module, but a frozen encoder and frozen norms stay in evaluation mode."""
         super().train(mode)
         if self._encoder_is_frozen:
             self.encoder.eval()
+        if self._norms_are_frozen:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         return self
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):

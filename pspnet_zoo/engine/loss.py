@@ -1,0 +1,62 @@
+"""The training loss: cross entropy over the pixels that count, of both heads."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..data.labels import IGNORE
+
+
+def segmentation_loss(
+    logits: Tensor | tuple[Tensor, Tensor],
+    masks: Tensor,
+    *,
+    aux_weight: float = 0.4,
+    class_weights: Tensor | None = None,
+    ohem_threshold: float = 0.0,
+    ohem_min_kept: int = 100_000,
+) -> Tensor:
+    """Mean cross entropy, plus the auxiliary head's share where there is one.
+
+    Args:
+        logits: (N, C, H, W), or the pair with the auxiliary head's, as of `PSPNet.forward(x, return_aux=True)`.
+        masks: (N, H, W) int64 ids, 255 where ignored.
+        aux_weight: Of the auxiliary loss; the paper has 0.4.
+        class_weights: (C,) float; None for all alike. The mean is then a weighted one, as torch's.
+        ohem_threshold: Only pixels with a lower probability of their own class count, 0 to 1; 0 for all.
+        ohem_min_kept: So many pixels a picture, the least probable ones, count whatever the threshold.
+
+    Returns:
+        A scalar in nats; 0 if no pixel counts.
+
+    Source: of the online hard example mining, open-mmlab/mmsegmentation mmseg/structures/sampler/ohem_pixel_sampler.py; the mean is
+    over the kept pixels, as in HRNet's and semseg's forks of it.
+    """
+    if isinstance(logits, tuple):
+        main, auxiliary = (
+            segmentation_loss(part, masks, class_weights=class_weights, ohem_threshold=ohem_threshold, ohem_min_kept=ohem_min_kept)
+            for part in logits
+        )
+        return main + aux_weight * auxiliary
+    if ohem_threshold:
+        masks = _hard_pixels(logits.detach(), masks, ohem_threshold, ohem_min_kept)
+    total = F.cross_entropy(logits, masks, weight=class_weights, ignore_index=IGNORE, reduction="sum")
+    return total / pixel_mass(masks, class_weights).clamp(min=1e-6)  # torch's own mean is NaN where no pixel counts
+
+
+def pixel_mass(masks: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """A float scalar: the pixels that count, each with its class's weight."""
+    counted = masks[masks != IGNORE]
+    return class_weights[counted].sum() if class_weights is not None else torch.tensor(float(counted.numel()), device=masks.device)
+
+
+def _hard_pixels(logits: Tensor, masks: Tensor, threshold: float, min_kept: int) -> Tensor:
+    """The masks, with 255 where the network is sure enough of the truth."""
+    counted = masks != IGNORE
+    truth = masks.where(counted, 0)
+    probability = logits.float().softmax(dim=1).gather(1, truth[:, None])[:, 0]  # (N, H, W)
+    candidates = probability[counted]
+    if candidates.numel():
+        rank = min(min_kept * len(masks), candidates.numel())
+        threshold = max(threshold, candidates.kthvalue(rank).values.item()) if rank else threshold
+    return masks.where(probability <= threshold, IGNORE)
