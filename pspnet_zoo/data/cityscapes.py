@@ -52,7 +52,7 @@ class Cityscapes(PairedFiles):
             raise FileNotFoundError(f"No pictures in '{folder}', named CITY/*{_PICTURE}")
         truth = SPLITS[split]
         if truth is None:
-            return Pairs(images, (), CITYSCAPES, _LABEL_IDS)
+            return Pairs(images, (), CITYSCAPES, {})
         stems = [root / truth / split / p.parent.name / f"{p.name.removesuffix(_PICTURE)}_{truth}" for p in images]
         masks = tuple(p.with_name(f"{p.name}_labelTrainIds.png") for p in stems)
         if all(p.is_file() for p in masks):

@@ -36,15 +36,14 @@ class FolderDataset(PairedFiles):
         if split not in splits:
             raise ValueError(f"split is {split!r}; '{root}' has {', '.join(splits)}")
         labels, ids = read_classes(root)
-        if not (root / "images").is_dir():
-            folder = root / split
-            images = list_pictures(folder / "images")
-        else:
-            folder = root
-            images = tuple(p for i, p in enumerate(list_pictures(root / "images")) if (i % _VAL_EVERY == 0) == (split == "val"))
+        if (root / "images").is_dir():
+            masks, files = root / "masks", list_pictures(root / "images")
+            images = tuple(p for i, p in enumerate(files) if (i % _VAL_EVERY == 0) == (split == "val"))
             if not images:
                 raise FileNotFoundError(f"'{root / 'images'}' has one picture, and it is in val; nothing is left to train on")
-        return Pairs(images, tuple(folder / "masks" / f"{p.stem}.png" for p in images), labels, ids)
+        else:
+            masks, images = root / split / "masks", list_pictures(root / split / "images")
+        return Pairs(images, tuple(masks / f"{p.stem}.png" for p in images), labels, ids)
 
 
 def read_classes(root: Path) -> tuple[Labels, dict[int, int]]:
