@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from .cli_data import app as data_app
 from .cli_evaluate import evaluate
 from .cli_publish import publish
 from .cli_train import train
@@ -81,6 +82,7 @@ def predict(
 app.command()(train)
 app.command()(evaluate)
 app.command()(publish)
+app.add_typer(data_app, name="data")
 
 
 @app.command("list")

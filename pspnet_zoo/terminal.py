@@ -7,11 +7,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .data.open import DATASETS
+
 out = Console()
 err = Console(stderr=True)
 
 ModelArgument = Annotated[str, typer.Argument(metavar="NAME_OR_DIR", help="A model of the zoo, or the folder of a checkpoint.")]
-DatasetOption = Annotated[str, typer.Option(help="Layout of the data: camvid.")]
+DatasetOption = Annotated[str, typer.Option(help=f"Layout of the data: {', '.join(DATASETS)}.")]
 DataOption = Annotated[Path, typer.Option(help="Folder of the data set.", show_default=False)]
 
 
@@ -20,7 +22,7 @@ def say(text: str, console: Console = out) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def complain(error: Exception) -> None:
+def complain(error: Exception | str) -> None:
     """One line on stderr."""
     err.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
 

@@ -43,3 +43,24 @@ def camvid(tmp_path) -> Path:
             Image.fromarray(frame).save(root / split / f"{i:03}.png")
             Image.fromarray(mask).save(root / f"{split}annot" / f"{i:03}.png")
     return root
+
+
+@pytest.fixture
+def cityscapes(tmp_path) -> Path:
+    """Cityscapes' layout with made-up frames of 64x32: blocks of every labelId but 31, train; for test placeholders."""
+    random = np.random.default_rng(0)
+    root = tmp_path / "cityscapes"
+    present = [i for i in range(34) if i != 31]
+    splits = {"train": ("gtFine", 4), "val": ("gtFine", 3), "test": ("gtFine", 2), "train_extra": ("gtCoarse", 2)}
+    for split, (truth, count) in splits.items():
+        for i in range(count):
+            city = f"{split}city{i % 2}"
+            frame, mask = root / "leftImg8bit" / split / city, root / truth / split / city
+            frame.mkdir(parents=True, exist_ok=True)
+            mask.mkdir(parents=True, exist_ok=True)
+            ids = random.permutation(present)[:32].reshape(4, 8).astype(np.uint8)
+            label_ids = np.minimum(ids, 3) if split == "test" else ids
+            pixels = np.stack([ids * 7, 255 - ids * 7, ids * 3], axis=2).repeat(8, 0).repeat(8, 1)
+            Image.fromarray(pixels).save(frame / f"{city}_{i:06}_000019_leftImg8bit.png")
+            Image.fromarray(label_ids.repeat(8, 0).repeat(8, 1)).save(mask / f"{city}_{i:06}_000019_{truth}_labelIds.png")
+    return root

@@ -106,26 +106,26 @@ def test_an_empty_folder_is_said(run, model, tmp_path):
     assert code == 2 and "No pictures in" in err
 
 
+TRAIN = ["train", "--recipe", "camvid", "-o", "run", "--data", "{camvid}"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["predict", "a.jpg", "--model", "pspnet_nowhere"], "Unknown model 'pspnet_nowhere'"),
         (["info", "pspnet_r5"], "Unknown model 'pspnet_r5'"),
         (["evaluate", "pspnet_lite0.camvid", "--data", "/nowhere"], "No folder '/nowhere/val'"),
-        (["train", "--recipe", "camvid", "--data", "/nowhere", "-o", "run"], "No folder '/nowhere/train'"),
-        (
-            ["train", "--recipe", "camvid", "--data", "{camvid}", "-o", "run", "--crop", "0", "64"],
-            "crop is (0, 64); it must be pos",
-        ),
-        (
-            ["train", "--recipe", "camvid", "--data", "{camvid}", "-o", "run", "--iterations", "0"],
-            "iterations is 0; it must be pos",
-        ),
-        (["train", "--recipe", "camvid", "--data", "{camvid}", "-o", "run", "--dataset", "kitti"], "dataset is 'kitti'"),
-        (["train", "--recipe", "camvid", "--data", "{camvid}", "-o", "run", "--init", "/nowhere"], "No '/nowhere/config.json'"),
-        (["train", "--recipe", "camvid", "--data", "{camvid}", "-o", "run", "--init", "pspnet_lite0.voc"], "pspnet_lite0.voc"),
-        (["train", "--recipe", "camvid", "--data", "{camvid}", "-o", "run", "--resume"], "No weights at"),
-        (["train", "--recipe", "mine", "--data", "{camvid}", "-o", "run"], "recipe is 'mine'; it can be paper, semseg"),
+        (["train", "--recipe", "camvid", "-o", "run", "--data", "/nowhere"], "No folder '/nowhere/train'"),
+        ([*TRAIN, "--crop", "0", "64"], "crop is (0, 64); it must be positive"),
+        ([*TRAIN, "--iterations", "0"], "iterations is 0; it must be positive"),
+        ([*TRAIN, "--dataset", "kitti"], "dataset is 'kitti'"),
+        ([*TRAIN, "--init", "/nowhere"], "No '/nowhere/config.json'"),
+        ([*TRAIN, "--init", "pspnet_lite0.voc"], "pspnet_lite0.voc"),
+        ([*TRAIN, "--resume"], "No weights at"),
+        ([*TRAIN, "--recipe", "mine"], "recipe is 'mine'; it can be paper, semseg"),
+        (["data", "check", "/nowhere"], "No folder '/nowhere'"),
+        (["data", "check", "/nowhere", "--dataset", "kitti"], "dataset is 'kitti'; it can be camvid, cityscapes, folder"),
+        (["data", "check", "{camvid}", "--dataset", "camvid", "--split", "all"], "split is 'all'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_two(run, camvid, tmp_path, monkeypatch, arguments, message):
@@ -210,3 +210,32 @@ def test_list_and_info_describe_the_zoo(run):
     assert code == 0 and "65,583,699" in out and "resnet101" in out
     code, out, _ = run("info", "pspnet_lite0.camvid")
     assert code == 0 and "bicyclist" in out and "miou" in out and "measured" in out and "480x360" in out
+
+
+def test_data_check_reports_what_is_there(run, cityscapes):
+    code, out, err = run("data", "check", cityscapes, "--dataset", "cityscapes")
+    assert code == 0 and "Nothing is wrong" in out and "Error" not in err
+    assert "train: 4 pictures, 4 of 64x32" in out and "test: 2 pictures, 2 of 64x32" in out
+    rows = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in out.splitlines() if "│" in line}
+    assert [float(rows["train"][i].rstrip(" %")) for i in (0, 1, 3)] == [0, 0, 0]  # the class that is nowhere
+    assert rows["bicycle"][2].strip() == rows["ignored, of all"][2].strip() == "-"  # the split without truth
+
+
+def test_data_check_names_every_wrong_file_and_ends_with_two(run, camvid):
+    (camvid / "trainannot" / "000.png").unlink()
+    (camvid / "val" / "001.png").write_bytes(b"no picture")
+    code, out, err = run("data", "check", camvid, "--dataset", "camvid")
+    lines = [line for line in err.splitlines() if line.startswith("Error: ")]
+    assert code == 2 and "Nothing is wrong" not in out and "Traceback" not in err
+    assert len(lines) == 2 and "000.png' has no mask" in lines[0] and "001.png' is not a picture" in lines[1]
+    assert run("data", "check", camvid, "--dataset", "camvid", "--split", "test")[0] == 0
+
+
+def test_data_check_prints_names_as_they_are(run, tmp_path):
+    for split in ("a", "[b]"):
+        for folder in ("images", "masks"):
+            (tmp_path / split / folder).mkdir(parents=True)
+            Image.new("L", (8, 6)).save(tmp_path / split / folder / "x.png")
+    (tmp_path / "classes.txt").write_text("[red]road\nsky")
+    code, out, _ = run("data", "check", tmp_path)
+    assert code == 0 and "[b]: 1 pictures, 1 of 8x6" in out and "[red]road" in out and out.count("[b]") == 2

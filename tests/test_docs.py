@@ -27,11 +27,13 @@ def test_python_snippets_run(document, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
 def test_commands_and_their_options_exist(document):
-    command = typer.main.get_command(app)
+    program = typer.main.get_command(app)
     for line in "\n".join(blocks(document, "sh")).replace("\\\n", " ").splitlines():
         for words in re.findall(r"pspnet-zoo ([^&|#]+)", line):
-            name, *arguments = shlex.split(words)
-            known = {option for parameter in command.commands[name].params for option in parameter.opts}
+            command, arguments = program, shlex.split(words)
+            while hasattr(command, "commands"):  # a group, such as `pspnet-zoo data`
+                command = command.commands[arguments.pop(0)]
+            known = {option for parameter in command.params for option in parameter.opts}
             assert {a for a in arguments if re.match("--?[a-z]", a)} <= known, line
 
 

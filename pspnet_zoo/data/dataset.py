@@ -24,7 +24,7 @@ class SegmentationDataset(Protocol):
 
     @property
     def masks(self) -> Sequence[Path]:
-        """The file of each mask."""
+        """The file of each mask; empty for a split without ground truth, whose items cannot be read."""
         ...
 
     def __len__(self) -> int: ...

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pspnet_zoo.data.labels import CAMVID, Labels
+from pspnet_zoo.data.labels import CAMVID, VOC, Labels, distinct_colors
 
 
 def test_camvid_has_eleven_classes_of_distinct_colours():
@@ -13,3 +13,8 @@ def test_camvid_has_eleven_classes_of_distinct_colours():
 def test_names_without_a_true_colour_are_refused(colors):
     with pytest.raises(ValueError, match="colour"):
         Labels(("a", "b"), colors)
+
+
+def test_default_colours_are_vocs_without_black_and_all_differ():
+    assert distinct_colors(20) == VOC.colors[1:]
+    assert len(set(distinct_colors(255))) == 255 and (0, 0, 0) not in distinct_colors(255)

@@ -1,0 +1,86 @@
+"""A whole data set read once: what is in it, and what is wrong with it."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from .images import read_image
+from .labels import IGNORE, Labels
+from .open import find_layout
+from .pairs import Pairs, read_pair
+
+
+@dataclass
+class SplitContents:
+    """What the sound pictures of a split hold."""
+
+    labels: Labels
+    pictures: int
+    """All of them, sound or not."""
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """Number of pictures of each (width, height)."""
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(IGNORE + 1, np.int64))
+    """(256,) int64: the number of pixels of each class id; 255 are the ignored."""
+
+    @property
+    def shares(self) -> dict[str, float] | None:
+        """The fraction of the pixels that count, 0 to 1, of each class; None if no pixel counts."""
+        counts = self.pixels[: len(self.labels)]
+        if not counts.any():
+            return None
+        return dict(zip(self.labels.names, (counts / counts.sum()).tolist(), strict=True))
+
+    @property
+    def ignored(self) -> float:
+        """The fraction of all pixels, 0 to 1."""
+        return float(self.pixels[IGNORE] / max(self.pixels.sum(), 1))
+
+
+def check_dataset(
+    name: str, root: Path, split: str | None = None, progress: Callable[[int, int], None] | None = None
+) -> tuple[dict[str, SplitContents], list[str]]:
+    """Read every picture and mask.
+
+    Args:
+        name: Of the layout.
+        root: The folder of the data set.
+        split: None for every split that is there.
+        progress: Called with the number of pictures read and their total.
+
+    Returns:
+        The contents of each split that has pictures, and a line for each problem; it names the file.
+
+    Raises:
+        ValueError: If the layout is unknown.
+        FileNotFoundError: If there is no split.
+    """
+    layout, problems = find_layout(name), []
+    splits = layout.splits(root) if split is None else (split,)
+    if not splits:
+        raise FileNotFoundError(f"No split of the layout '{name}' in '{root}'")
+    found: dict[str, Pairs] = {}
+    for each in splits:
+        try:
+            found[each] = layout.find(root, each)
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+    contents = {s: SplitContents(p.labels, len(p.images)) for s, p in found.items()}
+    done, total = 0, sum(c.pictures for c in contents.values())
+    for each, pairs in found.items():
+        for index, image_file in enumerate(pairs.images):
+            try:
+                if pairs.masks:
+                    image, mask = read_pair(image_file, pairs.masks[index], pairs.ids)
+                    contents[each].pixels += np.bincount(mask.ravel(), minlength=IGNORE + 1)
+                else:
+                    image = read_image(image_file)
+                contents[each].sizes[image.shape[1], image.shape[0]] += 1
+            except (ValueError, OSError) as error:
+                problems.append(str(error))
+            done += 1
+            if progress:
+                progress(done, total)
+    return contents, list(dict.fromkeys(problems))  # a fault of classes.txt is found for each split

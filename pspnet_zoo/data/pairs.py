@@ -1,0 +1,122 @@
+"""Data sets of files: every picture has a mask, and the ids in the masks are translated to class ids."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from .images import SUFFIXES, ImageError, read_image, read_mask
+from .labels import Labels
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The files of one split, and how to read them."""
+
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    """The mask of each picture, whether the file exists or not; empty for a split without ground truth."""
+    labels: Labels
+    ids: Mapping[int, int]
+    """The class id, 255 if ignored, of each id that a mask may hold."""
+
+
+class PairedFiles(Dataset):
+    """A split of a data set of files; a layout says which.
+
+    Items are (Image (3, H, W) uint8 RGB, Mask (H, W) uint8 class ids, 255 where ignored), as tv_tensors.
+
+    Args:
+        root: The folder of the data set.
+        split: A split of it.
+
+    Raises:
+        ValueError: If the layout has no such split, or two pictures would share a mask.
+        FileNotFoundError: If a folder, or the mask of a picture, is missing, or the split is empty.
+        ImageError: On reading an item, if a file is unreadable, a mask's size is not its picture's, or it holds an unknown id.
+    """
+
+    def __init__(self, root: str | Path, split: str) -> None:
+        pairs = self.find(Path(root), split)
+        for image, mask in zip(pairs.images, pairs.masks, strict=bool(pairs.masks)):
+            _require_mask(image, mask)
+        self.images, self.masks, self.labels, self._ids = pairs.images, pairs.masks, pairs.labels, pairs.ids
+        self._split = split
+
+    @staticmethod
+    @abstractmethod
+    def splits(root: Path) -> tuple[str, ...]:
+        """The splits that a folder holds."""
+
+    @staticmethod
+    @abstractmethod
+    def find(root: Path, split: str) -> Pairs:
+        """The files of a split; that the masks exist is not looked at."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        if not self.masks:
+            raise ValueError(f"The split '{self._split}' has no ground truth, only pictures: read the files in .images")
+        image, mask = read_pair(self.images[index], self.masks[index], self._ids)
+        return tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)), tv_tensors.Mask(torch.from_numpy(mask))
+
+
+def read_pair(image_file: Path, mask_file: Path, ids: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) uint8 RGB, and (H, W) uint8 class ids translated by `ids`.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ImageError: If a file is unreadable, the sizes differ, or the mask holds an id that is not in `ids`.
+    """
+    _require_mask(image_file, mask_file)
+    image, mask = read_image(image_file), read_mask(mask_file)
+    if image.shape[:2] != mask.shape:
+        raise ImageError(
+            f"'{mask_file}' is {mask.shape[1]}x{mask.shape[0]}, its picture is {image.shape[1]}x{image.shape[0]}; "
+            "they must be of one size"
+        )
+    found = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
+    if unknown := [i for i in found if i not in ids]:
+        raise ImageError(f"'{mask_file}' holds the ids {unknown}; the data set has {_ranges(sorted(ids))}")
+    table = np.zeros(256, np.uint8)
+    table[list(ids)] = list(ids.values())
+    return image, table[mask]
+
+
+def list_pictures(folder: Path) -> tuple[Path, ...]:
+    """The pictures in a folder by name, without hidden files.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no picture in it.
+        ValueError: If two differ only in their suffix, so that they would share a mask.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"No folder '{folder}'")
+    # macOS leaves a hidden ._NAME beside each file on foreign disks
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    if not files:
+        raise FileNotFoundError(f"No pictures in '{folder}'")
+    by_stem: dict[str, Path] = {}
+    for file in files:
+        if (other := by_stem.setdefault(file.stem, file)) != file:
+            raise ValueError(f"'{other}' and '{file}' would share the mask {file.stem}.png; rename one")
+    return tuple(files)
+
+
+def _require_mask(image: Path, mask: Path) -> None:
+    if not mask.is_file():
+        raise FileNotFoundError(f"'{image}' has no mask '{mask}'")
+
+
+def _ranges(ids: list[int]) -> str:
+    """Ids as people write them: "0 to 10, 255"."""
+    starts = [i for i in ids if i - 1 not in ids]
+    ends = [i for i in ids if i + 1 not in ids]
+    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in zip(starts, ends, strict=True))

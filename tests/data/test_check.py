@@ -1,0 +1,71 @@
+"""A data set is read whole: counts against counts by hand, and every problem named."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pspnet_zoo.data.check import check_dataset
+from pspnet_zoo.data.cityscapes import Cityscapes
+
+
+def test_counts_and_shares_are_those_of_the_masks(camvid):
+    contents, problems = check_dataset("camvid", camvid)
+    assert not problems and {s: c.pictures for s, c in contents.items()} == {"train": 5, "val": 3, "test": 2}
+    for split, each in contents.items():
+        masks = []
+        for path in (camvid / f"{split}annot").iterdir():
+            with Image.open(path) as image:
+                masks.append(np.array(image))
+        ids = np.stack(masks)
+        assert each.sizes == {(64, 48): each.pictures}
+        assert each.ignored == (ids == 11).mean() and each.shares is not None
+        for index, name in enumerate(each.labels.names):
+            assert each.shares[name] == pytest.approx((ids == index).sum() / (ids != 11).sum())
+
+
+def test_a_split_without_truth_has_sizes_and_no_shares(cityscapes):
+    contents, problems = check_dataset("cityscapes", cityscapes)
+    assert not problems and list(contents) == ["train", "val", "test", "train_extra"]
+    assert contents["test"].shares is None and contents["test"].sizes == {(64, 32): 2}
+    assert contents["val"].shares is not None and contents["val"].shares["train"] == 0
+
+
+def test_every_problem_is_a_line_that_names_the_file(cityscapes):
+    train = Cityscapes(cityscapes, "train")
+    Image.new("L", (8, 8)).save(train.masks[0])
+    Image.new("L", (64, 32), 77).save(train.masks[1])
+    train.masks[2].unlink()
+    train.images[3].write_bytes(b"no picture")
+    for file in Cityscapes(cityscapes, "test").images:
+        file.unlink()
+    seen = []
+    contents, problems = check_dataset("cityscapes", cityscapes, progress=lambda done, total: seen.append((done, total)))
+    for file, words in (
+        (train.masks[0], "is 8x8, its picture is 64x32"),
+        (train.masks[1], "holds the ids [77]"),
+        (train.masks[2], "has no mask"),
+        (train.images[3], "is not a picture"),
+        (cityscapes / "leftImg8bit" / "test", "No pictures in"),
+    ):
+        assert len([p for p in problems if str(file) in p and words in p and "\n" not in p]) == 1
+    assert len(problems) == 5 and "test" not in contents
+    assert contents["train"].pictures == 4 and not contents["train"].sizes and contents["val"].sizes == {(64, 32): 3}
+    assert seen == [(i, 9) for i in range(1, 10)]
+
+
+def test_only_the_split_that_is_asked_for_is_read(camvid):
+    (camvid / "trainannot" / "000.png").unlink()
+    contents, problems = check_dataset("camvid", camvid, "val")
+    assert list(contents) == ["val"] and not problems
+
+
+def test_a_fault_of_the_whole_data_set_is_said_once(tmp_path):
+    (tmp_path / "images").mkdir()
+    contents, problems = check_dataset("folder", tmp_path)
+    assert not contents and len(problems) == 1 and "classes.txt" in problems[0]
+
+
+@pytest.mark.parametrize("layout", ["camvid", "cityscapes", "folder"])
+def test_a_folder_without_a_split_is_refused(tmp_path, layout):
+    with pytest.raises(FileNotFoundError, match=f"No split of the layout '{layout}' in"):
+        check_dataset(layout, tmp_path)
