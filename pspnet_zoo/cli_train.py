@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
+import torch
 import typer
 
 from .data.open import open_dataset
@@ -66,6 +67,7 @@ def train(
     validation = open_dataset(layout, data, "val") if resolved.evaluate_every else None
     if (output / CHECKPOINT).exists() and not resume:
         raise ValueError(f"'{output}' already holds a run; continue it with --resume, or choose another folder with -o")
+    torch.manual_seed(resolved.seed)  # the first weights of what is not pretrained
     options: dict[str, Any] = {"classes": len(pictures.labels), "encoder_output_stride": output_stride}
     if init:
         start = from_pretrained if Path(init).is_dir() or "/" in init else partial(create, pretrained=True)

@@ -120,7 +120,7 @@ TRAIN = ["train", "--recipe", "camvid", "-o", "run", "--data", "{camvid}"]
         ([*TRAIN, "--iterations", "0"], "iterations is 0; it must be positive"),
         ([*TRAIN, "--dataset", "kitti"], "dataset is 'kitti'"),
         ([*TRAIN, "--init", "/nowhere"], "No '/nowhere/config.json'"),
-        ([*TRAIN, "--init", "pspnet_lite0.voc"], "pspnet_lite0.voc"),
+        ([*TRAIN, "--init", "pspnet_lite0.voc"], "'pspnet_lite0' has no weights 'voc'"),
         ([*TRAIN, "--resume"], "No weights at"),
         ([*TRAIN, "--recipe", "mine"], "recipe is 'mine'; it can be paper, semseg"),
         (["data", "check", "/nowhere"], "No folder '/nowhere'"),

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import typer
+from PIL import Image
+from typer.testing import CliRunner
 
 from pspnet_zoo.cli import app
 
@@ -18,11 +20,31 @@ def blocks(document: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning")  # both of Lightning
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "python")], ids=lambda d: d.name)
 def test_python_snippets_run(document, tmp_path, monkeypatch):
     shutil.copytree(ROOT / "docs" / "assets", tmp_path / "docs" / "assets")
     monkeypatch.chdir(tmp_path)
     exec(compile("\n".join(blocks(document, "python")), document.name, "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_the_commands_of_fine_tuning_work_in_this_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "val"):
+        for folder, color in (("images", (90, 90, 90)), ("masks", 1)):
+            (tmp_path / "my_data" / split / folder).mkdir(parents=True)
+            for i in range(2):
+                Image.new("L" if folder == "masks" else "RGB", (64, 48), color).save(f"my_data/{split}/{folder}/{i}.png")
+    (tmp_path / "my_data" / "classes.txt").write_text("road\nsky\n")
+    shutil.copy(ROOT / "docs" / "assets" / "lund_20.jpg", "photo.jpg")
+    commands = re.findall("^pspnet-zoo (.+)$", blocks(ROOT / "docs" / "how-to" / "fine-tune.md", "sh")[0], re.MULTILINE)
+    assert [c.split()[0] for c in commands] == ["data", "train", "evaluate", "predict"]
+    for command in commands:
+        shorter = ["--iterations", "2", "--batch-size", "2", "--crop", "48", "64"] if command.startswith("train") else []
+        result = CliRunner().invoke(app, [*shlex.split(command), *shorter])
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "predictions" / "photo_mask.png").exists()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
