@@ -65,9 +65,9 @@ def test_the_package_imports_no_extra_and_little_beyond_torch_and_timm():
     script = """
 import sys, time
 import torch, timm
-before, start = set(sys.modules), time.perf_counter()
+before, start = set(sys.modules), time.process_time()  # whatever else the machine does
 import pspnet_zoo
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 extras = {"accelerate", "onnx", "onnxruntime", "tensorboard", "torchmetrics", "segmentation_models_pytorch", "typer"}
 assert not extras & (set(sys.modules) - before), extras & set(sys.modules)
 print(seconds)
