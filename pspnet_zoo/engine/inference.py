@@ -107,8 +107,8 @@ _SEMSEG = Protocol(
 )
 
 PROTOCOLS = {
-    "whole": Protocol(source=f"{_MMSEG}.py, for pictures of 2048x1024"),
-    "whole_ms": Protocol(source=f"{_MMSEG}.py with its img_ratios and flip, for pictures of 2048x1024", scales=_SCALES, flip=True),
+    "whole": Protocol(source=f"pictures at their size, as {_MMSEG}.py has them at 2048x1024"),
+    "whole_ms": Protocol(source="as 'whole', with that file's img_ratios and flip", scales=_SCALES, flip=True),
     "mmseg_slide": _MMSEG_SLIDE,
     "mmseg_slide_ms": replace(_MMSEG_SLIDE, scales=_SCALES, flip=True),
     "semseg": _SEMSEG,
