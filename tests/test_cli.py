@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pspnet_zoo import cli
+from pspnet_zoo import PSPNet, cli
 
 
 @pytest.fixture
@@ -115,6 +115,8 @@ TRAIN = ["train", "--recipe", "camvid", "-o", "run", "--data", "{camvid}"]
         (["predict", "a.jpg", "--model", "pspnet_nowhere"], "Unknown model 'pspnet_nowhere'"),
         (["info", "pspnet_r5"], "Unknown model 'pspnet_r5'"),
         (["evaluate", "pspnet_lite0.camvid", "--data", "/nowhere"], "No folder '/nowhere/val'"),
+        (["evaluate", "pspnet_lite0.camvid", "--data", "{camvid}", "--protocol", "slide"], "protocol is 'slide'; it can be whole"),
+        (["evaluate", "pspnet_nowhere", "--data", "{camvid}"], "Unknown model 'pspnet_nowhere'"),
         (["train", "--recipe", "camvid", "-o", "run", "--data", "/nowhere"], "No folder '/nowhere/train'"),
         ([*TRAIN, "--crop", "0", "64"], "crop is (0, 64); it must be positive"),
         ([*TRAIN, "--iterations", "0"], "iterations is 0; it must be positive"),
@@ -167,6 +169,27 @@ def test_train_then_evaluate_then_predict(run, camvid, tmp_path):
     assert code == 0
     with Image.open(tmp_path / "out" / "000_mask.png") as mask:
         assert np.array(mask).max() < 11
+
+
+def test_evaluate_writes_a_report_a_page_and_the_predictions(run, model, camvid, tmp_path):
+    outputs = ["--json", tmp_path / "r.json", "--html", tmp_path / "r.html", "--save-predictions", tmp_path / "predictions"]
+    code, out, _ = run("evaluate", model, "--data", camvid, "--protocol", "whole_ms", *outputs)
+    assert code == 0 and "scales 0.5, 0.75, 1, 1.25, 1.5, 1.75, flip" in out and "Wrote 3 predictions" in out
+    assert json.loads((tmp_path / "r.json").read_text())["protocol_settings"]["flip"] is True
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+    assert sorted(p.name for p in (tmp_path / "predictions").iterdir()) == ["000_mask.png", "001_mask.png", "002_mask.png"]
+
+
+def test_a_split_without_ground_truth_can_only_be_predicted(run, cityscapes, tmp_path):
+    network = PSPNet("test_efficientnet", None, classes=19, psp_out_channels=16)
+    options = [network.save_pretrained(tmp_path / "model"), "--dataset", "cityscapes", "--data", cityscapes, "--split", "test"]
+    code, out, _ = run("evaluate", *options, "--save-predictions", tmp_path / "predictions")
+    assert code == 0 and "Wrote 2 predictions" in out and "mIoU" not in out
+    names = ["testcity0_000000_000019_pred_labelIds.png", "testcity1_000001_000019_pred_labelIds.png"]
+    assert sorted(p.name for p in (tmp_path / "predictions").iterdir()) == names
+    for arguments in ([], ["--json", "r.json", "--save-predictions", "p"]):
+        code, _, err = run("evaluate", *options, *arguments)
+        assert code == 2 and "cityscapes test has no ground truth to compare with; only --save-predictions" in err
 
 
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, "0"), (signal.SIGINT, "1")])

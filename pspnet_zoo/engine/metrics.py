@@ -4,6 +4,8 @@ Averages of per-image scores are not used: they weigh a class by the number of p
 Source: Everingham et al. 2015, "The Pascal Visual Object Classes Challenge: A Retrospective", section 3.1.3 (IoU).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -43,6 +45,18 @@ class ConfusionMatrix:
                 raise ValueError(f"The {what} holds ids from {int(ids.min())} to {int(ids.max())}; there are {classes} classes")
         self.counts += torch.bincount(truth * classes + prediction, minlength=classes**2).view(classes, classes).cpu()
 
+    def merged(self, groups: Sequence[Sequence[int]]) -> "ConfusionMatrix":
+        """The matrix of groups of classes, in which a class taken for another of its group is right.
+
+        Every class must be in one group. Source: cityscapesscripts evalPixelLevelSemanticLabeling.py, getIouScoreForCategory.
+        """
+        member = torch.zeros(len(groups), len(self.counts), dtype=torch.int64)
+        for row, group in zip(member, groups, strict=True):
+            row[list(group)] = 1
+        matrix = ConfusionMatrix(len(groups))
+        matrix.counts = member @ self.counts @ member.T
+        return matrix
+
     @property
     def iou(self) -> Tensor:
         """(classes,) float64 intersection over union, 0..1; NaN for a class that neither is nor was predicted."""
@@ -57,4 +71,9 @@ class ConfusionMatrix:
     @property
     def pixel_accuracy(self) -> float:
         """Fraction of the counted pixels that are right; NaN if none was counted."""
-        return (self.counts.diagonal().sum() / self.counts.sum()).item()
+        return (self.counts.diagonal().sum().double() / self.counts.sum()).item()
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Mean over the true classes of the fraction of their pixels that is right; NaN if none was counted."""
+        return (self.counts.diagonal().double() / self.counts.sum(1)).nanmean().item()

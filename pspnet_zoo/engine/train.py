@@ -29,7 +29,8 @@ from ..data.labels import IGNORE
 from ..data.transforms import training_transform
 from ..models import PSPNet
 from ..weights.files import WeightsError, read_state, save_pretrained, write_atomically, write_state
-from .evaluate import Evaluation, evaluate
+from .evaluate import Evaluation, class_scores, evaluate
+from .inference import PROTOCOLS
 from .loss import pixel_mass, segmentation_loss
 from .recipes import Recipe
 
@@ -142,7 +143,6 @@ def train(
                 if accelerator.is_main_process and scores.miou > run.best:
                     run.best = scores.miou
                     save_pretrained(run.result, folder / BEST)
-                model.train()
             if run.step % recipe.checkpoint_every == 0 or stop or ends:
                 run.share_statistics()
                 if accelerator.is_main_process:
@@ -274,11 +274,9 @@ class _Log:
 
 @torch.inference_mode()
 def _example(model: PSPNet, dataset: SegmentationDataset, index: int) -> np.ndarray:
-    """(H, 2 W, 3) uint8: the picture under the truth, and under what the network, in evaluation mode, sees."""
+    """(H, 2 W, 3) uint8: the picture under the truth, and under what the network sees."""
     image, truth = dataset[index]
-    device = next(model.parameters()).device
-    x = model.preprocess(image[None].to(device)).contiguous(memory_format=torch.channels_last)
-    seen = model(x)[0].argmax(dim=0).to(torch.uint8).cpu()
+    seen = class_scores(model, image, PROTOCOLS["whole"]).argmax(dim=0).to("cpu", torch.uint8)
     pixels = image.permute(1, 2, 0).numpy()
     return np.concatenate([draw.overlay(pixels, mask.numpy(), dataset.labels, 0.5) for mask in (truth, seen)], axis=1)
 

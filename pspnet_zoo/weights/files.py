@@ -3,6 +3,7 @@
 Loading needs no registry row, no backbone download and no pickle, and is strict.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -26,6 +27,8 @@ from ..models.heads import initialize
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 MODEL_CLASS = "pspnet_zoo.PSPNet"  # a dotted name, so that smp.from_pretrained does not take the folder for its own PSPNet
+
+_WEIGHTS_METADATA = {"format": "pt"}
 
 _log = logging.getLogger(__name__)
 
@@ -184,7 +187,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors atomically; equal tensors give equal bytes."""
-    _write(path, tensors, {"format": "pt"})
+    _write(path, tensors, _WEIGHTS_METADATA)
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -214,9 +217,18 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise WeightsError(f"'{path}' is not a whole safetensors file ({error}). {_what_it_may_be(path)}") from None
 
 
+def weights_digest(model: PSPNet) -> str:
+    """sha256 of the `model.safetensors` that `save_pretrained` writes of the network as it is."""
+    return hashlib.sha256(_serialize(model.state_dict(), _WEIGHTS_METADATA)).hexdigest()
+
+
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    # one entry only: safetensors writes several in random order
-    write_atomically(path, save({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, metadata))
+    write_atomically(path, _serialize(tensors, metadata))
+
+
+def _serialize(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
+    # one entry of metadata only: safetensors writes several in random order
+    return save({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, metadata)
 
 
 def is_web_page(head: bytes) -> bool:

@@ -168,7 +168,8 @@ def _reported(path: Path) -> list[Metric]:
         return []
     try:
         report: dict[str, Any] = json.loads(path.read_bytes())
-        where = (report["dataset"], report["split"], report["protocol"], "measured")
+        multi_scale = len(report["protocol_settings"]["scales"]) > 1
+        where = (report["dataset"], report["split"], report["protocol"], "measured", multi_scale)
         return [Metric(name, report[name], *where) for name in ("miou", "pixel_accuracy")]
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"'{path.name}' is not of pspnet-zoo evaluate --json ({error!r}). Make it anew or remove it") from None

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 from pspnet_zoo.engine.metrics import ConfusionMatrix
 
@@ -53,3 +54,27 @@ def test_nothing_counted_gives_nan():
     matrix = ConfusionMatrix(2)
     matrix.update(torch.tensor([0]), torch.tensor([255]))
     assert math.isnan(matrix.pixel_accuracy) and math.isnan(matrix.miou)
+
+
+def test_it_is_torchmetrics_matrix():
+    prediction, truth = torch.randint(0, 5, (2, 3, 40, 50))
+    truth[torch.rand(truth.shape) < 0.2] = 255
+    truth[truth == 3] = 1  # absent
+    theirs = MulticlassConfusionMatrix(5, ignore_index=255)
+    ours = ConfusionMatrix(5)
+    for p, t in zip(prediction, truth, strict=True):
+        ours.update(p, t)
+        theirs.update(p, t)
+    assert torch.equal(ours.counts, theirs.compute())
+
+
+def test_mean_accuracy_is_the_mean_of_what_was_found_of_each_class_that_occurs():
+    matrix = ConfusionMatrix(3)
+    matrix.update(torch.tensor([0, 0, 0, 1, 2]), torch.tensor([0, 0, 0, 0, 1]))
+    assert matrix.mean_accuracy == (3 / 4 + 0) / 2
+
+
+def test_in_groups_a_class_taken_for_its_neighbour_is_right():
+    matrix = ConfusionMatrix(3)
+    matrix.update(torch.tensor([1, 0, 2, 0]), torch.tensor([0, 1, 2, 2]))
+    assert matrix.merged([(0, 1), (2,)]).counts.tolist() == [[2, 0], [1, 1]]

@@ -28,7 +28,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning"
 
 NAME = f"{ORG}/tiny"
 CLAIMED = Metric("miou", 0.7785, "Cityscapes", "val", "whole picture, 2048x1024; no flip", "claimed")
-REPORT = {"dataset": "camvid", "split": "test", "protocol": "whole image", "miou": 0.61, "pixel_accuracy": 0.9}
+REPORT = {
+    "dataset": "camvid",
+    "split": "test",
+    "protocol": "whole image",
+    "protocol_settings": {"scales": [1.0]},
+    "miou": 0.61,
+    "pixel_accuracy": 0.9,
+}
 
 
 @pytest.fixture
