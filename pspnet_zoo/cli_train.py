@@ -1,8 +1,9 @@
 """The command `pspnet-zoo train`."""
 
 import inspect
+import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
@@ -76,7 +77,16 @@ def train(
         options |= {"aux_head": True, **named.network}
         network = create(model or named.model, encoder_weights=encoder_weights, **options)
     network.labels = pictures.labels
-    with progress_bar() as bar:
+    network.provenance = {
+        "data": f"{layout}, split train, {len(pictures)} pictures",
+        "start": init or (f"encoder weights {encoder_weights}" if encoder_weights else "untrained"),
+        "start_provenance": network.provenance,
+        "recipe": asdict(resolved),
+    }
+    is_main = int(os.environ.get("RANK", 0)) == 0  # torchrun's number of this process
+    bar = progress_bar()
+    bar.disable = not is_main
+    with bar:
         task = bar.add_task("training", total=resolved.iterations)
 
         def show(step: int, loss: float, rate: float) -> None:
@@ -98,6 +108,8 @@ def train(
             progress=show,
         )
     if steps < resolved.iterations:
-        say(f"Stopped after step {steps} of {resolved.iterations} with a checkpoint; go on with --resume", err)
+        if is_main:
+            say(f"Stopped after step {steps} of {resolved.iterations} with a checkpoint; go on with --resume", err)
         raise typer.Exit(143)  # as a process that SIGTERM ended
-    say(f"Wrote {save_pretrained(network, output / 'model')}")
+    if is_main:
+        say(f"Wrote {save_pretrained(network, output / 'model')}")

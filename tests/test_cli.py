@@ -157,6 +157,8 @@ def test_train_then_evaluate_then_predict(run, camvid, tmp_path):
     code, out, err = run("train", "--data", camvid, "-o", tmp_path / "run", "--checkpoint-every", 2, *options)
     assert code == 0 and "Wrote" in out and "step 4/4  loss" in err and (tmp_path / "run" / "best" / "config.json").exists()
     recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    provenance = json.loads((tmp_path / "run" / "model" / "config.json").read_text())["provenance"]
+    assert provenance["start"] == "untrained" and provenance["recipe"] == recipe
     assert (recipe["crop"], recipe["scale"], recipe["photometric"], recipe["lr"]) == ([32, 48], [0.8, 1.2], False, 0.03)
     code, _, err = run("train", "--data", camvid, "-o", tmp_path / "run", *options)
     assert code == 2 and "already holds a run" in err
