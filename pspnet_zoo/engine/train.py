@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
@@ -101,7 +101,7 @@ def train(
     class_weights = None
     if recipe.class_weight_power:
         class_weights = (class_shares(dataset).clamp(min=1e-6) ** -recipe.class_weight_power).to(accelerator.device)
-    loss_of = torch.compile(_loss) if compile else _loss
+    forward = torch.compile(run.network) if compile else run.network
     stream = _Stream(dataset, recipe, [m * 255 / model.preprocess.range for m in model.preprocess.mean])
     order = _batches(recipe, run.step, accelerator.process_index, accelerator.num_processes)
     batches = iter(DataLoader(stream, batch_sampler=order, num_workers=workers, worker_init_fn=_ignore_stop_signals))
@@ -120,7 +120,14 @@ def train(
                 is_last = part + 1 == recipe.accumulation
                 with nullcontext() if is_last else accelerator.no_sync(run.network):
                     x = model.preprocess(images).contiguous(memory_format=torch.channels_last)
-                    part_loss = loss_of(run.network, has_aux, x, masks, recipe, class_weights) * (mass / mean_mass)
+                    part_loss = segmentation_loss(
+                        forward(x, return_aux=has_aux),
+                        masks,
+                        aux_weight=recipe.aux_weight,
+                        class_weights=class_weights,
+                        ohem_threshold=recipe.ohem_threshold,
+                        ohem_min_kept=recipe.ohem_min_kept,
+                    ) * (mass / mean_mass)
                     if not math.isfinite(part_loss.item()):
                         raise FloatingPointError(
                             f"The loss is {part_loss.item()} at step {run.step}; lower the learning rate ({recipe.lr}), or look at "
@@ -317,17 +324,6 @@ def _batches(recipe: Recipe, step: int, process: int, processes: int) -> Iterato
     for part in range(step * recipe.accumulation, recipe.iterations * recipe.accumulation):
         first = (part * processes + process) * size
         yield list(range(first, first + size))
-
-
-def _loss(network: nn.Module, has_aux: bool, x: Tensor, masks: Tensor, recipe: Recipe, class_weights: Tensor | None) -> Tensor:
-    return segmentation_loss(
-        network(x, return_aux=has_aux),
-        masks,
-        aux_weight=recipe.aux_weight,
-        class_weights=class_weights,
-        ohem_threshold=recipe.ohem_threshold,
-        ohem_min_kept=recipe.ohem_min_kept,
-    )
 
 
 def _freeze(model: PSPNet, what: str) -> None:
