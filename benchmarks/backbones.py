@@ -130,28 +130,28 @@ def native_weights(name: str, encoder: Any) -> str:
 
 
 def family(name: str) -> str:
-    return next(module for module in timm.list_modules() if is_model_in_modules(name, module))
+    return next(module for module in timm.list_modules() if is_model_in_modules(name, (module,)))
 
 
 def page(rows: list[dict[str, Any]]) -> str:
     """The reference page, in Markdown."""
-    missing = len(list_backbones()) - len(rows)
     done = [row for row in rows if not row["error"]]
     count = Counter(row["mechanism"] for row in done)
     sizes = " and ".join(f"{h}x{w}" for h, w in SIZES)
     lines = [
         "# Backbones",
         "",
-        f"{len(rows)} of the {len(list_backbones())} models of timm {timm.__version__} were built as `PSPNet(name, None, aux_head=True)`",
-        f"and run at {sizes}. {len(done)} gave logits of that size, {count['dilated']} of them dilated and {count['resized']} resized.",
-        "`python -m benchmarks.backbones FILE` measured it and wrote this page; `pspnet_zoo.list_backbones()` lists the names.",
+        f"{len(rows)} of the {len(list_backbones())} models of timm {timm.__version__} were built as",
+        f"`PSPNet(name, None, aux_head=True)` and run at {sizes}. {len(done)} gave logits of that size:",
+        f"{count['dilated']} dilated, {count['resized']} resized. `python -m benchmarks.backbones FILE` measured it and wrote this",
+        "page; `pspnet_zoo.list_backbones()` lists the names.",
         "",
-        "- **dilated**: later strides became dilation and the network is evaluated densely. **resized**: timm's maps are resized to",
-        "  stride 8. [Why](../explanation/network.md).",
+        "- **dilated**: later strides became dilation and the network is evaluated densely. **resized**: timm's maps are resized",
+        "  to stride 8. [Why](../explanation/network.md).",
         "- **strides**: of timm's features; in the list that `net.encoder` gives they are at most 8.",
         "- **channels**: of the last feature. **parameters**: of the encoder, in millions.",
-        "- **pictures**: of any size; of any size but padded to multiples of a number, or to at least that, and cropped back; or up to a",
-        "  largest one, which `encoder_image_size` changes.",
+        "- **pictures**: of any size; of any size but padded to multiples of a number, or to at least that, and cropped back; or",
+        "  up to a largest one, which `encoder_image_size` changes.",
         "- **weights**: of models with a largest picture, how many have pretrained weights that timm can load for another one.",
         "",
         "| timm module | models | mechanism | strides | channels | parameters | pictures | weights |",

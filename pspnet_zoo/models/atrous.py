@@ -228,6 +228,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def pads_as_same(operation: Any) -> bool:
+    """Whether a layer has TensorFlow's padding, which depends on the size of its input."""
     return (
         isinstance(operation, Conv2dSame | AvgPool2dSame | MaxPool2dSame)
         or getattr(operation, "dynamic_padding", False)  # of a CondConv2d
@@ -269,8 +270,12 @@ def _without_own_padding(operation: Any) -> Any:
     for flag in ("dynamic_padding", "same_pad"):
         if hasattr(operation, flag):
             setattr(operation, flag, False)
-    if not isinstance(operation, Conv2dSame):
-        return operation
+    if isinstance(operation, Conv2dSame):
+        return _plain_twin(operation)
+    return operation
+
+
+def _plain_twin(operation: Any) -> nn.Conv2d:
     plain = nn.Conv2d(
         operation.in_channels,
         operation.out_channels,

@@ -18,15 +18,16 @@ Mechanism = Literal["dilated", "resized"]
 """How later strides are bounded: "dilated" evaluates the network densely, see `pspnet_zoo.models.atrous`; "resized" takes the maps
 that timm gives and resizes them, see `pspnet_zoo.models.fit`."""
 
-CONVOLUTIONAL = frozenset(
-    """
-    byobnet convnext cspnet cspnext densenet dla dpn efficientnet fasternet ghostnet hardcorenas hgnet inception_next
-    inception_resnet_v2 inception_v4 lcnetv2 mambaout mobilenetv3 nfnet rdnet regnet repghost repvit res2net resnest resnet resnetv2
-    rexnet selecsls senet sknet starnet tresnet vgg vovnet xception xception_aligned
-    """.split()
+# fmt: off
+CONVOLUTIONAL = (
+    "byobnet", "convnext", "cspnet", "cspnext", "densenet", "dla", "dpn", "efficientnet", "fasternet", "ghostnet", "hardcorenas",
+    "hgnet", "inception_next", "inception_resnet_v2", "inception_v4", "lcnetv2", "mambaout", "mobilenetv3", "nfnet", "rdnet",
+    "regnet", "repghost", "repvit", "res2net", "resnest", "resnet", "resnetv2", "rexnet", "selecsls", "senet", "sknet", "starnet",
+    "tresnet", "vgg", "vovnet", "xception", "xception_aligned",
 )
-"""timm modules whose models convolve, pool and gate, and nothing else: these are dilated. Any other is resized, and so is what a later
-timm brings."""
+# fmt: on
+"""timm modules whose models convolve, pool and gate, and nothing else: these are dilated. Any other is resized, and so is what a
+later timm brings."""
 
 _SPATIAL_GATES = ("bat_", "mobilenetv4_hybrid", "ghostnetv2", "ghostnetv3")
 """Lines of models inside those modules with attention over the map, or gates on a halved map, which dilation would change."""
@@ -253,8 +254,9 @@ def _check_tag(name: str, tag: str) -> None:
 def _stages(name: str, depth: int) -> tuple[int, ...]:
     """timm's indices of the stages that are left at a depth below 5."""
     with torch.device("meta"):
-        indices = timm.create_model(name, features_only=True).feature_info.out_indices
-    return tuple(indices)[: len(indices) + depth - 5]
+        net: Any = timm.create_model(name, features_only=True)
+    indices = tuple(net.feature_info.out_indices)
+    return indices[: len(indices) + depth - 5]
 
 
 def _source(name: str, tag: str, weights: str | bool | None) -> tuple[str | None, str]:

@@ -56,8 +56,8 @@ class Fit:
             bottom, right = self.size[0] - height, self.size[1] - width
         else:
             raise ValueError(
-                f"The encoder takes pictures of up to {self.size[0]}x{self.size[1]} pixels, not {height}x{width}. Use sliding-window"
-                " inference with crops of that size, or build the network for larger pictures by encoder_image_size"
+                f"The encoder takes pictures of up to {self.size[0]}x{self.size[1]} pixels, not {height}x{width}. Use "
+                "sliding-window inference with crops of that size, or build the network for larger pictures by encoder_image_size"
             )
         return F.pad(x, (0, right, 0, bottom))
 
@@ -103,10 +103,10 @@ def measure(
     if config is None:
         raise ValueError(f"timm has given '{name}' another name; build it once with timm.create_model to be told which")
     if image_size is None:
-        size = config.input_size[-2:]
+        size: tuple[int, int] = config.input_size[-2:]
         choices: list[dict[str, Any]] = [{"dynamic_img_size": True}, {}] if config.fixed_input_size else [{}]
     elif config.fixed_input_size:
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
         choices = [{"img_size": size}]
     else:
         raise ValueError(f"'{name}' takes pictures of any size; leave out encoder_image_size={image_size}")
@@ -116,6 +116,10 @@ def measure(
         options, net = _build(name, [{**options, "out_indices": indices}], in_channels)
     layout = getattr(net, "output_fmt", Format.NCHW)
     shapes = _shapes(net, layout, in_channels, size)
+    if shapes is None:  # 384 pixels of pretraining are no multiple of patches of 14
+        patch = max(net.feature_info.reduction())
+        size = (-(-size[0] // patch) * patch, -(-size[1] // patch) * patch)
+        shapes = _shapes(net, layout, in_channels, size)
     if shapes is None and layout == Format.NCHW and hasattr(net, "output_fmt"):
         net.output_fmt = layout = Format.NLC
         shapes = _shapes(net, layout, in_channels, size)
@@ -180,13 +184,18 @@ def build(name: str, in_channels: int, options: dict[str, Any], pretrained: bool
 
 def _build(name: str, choices: list[dict[str, Any]], in_channels: int) -> tuple[dict[str, Any], Any]:
     """The first choice of arguments that timm takes, and the model on the meta device."""
-    for options in choices:
+    *others, last = choices
+    for options in others:
         try:
             with torch.device("meta"):
                 return options, build(name, in_channels, options).eval()
-        except Exception as error:  # timm refuses arguments by whatever comes first
-            refusal = error
-    raise ValueError(f"timm {timm.__version__} does not build '{name}' with {choices[-1]}: {refusal}") from refusal
+        except Exception:  # timm refuses arguments by whatever comes first
+            continue
+    try:
+        with torch.device("meta"):
+            return last, build(name, in_channels, last).eval()
+    except Exception as error:
+        raise ValueError(f"timm {timm.__version__} does not build '{name}' with {last}: {error!r}") from error
 
 
 def _indices(name: str, info: Any, depth: int) -> tuple[int, ...]:
@@ -218,6 +227,7 @@ def _shapes(net: Any, layout: Format, in_channels: int, size: tuple[int, int]) -
 
 
 def _unread(net: Any, in_channels: int, size: tuple[int, int], read: int) -> tuple[str, ...]:
+    """Parameters that the last features do not depend on."""
     features = net(torch.empty(1, in_channels, *size, device="meta"))
     torch.stack([f.sum() for f in features[-read:]]).sum().backward()
     return tuple(name for name, parameter in net.named_parameters() if parameter.grad is None)

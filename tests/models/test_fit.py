@@ -24,6 +24,7 @@ def fit_of(name: str, **options) -> Fit:
         ("efficientvit_m0", (16, 32, 64), 64, None),  # 224 pixels do not show the 64
         ("halonet26t", (2, 4, 8, 16, 32), 256, None),  # blocks of 8 cells at stride 32
         ("test_maxvit", (2, 4, 8, 16, 32), 160, None),  # windows of 5 cells at stride 32
+        ("vit_so400m_patch14_siglip_384", (14, 14), 14, None),  # 384 is no multiple of 14
         ("levit_128s", (16, 32, 56), 1, (224, 224)),
         ("test_vit_relpos", (16, 16), 1, (160, 160)),
     ],
