@@ -82,18 +82,7 @@ class Encoder(nn.Module):
         read: int = 2,
     ) -> None:
         super().__init__()
-        if depth not in (3, 4, 5):
-            raise ValueError(f"encoder_depth is {depth}; it is the number of stages to use: 3, 4 or 5")
-        if output_stride not in (8, 16, 32):
-            raise ValueError(f"encoder_output_stride is {output_stride}; it can be 8, 16 or 32")
-        for argument, value, choices in (
-            ("dilation", dilation, get_args(Dilation)),
-            ("shortcut_pool", shortcut_pool, get_args(ShortcutPool)),
-        ):
-            if value not in choices:
-                raise ValueError(f"{argument} is {value!r}; it can be {', '.join(map(repr, choices))}")
-        if dilation == "strided" and output_stride != 32:
-            raise ValueError(f"dilation 'strided' keeps every stride, so the output stride is 32, not {output_stride}")
+        _check_arguments(depth, output_stride, dilation, shortcut_pool)
         name, tag = timm_name(name)
         if stem_width is not None and (weights or not is_model_in_modules(name, ("resnet",))):
             raise ValueError(f"stem_width gives a ResNet an untrained stem; it goes neither with '{name}' nor with encoder weights")
@@ -240,6 +229,21 @@ def timm_name(name: str) -> tuple[str, str]:
     if tag:
         _check_tag(bare, tag)
     return bare, tag
+
+
+def _check_arguments(depth: int, output_stride: int, dilation: Dilation, shortcut_pool: ShortcutPool) -> None:
+    if depth not in (3, 4, 5):
+        raise ValueError(f"encoder_depth is {depth}; it is the number of stages to use: 3, 4 or 5")
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"encoder_output_stride is {output_stride}; it can be 8, 16 or 32")
+    for argument, value, choices in (
+        ("dilation", dilation, get_args(Dilation)),
+        ("shortcut_pool", shortcut_pool, get_args(ShortcutPool)),
+    ):
+        if value not in choices:
+            raise ValueError(f"{argument} is {value!r}; it can be {', '.join(map(repr, choices))}")
+    if dilation == "strided" and output_stride != 32:
+        raise ValueError(f"dilation 'strided' keeps every stride, so the output stride is 32, not {output_stride}")
 
 
 def _tags(name: str) -> list[str]:
