@@ -112,14 +112,14 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def native_weights(name: str, encoder: Any) -> str:
-    """Where weights of pretraining fit: "any size", or "one size" if timm builds the model for one and cannot resize them.
+    """Where weights of pretraining fit: "any size", or "one size" if the model takes one and timm cannot resize them.
 
     Measured with a state dict without data that goes through timm's own filter, strictly, as `encoder_image_size` makes pretrained
     weights go.
     """
-    config: Any = timm.get_pretrained_cfg(name)
-    if encoder.mechanism == "dilated" or not config.fixed_input_size:
+    if encoder.image_size is None:  # the parameters are those of pretraining
         return "any size"
+    config: Any = timm.get_pretrained_cfg(name)
     state = timm.create_model(name).state_dict()
     size = tuple(side + 4 * max(encoder.native_strides) for side in config.input_size[-2:])
     try:

@@ -166,7 +166,7 @@ def build(name: str, in_channels: int, options: dict[str, Any], pretrained: bool
             in_chans=in_channels,
             **options,
         )
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         if pretrained and "img_size" in options:
             raise ValueError(
                 f"The weights of '{name}' do not load for pictures of {options['img_size']}: timm cannot resize them. Leave "
