@@ -31,7 +31,7 @@ Example:
 
 
 def pspnet(backbone: str = "resnet50", pretrained: bool | str = False, **options: _Any):
-    """PSPNet on any backbone of timm's ResNet and EfficientNet families, by timm's name.
+    """PSPNet on any timm backbone, by timm's name.
 
     Args:
         backbone: What follows "pspnet_" in the zoo's names: a timm model such as "resnet34" or "mobilenetv2_100", or a short form

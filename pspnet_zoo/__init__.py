@@ -3,6 +3,7 @@
 from .data.labels import Labels as Labels
 from .factory import create as create
 from .models import PSPNet as PSPNet
+from .models import list_backbones as list_backbones
 from .predict import Prediction as Prediction
 from .predict import Predictor as Predictor
 from .registry import find as find

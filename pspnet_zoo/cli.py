@@ -146,6 +146,9 @@ def info(model: ModelArgument) -> None:
     table.add_row(
         "encoder", f"{network.config['encoder_name']}, stride {encoder.output_stride}, channels {encoder.out_channels[1:]}"
     )
+    table.add_row("mechanism", f"{encoder.mechanism}, from the strides {list(encoder.native_strides)}")
+    if encoder.image_size:
+        table.add_row("largest picture", "x".join(map(str, encoder.image_size)))
     for key in ("psp_out_channels", "align_corners", "dilation", "shortcut_pool", "aux_head", "in_channels"):
         table.add_row(key, str(network.config[key]))
     table.add_row("preprocess", str(network.preprocess))

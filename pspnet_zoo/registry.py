@@ -11,7 +11,7 @@ import timm
 
 from .checkpoints import DEFAULT_TAGS, UPSTREAM
 from .data.labels import CAMVID
-from .models.encoder import FAMILIES
+from .models import list_backbones
 from .rows import Checkpoint as Checkpoint
 from .rows import Metric as Metric
 
@@ -115,7 +115,7 @@ def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
     else:
         stems = [PREFIX + short for short, options in _OPTIONS.items() if "encoder_stem_width" in options]
         short = {encoder: name for name, encoder in _SHORT_ENCODERS.items() if PREFIX + name not in stems}
-        encoders = timm.list_models(module=FAMILIES)
+        encoders = list_backbones()
         names = stems + [PREFIX + short.get(e, re.sub(r"^resnet(\d+[a-z]?)$", r"r\1", e)) for e in encoders]
     return sorted(fnmatch.filter(names, pattern), key=_natural)
 

@@ -45,6 +45,7 @@ class PSPNet(nn.Module):
         psp_bin_channels: Channels of each bin of the pyramid; None for a quarter of the encoder's last feature.
         encoder_output_stride: 8, 16 or 32 pixels.
         encoder_stem_width: Gives a ResNet a deep stem, see `Encoder`.
+        encoder_image_size: Of the largest picture, for encoders that are built for one size, see `Encoder`.
         dilation: "atrous" or the rule of a published checkpoint, see `pspnet_zoo.models.atrous.Dilation`.
         shortcut_pool: "dilated" or "identity", see `pspnet_zoo.models.atrous.ShortcutPool`.
         align_corners: Of every resize in the network. True, as in the paper's code, fits sizes 8k + 1 best; any size works. None
@@ -80,6 +81,7 @@ class PSPNet(nn.Module):
         psp_bin_channels: int | None = None,
         encoder_output_stride: int = 8,
         encoder_stem_width: int | None = None,
+        encoder_image_size: int | tuple[int, int] | None = None,
         dilation: Dilation = "atrous",
         shortcut_pool: ShortcutPool = "dilated",
         align_corners: bool | None = True,
@@ -102,6 +104,7 @@ class PSPNet(nn.Module):
             "psp_bin_channels": psp_bin_channels,
             "encoder_output_stride": encoder_output_stride,
             "encoder_stem_width": encoder_stem_width,
+            "encoder_image_size": encoder_image_size,
             "dilation": dilation,
             "shortcut_pool": shortcut_pool,
             "align_corners": align_corners,
@@ -117,6 +120,8 @@ class PSPNet(nn.Module):
             dilation=dilation,
             shortcut_pool=shortcut_pool,
             stem_width=encoder_stem_width,
+            image_size=encoder_image_size,
+            read=2 if aux_head else 1,
         )
         *_, aux_in_channels, last_channels = self.encoder.out_channels
         self.decoder = PyramidDecoder(
@@ -142,7 +147,7 @@ class PSPNet(nn.Module):
                 width=aux_channels,
                 norm=norm,
                 dropout=psp_dropout,
-                scale=min(encoder_output_stride, 2 ** (encoder_depth - 1)),
+                scale=self.encoder.strides[-2],
                 align_corners=align_corners,
             )
         self.classification_head = ClassificationHead(last_channels, **aux_params) if aux_params else None

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pspnet_zoo.models import PSPNet
-from pspnet_zoo.models.encoder import Encoder
+from pspnet_zoo.models.encoder import Encoder, list_backbones
 
 SMALL = ["resnet18", "resnet10t", "tf_efficientnet_lite0", "mobilenetv2_035", "test_efficientnet"]
 
@@ -50,16 +50,51 @@ def test_average_pooled_anti_aliasing_takes_odd_sizes():
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "weights", "message"),
     [
-        ("resnet5", "no model 'resnet5'. Did you mean 'resnet50"),
-        ("vit_base_patch16_224", "'vit_base_patch16_224' is not supported yet"),
-        ("tu-swin_tiny_patch4_window7_224", "'swin_tiny_patch4_window7_224' is not supported yet"),
+        ("resnet5", None, "no model 'resnet5'. Did you mean 'resnet50"),
+        ("tu-swin_tiny_patch4_window7_22", True, "Did you mean 'swin_tiny_patch4_window7_224'"),
+        ("resnet18.a1_in22k", None, "no weights 'a1_in22k' of 'resnet18'. Tags: a1_in1k"),
+        ("resnet18", "a1_in22k", "no weights 'a1_in22k' of 'resnet18'. Tags: a1_in1k"),
+        ("coatnet_0_224", True, "no weights of 'coatnet_0_224'. Tags: none"),
+        ("coatnet_0_224", "in1k", "no weights 'in1k' of 'coatnet_0_224'. Tags: none"),
     ],
 )
-def test_a_model_that_cannot_be_had_is_named_with_the_reason(name, message):
+def test_a_model_that_cannot_be_had_is_named_with_the_reason(name, weights, message):
     with pytest.raises(ValueError, match=message):
-        Encoder(name)
+        Encoder(name, weights)
+
+
+def test_a_tag_in_the_name_chooses_what_the_weights_expect():
+    with torch.device("meta"):
+        assert Encoder("tf_efficientnet_b0.ap_in1k").mean == (0.5, 0.5, 0.5) != Encoder("tf_efficientnet_b0").mean
+
+
+@pytest.mark.parametrize(
+    ("name", "mechanism", "native", "strides"),
+    [
+        ("resnet10t", "dilated", (2, 4, 8, 16, 32), [1, 2, 4, 8, 8, 8]),
+        ("test_convnext", "dilated", (4, 8, 16, 32), [1, 4, 8, 8, 8]),
+        ("pvt_v2_b0", "resized", (4, 8, 16, 32), [1, 4, 8, 8, 8]),
+        ("test_vit", "resized", (16, 16), [1, 8, 8]),
+    ],
+)
+def test_an_encoder_says_how_its_strides_are_bounded(name, mechanism, native, strides):
+    encoder = Encoder(name)
+    assert (encoder.mechanism, encoder.native_strides, encoder.strides) == (mechanism, native, strides)
+
+
+@pytest.mark.parametrize("name", ["bat_resnext26ts", "mobilenetv4_hybrid_medium", "ghostnetv2_100", "ghostnetv3_050", "halonet26t"])
+def test_attention_and_gates_over_the_map_are_not_dilated(name):
+    assert name in list_backbones(mechanism="resized") and name not in list_backbones(mechanism="dilated")
+
+
+def test_backbones_are_timms_models():
+    assert list_backbones() == timm.list_models()
+    assert sorted(list_backbones(mechanism="dilated") + list_backbones(mechanism="resized")) == sorted(timm.list_models())
+    assert list_backbones("resnet1?") == timm.list_models("resnet1?")
+    with pytest.raises(ValueError, match="mechanism is 'dense'; it can be None, 'dilated', 'resized'"):
+        list_backbones(mechanism="dense")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +103,6 @@ def test_a_model_that_cannot_be_had_is_named_with_the_reason(name, message):
         ({"depth": 2}, "encoder_depth is 2"),
         ({"output_stride": 4}, "encoder_output_stride is 4"),
         ({"dilation": "rate"}, "dilation is 'rate'"),
-        ({"weights": "a1_in22k"}, "no weights 'a1_in22k' of 'resnet18'. Tags: a1_in1k"),
     ],
 )
 def test_an_argument_outside_its_range_is_quoted(options, message):
@@ -125,6 +159,8 @@ def test_stem_width_gives_a_deep_stem():
         ({"name": "resnet18", "dilation": "strided"}, "output stride is 32, not 8"),
         ({"name": "resnet18", "dilation": "dense"}, "dilation is 'dense'; it can be 'atrous'"),
         ({"name": "resnet18", "shortcut_pool": "none"}, "shortcut_pool is 'none'; it can be"),
+        ({"name": "resnet18", "image_size": 256}, "'resnet18' takes pictures of any size; leave out encoder_image_size=256"),
+        ({"name": "test_vit", "dilation": "uniform"}, "'test_vit' is resized, not dilated"),
     ],
 )
 def test_arguments_that_contradict_each_other_are_refused(arguments, message):

@@ -1,0 +1,259 @@
+"""How pictures of any size fit a model, and its maps a stride.
+
+Attention over a map, position embeddings and windows tie a transformer to the density of the map that it was trained on. Its
+strides cannot become dilation: it runs as timm has it, and its maps are resized. What sizes it takes and what it gives is measured
+on a copy without data, because timm's `feature_info` and `fixed_input_size` are not true of every model.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+import torch
+from timm.layers import Format
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What stands between a picture and a model, and between the model and the list of features."""
+
+    native_strides: tuple[int, ...]
+    """Of each feature as timm has it, in pixels, rounded."""
+    strides: tuple[int, ...]
+    """Of each feature in the list, in pixels."""
+    layout: Format = Format.NCHW
+    """Of the model's features; NLC where timm cannot tell the sides of the map without data."""
+    resized: bool = False
+    """Whether native strides become strides by resizing; else the model has them already."""
+    multiple: int = 1
+    """What the sides of the model's input are a multiple of, in pixels."""
+    minimum: int = 1
+    """Of the sides of the model's input, in pixels."""
+    size: tuple[int, int] | None = None
+    """Height and width of the only input that the model takes; None for any."""
+    channels: tuple[int, ...] = ()
+    """Of each feature."""
+    unread: tuple[str, ...] = ()
+    """Parameters of the model that no feature that is read depends on."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of `timm.create_model`: which features, and what frees the model from the size of its pretraining."""
+
+    def pad(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) with zeros below and on the right, to a size that the model takes.
+
+        Raises:
+            ValueError: If the model takes one size only, and x is larger.
+        """
+        if self.size is None and self.multiple == self.minimum == 1:
+            return x
+        height, width = x.shape[-2:]
+        if self.size is None:
+            bottom, right = (max(-(-side // self.multiple) * self.multiple, self.minimum) - side for side in (height, width))
+        elif height <= self.size[0] and width <= self.size[1]:
+            bottom, right = self.size[0] - height, self.size[1] - width
+        else:
+            raise ValueError(
+                f"The encoder takes pictures of up to {self.size[0]}x{self.size[1]} pixels, not {height}x{width}. Use "
+                "sliding-window inference with crops of that size, or build the network for larger pictures by encoder_image_size"
+            )
+        return F.pad(x, (0, right, 0, bottom))
+
+    def maps(self, features: list[Tensor], x: Tensor, padded: Tensor) -> list[Tensor]:
+        """The model's features of `padded` as (N, C, H/s, W/s) maps of x, s the strides, rounded up."""
+        maps = []
+        for feature, native, stride in zip(features, self.native_strides, self.strides, strict=True):
+            feature = self.as_map(feature, native, padded)
+            if self.resized and native != stride:
+                size = [-(-side // stride) for side in padded.shape[-2:]]
+                feature = F.interpolate(feature, size=size, mode="bilinear", align_corners=False)
+            if padded is not x:
+                feature = feature[..., : -(-x.shape[-2] // stride), : -(-x.shape[-1] // stride)]
+            maps.append(feature)
+        return maps
+
+    def as_map(self, feature: Tensor, stride: int, padded: Tensor) -> Tensor:
+        """A feature in the layout (N, C, H, W)."""
+        if self.layout == Format.NHWC:
+            return feature.permute(0, 3, 1, 2)
+        if self.layout == Format.NLC:
+            return feature.transpose(1, 2).unflatten(2, (padded.shape[-2] // stride, padded.shape[-1] // stride))
+        return feature
+
+
+def measure(
+    name: str, *, in_channels: int, depth: int, output_stride: int, image_size: int | tuple[int, int] | None, read: int
+) -> Fit:
+    """How a model that is resized fits, measured on the meta device.
+
+    Args:
+        name: Of a timm model.
+        in_channels: Channels of its input.
+        depth: Stages to use; 5 for all, 4 and 3 for all but the last one or two.
+        output_stride: The largest stride of a feature after resizing, in pixels.
+        image_size: Sides of the pictures to build the model for, if it takes one size only; None for those of its pretraining.
+        read: Features that are read, from the last.
+
+    Raises:
+        ValueError: If the model has too few stages, cannot be built for `image_size`, or gives no maps.
+    """
+    config: Any = timm.get_pretrained_cfg(name)
+    if config is None:
+        raise ValueError(f"timm has given '{name}' another name; build it once with timm.create_model to be told which")
+    if image_size is None:
+        size: tuple[int, int] = config.input_size[-2:]
+        choices: list[dict[str, Any]] = [{"dynamic_img_size": True}, {}] if config.fixed_input_size else [{}]
+    elif config.fixed_input_size:
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        choices = [{"img_size": size}]
+    else:
+        raise ValueError(f"'{name}' takes pictures of any size; leave out encoder_image_size={image_size}")
+    options, net = _build(name, choices, in_channels)
+    indices = _indices(name, net.feature_info, depth)
+    if indices != tuple(net.feature_info.out_indices):
+        options, net = _build(name, [{**options, "out_indices": indices}], in_channels)
+    layout = getattr(net, "output_fmt", Format.NCHW)
+    shapes = _shapes(net, layout, in_channels, size)
+    if shapes is None:  # 384 pixels of pretraining are no multiple of patches of 14
+        patch = max(net.feature_info.reduction())
+        size = (-(-size[0] // patch) * patch, -(-size[1] // patch) * patch)
+        shapes = _shapes(net, layout, in_channels, size)
+    if shapes is None and layout == Format.NCHW and hasattr(net, "output_fmt"):
+        net.output_fmt = layout = Format.NLC
+        shapes = _shapes(net, layout, in_channels, size)
+    if shapes is None:
+        raise ValueError(f"'{name}' gives no maps of a {size[0]}x{size[1]} picture, so it cannot be an encoder")
+    native = tuple(round(size[0] / rows) for _, rows, _ in shapes)
+    sides = _any_size(net, layout, in_channels, native, inexact=not config.fixed_input_size)
+    if sides is not None:
+        native = sides[2]
+    return Fit(
+        native_strides=native,
+        # the next power of two, for those with odd patches
+        strides=tuple(min(output_stride, 2 ** math.ceil(math.log2(s))) for s in native),
+        layout=layout,
+        resized=True,
+        multiple=sides[0] if sides else 1,
+        minimum=sides[1] if sides else 1,
+        size=None if sides else size,
+        channels=tuple(channels for channels, _, _ in shapes),
+        unread=_unread(net, in_channels, size, read),
+        options=options,
+    )
+
+
+def build(name: str, in_channels: int, options: dict[str, Any], pretrained: bool = False, file: str | None = None) -> nn.Module:
+    """timm's feature extractor, without stages that no feature depends on.
+
+    Args:
+        name: Of a timm model, with or without a tag.
+        in_channels: Channels of its input.
+        options: More arguments of `timm.create_model`.
+        pretrained: Whether to load weights: of the file, else those of the tag.
+        file: A .safetensors file with timm's keys.
+
+    Raises:
+        ValueError: If the weights do not load for the size of picture in `options`.
+    """
+    try:
+        net: Any = timm.create_model(
+            name,
+            pretrained=pretrained,
+            pretrained_cfg_overlay={"file": file} if file else None,
+            features_only=True,
+            in_chans=in_channels,
+            **options,
+        )
+    except (RuntimeError, AssertionError) as error:
+        if pretrained and "img_size" in options:
+            raise ValueError(
+                f"The weights of '{name}' do not load for pictures of {options['img_size']}: timm cannot resize them. Leave "
+                f"encoder_image_size out, and use sliding-window inference for larger pictures. ({error})"
+            ) from error
+        raise
+    if isinstance(getattr(net, "blocks", None), nn.Sequential):  # EfficientNets keep the stages after the last feature
+        net.blocks = net.blocks[: net.feature_info.get_dicts()[-1]["stage"]]
+    for path, module in net.named_modules():
+        # rounds down where the shortcut beside it rounds up: odd sizes would fail
+        if path.endswith(".aa") and isinstance(module, nn.AvgPool2d):
+            module.ceil_mode, module.count_include_pad = True, False
+    return net
+
+
+def _build(name: str, choices: list[dict[str, Any]], in_channels: int) -> tuple[dict[str, Any], Any]:
+    """The first choice of arguments that timm takes, and the model on the meta device."""
+    *others, last = choices
+    for options in others:
+        try:
+            with torch.device("meta"):
+                return options, build(name, in_channels, options).eval()
+        except Exception:  # timm refuses arguments by whatever comes first
+            continue
+    try:
+        with torch.device("meta"):
+            return last, build(name, in_channels, last).eval()
+    except Exception as error:
+        raise ValueError(f"timm {timm.__version__} does not build '{name}' with {last}: {error!r}") from error
+
+
+def _indices(name: str, info: Any, depth: int) -> tuple[int, ...]:
+    """Which of timm's features to use: the stages, or the last block and one before it where all blocks have the same stride."""
+    last = len(info.info)
+    if len(set(info.reduction())) == 1 and depth == 5:
+        return last * 2 // 3 - 1, last - 1
+    indices = tuple(info.out_indices)[: len(info.out_indices) + depth - 5]
+    if len(indices) < 2 or len(set(info.reduction())) == 1:
+        raise ValueError(f"encoder_depth is {depth}, but '{name}' has too few stages of different strides for it; use 5")
+    return indices
+
+
+def _shapes(net: Any, layout: Format, in_channels: int, size: tuple[int, int]) -> list[tuple[int, int, int]] | None:
+    """(channels, rows, columns) of every feature, None if the model does not take this size."""
+    picture = torch.empty(1, in_channels, *size, device="meta")
+    try:
+        with torch.no_grad():
+            features = net(picture)
+    except Exception:  # whatever comes first in timm: assertions, shapes that do not match, missing data
+        return None
+    if layout == Format.NLC:
+        strides = [round(math.sqrt(size[0] * size[1] / f.shape[1])) for f in features]
+        shapes = [(f.shape[2], size[0] // s, size[1] // s) for f, s in zip(features, strides, strict=True)]
+        return shapes if all(h * w == f.shape[1] for f, (_, h, w) in zip(features, shapes, strict=True)) else None
+    if layout == Format.NHWC:
+        return [(f.shape[3], f.shape[1], f.shape[2]) for f in features]
+    return [(f.shape[1], f.shape[2], f.shape[3]) for f in features]
+
+
+def _unread(net: Any, in_channels: int, size: tuple[int, int], read: int) -> tuple[str, ...]:
+    """Parameters that the last features do not depend on."""
+    features = net(torch.empty(1, in_channels, *size, device="meta"))
+    torch.stack([f.sum() for f in features[-read:]]).sum().backward()
+    return tuple(name for name, parameter in net.named_parameters() if parameter.grad is None)
+
+
+def _any_size(
+    net: Any, layout: Format, in_channels: int, strides: tuple[int, ...], *, inexact: bool
+) -> tuple[int, int, tuple[int, ...]] | None:
+    """What the sides of an input have to be a multiple of, and at least, for maps in proportion to it, and their strides there.
+
+    None if only one size will do. With `inexact`, maps may lack a border, if there are none without.
+    """
+    coarsest = max(strides)
+    rounded = 2 ** math.ceil(math.log2(coarsest))  # 224 pixels at stride 64 are 4 cells: it looks like 56
+    fallback, misfits = None, 0
+    for multiple in sorted({factor * stride for factor in range(1, 9) for stride in (coarsest, rounded)}):
+        size = 3 * multiple, 5 * multiple
+        shapes = _shapes(net, layout, in_channels, size)
+        if shapes is None:
+            continue
+        found = tuple(round(size[0] / rows) for _, rows, _ in shapes)
+        if all((h * s, w * s) == size for (_, h, w), s in zip(shapes, found, strict=True)):
+            return multiple, multiple, found
+        misfits += 1
+        if inexact and fallback is None and all(h < w for _, h, w in shapes):
+            fallback = rounded, -(-size[0] // rounded) * rounded, strides
+        if misfits == 2:  # it takes any size, and its maps are what they are
+            break
+    return fallback
