@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from . import draw
 from .data.images import read_image, to_rgb
 from .data.labels import Labels
+from .engine.inference import sliding_window
 from .factory import create
 from .models import PSPNet
 from .weights.hub import from_pretrained
@@ -90,7 +91,8 @@ class Predictor:
 
         Args:
             image: A file, a PIL picture of any mode, or an (H, W, 3) uint8 RGB array. One with more pixels than
-                `model.preprocess.max_pixels` is shrunk for the network; the result has its full size.
+                `model.preprocess.max_pixels` is shrunk for the network; the result has its full size. An encoder that knows one
+                size only sees it through windows of that size.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -103,10 +105,17 @@ class Predictor:
         if shrink < 1:
             size = (max(round(height * shrink), 1), max(round(width * shrink), 1))
             x = F.interpolate(x.float(), size=size, mode="bilinear", antialias=True)
-        x = self.model.preprocess(x).contiguous(memory_format=torch.channels_last)
-        logits = self.model.predict(x)
-        logits = logits[0] if isinstance(logits, tuple) else logits
+        x = self.model.preprocess(x)
+        window = self.model.encoder.image_size
+        if window is None:
+            logits = self._logits(x)
+        else:  # windows overlap by a third, as in hszhao/semseg
+            logits = sliding_window(self._logits, x, window, (-(-window[0] * 2 // 3), -(-window[1] * 2 // 3)))
         return Prediction(pixels, _argmax(logits, (height, width)).cpu().numpy(), self.model.labels)
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        output = self.model.predict(x.contiguous(memory_format=torch.channels_last))
+        return output[0] if isinstance(output, tuple) else output
 
 
 def _argmax(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from pspnet_zoo import Predictor, PSPNet
-from pspnet_zoo.data.labels import CAMVID
+from pspnet_zoo.data.labels import CAMVID, Labels
 from pspnet_zoo.models import Preprocess
 
 
@@ -96,3 +96,15 @@ def test_a_model_is_taken_from_a_folder(net, tmp_path):
 def test_a_network_without_labels_is_refused():
     with pytest.raises(ValueError, match="no labels"):
         Predictor(PSPNet("test_efficientnet", None, classes=2, psp_out_channels=8))
+
+
+def test_an_encoder_of_one_size_sees_larger_pictures_through_windows():
+    net = PSPNet("pit_ti_224", None, classes=3, psp_out_channels=8)
+    net.labels = Labels(("a", "b", "c"), ((0, 0, 0), (9, 9, 9), (99, 99, 99)))
+    pixels = np.random.default_rng(0).integers(0, 256, (240, 310, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match="sliding-window inference"):
+        net.eval()(torch.zeros(1, 3, 240, 310))
+    assert Predictor(net)(pixels).mask.shape == (240, 310)
+    corner = Predictor(net)(pixels[:224, :224])  # one window is the picture itself
+    logits = net.predict(net.preprocess(torch.from_numpy(pixels[:224, :224].copy()).permute(2, 0, 1)[None]))
+    assert (corner.mask == logits[0].argmax(0).numpy()).all()
