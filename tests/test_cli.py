@@ -264,3 +264,15 @@ def test_data_check_prints_names_as_they_are(run, tmp_path):
     (tmp_path / "classes.txt").write_text("[red]road\nsky")
     code, out, _ = run("data", "check", tmp_path)
     assert code == 0 and "[b]: 1 pictures, 1 of 8x6" in out and "[red]road" in out and out.count("[b]") == 2
+
+
+def test_info_says_how_an_encoder_came_to_its_stride(run):
+    code, out, _ = run("info", "pspnet_pit_ti_224")
+    assert code == 0 and "resized" in out and "224x224" in out
+    code, out, _ = run("info", "pspnet_resnet10t")
+    assert code == 0 and "dilated" in out and "largest picture" not in out
+
+
+def test_list_knows_every_backbone_as_an_architecture(run):
+    code, out, _ = run("list", "--architectures", "pspnet_swin_tiny*")
+    assert code == 0 and "pspnet_swin_tiny_patch4_window7_224" in out

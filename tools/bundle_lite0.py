@@ -22,12 +22,16 @@ PROVENANCE = {
         "equal to timm's tf_efficientnet_lite0.in1k"
     ),
     "commands": [
-        "pspnet-zoo train --data CAMVID -o runs/camvid_s16 --encoder-weights lite0_imagenet.safetensors --iterations 1200 "
+        "pspnet-zoo train --recipe camvid --data CAMVID -o runs/camvid_s16 --encoder-weights lite0_imagenet.safetensors "
         "--output-stride 16",
-        "pspnet-zoo train --data CAMVID -o runs/camvid_s8 --init runs/camvid_s16/model --iterations 420 --lr 0.01 "
-        "--class-weight-power 0.25",
+        "pspnet-zoo train --recipe camvid --data CAMVID -o runs/camvid_s8 --init runs/camvid_s16/model --iterations 310 --lr 0.015 "
+        "--batch-size 6 --crop 288 384 --scale 0.75 1.5",
         "python tools/bundle_lite0.py runs/camvid_s8/model",
     ],
+    "note": (
+        "The first command ran on an earlier state of this code (commit e4ee393, these numbers given as options), which distorted "
+        "colours as torchvision does, not as mmseg"
+    ),
     "license": "Research and non-commercial use, after the terms of CamVid (personal and research use, CC BY-NC)",
     "citation": (
         "Brostow, Shotton, Fauqueur, Cipolla: Segmentation and Recognition Using Structure from Motion Point Clouds, ECCV 2008; "
