@@ -51,7 +51,12 @@ def known(names: list[str]) -> list[str]:
 
 
 def small(name: str) -> PSPNet:
-    return PSPNet(name, None, classes=3, psp_out_channels=8, psp_bin_channels=4, aux_head=True, aux_channels=8)
+    try:
+        return PSPNet(name, None, classes=3, psp_out_channels=8, psp_bin_channels=4, aux_head=True, aux_channels=8)
+    except ValueError as error:
+        if "features_only not implemented" in str(error):  # timm 1.0.30 of a few families
+            pytest.skip(str(error))
+        raise
 
 
 @pytest.mark.slow
