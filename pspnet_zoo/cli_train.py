@@ -58,7 +58,9 @@ def train(
     try:
         from .engine.train import CHECKPOINT, train
     except ModuleNotFoundError as error:
-        raise ValueError(f"Training needs {error.name}: pip install 'pspnet-zoo[train]'") from None
+        raise ValueError(
+            f"Training needs {error.name}; install the extra: pip install 'pspnet-zoo[train]', or '.[train]' in a clone"
+        ) from None
     if recipe not in RECIPES:
         raise ValueError(f"recipe is '{recipe}'; it can be {', '.join(RECIPES)}")
     named = RECIPES[recipe]
