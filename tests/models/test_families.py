@@ -39,6 +39,8 @@ DILATED = [
 ]
 # fmt: on
 
+UNTRACED = pytest.mark.xfail(reason="torch's Dynamo traces no LSTM", strict=True, raises=torch._dynamo.exc.Unsupported)
+
 HUGE = ("beit_base", "deepseek", "gemma4", "mobilenetv5", "naflexvit", "nasnet", "pnasnet", "qwen3", "samvit")
 """Too large to train in a test."""
 
@@ -87,7 +89,10 @@ def test_a_training_step_reaches_every_parameter(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in known(EVERY) if not n.startswith(HUGE)])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=UNTRACED if n == "sequencer2d_s" else ()) for n in known(EVERY) if not n.startswith(HUGE)],
+)
 def test_compiles_as_one_graph_and_exports(name):
     net = small(name).eval()
     x = torch.randn(1, 3, 64, 80)
