@@ -125,6 +125,7 @@ RECIPES = {
         dataset="cityscapes",
         model="pspnet_r50c",
         processes=4,
+        network={"align_corners": False},
         checkpoints=("pspnet_r50c.mmseg_cityscapes_512x1024_40k", "pspnet_r101c.mmseg_cityscapes_512x1024_40k"),
     ),
     "mmseg_80k": NamedRecipe(
@@ -133,6 +134,7 @@ RECIPES = {
         dataset="cityscapes",
         model="pspnet_r50c",
         processes=4,
+        network={"align_corners": False},
         checkpoints=("pspnet_r50c.mmseg_cityscapes_512x1024_80k", "pspnet_r101c.mmseg_cityscapes_512x1024_80k"),
     ),
     "camvid": NamedRecipe(
