@@ -100,10 +100,8 @@ class Resize(nn.Module):
             return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=self.align_corners)
         cells_apart = [(n - 1) * self.scale + 1 for n in x.shape[-2:]]
         x = F.interpolate(x, size=cells_apart, mode="bilinear", align_corners=True)
-        for dim, before in zip((-2, -1), offset, strict=True):
-            # as a replicating pad, whose backward torch.compile does not know in channels_last (torch 2.15)
-            first, last = x.narrow(dim, 0, 1), x.narrow(dim, -1, 1)
-            x = torch.cat([first.repeat_interleave(before, dim), x, last.repeat_interleave(self.scale - 1, dim)], dim)
+        top, left = offset
+        x = F.pad(x, (left, self.scale - 1, top, self.scale - 1), mode="replicate")
         return x[..., :height, :width]
 
 
