@@ -98,11 +98,16 @@ class Resize(nn.Module):
         height, width = size or (x.shape[-2] * self.scale, x.shape[-1] * self.scale)
         if self.align_corners is not None:
             return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=self.align_corners)
-        cells_apart = [(n - 1) * self.scale + 1 for n in x.shape[-2:]]
-        x = F.interpolate(x, size=cells_apart, mode="bilinear", align_corners=True)
         top, left = offset
-        x = F.pad(x, (left, self.scale - 1, top, self.scale - 1), mode="replicate")
-        return x[..., :height, :width]
+        rows = self._positions(x.shape[-2], height, top, x)
+        columns = self._positions(x.shape[-1], width, left, x)
+        return rows @ x @ columns.T
+
+    def _positions(self, cells: int, size: int, first: int, like: Tensor) -> Tensor:
+        """(size, cells) weights of linear interpolation between the cells on pixels first, first + scale, ..."""
+        position = ((torch.arange(size, device=like.device) - first) / self.scale).clamp(0, cells - 1)
+        distance = position[:, None] - torch.arange(cells, device=like.device)
+        return (1 - distance.abs()).clamp(min=0).to(like.dtype)
 
 
 class Argmax(nn.Module):

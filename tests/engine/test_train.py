@@ -224,7 +224,9 @@ def test_an_image_level_head_is_refused(camvid, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_compiled_run_learns_alike(net, camvid, tmp_path):
+@pytest.mark.parametrize("align_corners", [True, None])
+def test_a_compiled_run_learns_alike(align_corners, camvid, tmp_path):
+    net = PSPNet("test_efficientnet", None, classes=11, psp_out_channels=16, aux_head=True, align_corners=align_corners)
     without_dropout(net)
     dataset, twin, recipe = CamVid(camvid, "train"), copy.deepcopy(net), replace(RECIPE, iterations=2)
     train(net, dataset, recipe, tmp_path / "eager")
