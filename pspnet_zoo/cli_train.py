@@ -4,7 +4,6 @@ import inspect
 import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -14,9 +13,9 @@ import typer
 from .data.open import open_dataset
 from .engine.recipes import RECIPES, Recipe
 from .factory import create
+from .predict import load
 from .terminal import DataOption, err, progress_bar, say
 from .weights.files import save_pretrained
-from .weights.hub import from_pretrained
 
 
 def _with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -73,8 +72,7 @@ def train(
     torch.manual_seed(resolved.seed)  # the first weights of what is not pretrained
     options: dict[str, Any] = {"classes": len(pictures.labels), "encoder_output_stride": output_stride}
     if init:
-        start = from_pretrained if Path(init).is_dir() or "/" in init else partial(create, pretrained=True)
-        network = start(init, **options)
+        network = load(init, **options)
     else:
         options |= {"aux_head": True, **named.network}
         network = create(model or named.model, encoder_weights=encoder_weights, **options)

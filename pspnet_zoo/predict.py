@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -131,8 +132,12 @@ def _argmax(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return mask
 
 
-def load(model: PSPNet | str | PathLike[str]) -> PSPNet:
+def load(model: PSPNet | str | PathLike[str], **options: Any) -> PSPNet:
     """A network as it is, or loaded from a folder, from the Hub ("org/repo", "org/repo@revision"), or by its name in the zoo.
+
+    Args:
+        model: What to load.
+        options: Of `from_pretrained`, such as `classes`; not for a network as it is.
 
     Raises:
         ValueError: If it is neither a path, a repository nor a name.
@@ -141,5 +146,5 @@ def load(model: PSPNet | str | PathLike[str]) -> PSPNet:
     if isinstance(model, PSPNet):
         return model
     if Path(model).is_dir() or "/" in str(model):
-        return from_pretrained(model)
-    return create(str(model), pretrained=True)
+        return from_pretrained(model, **options)
+    return create(str(model), pretrained=True, **options)

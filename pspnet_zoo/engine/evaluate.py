@@ -134,7 +134,7 @@ def predict_all(
     _check_classes(model, dataset.labels)
     for done, index in enumerate(_share(len(dataset)), start=1):
         image = torch.from_numpy(read_image(dataset.images[index])).permute(2, 0, 1)
-        save(index, class_scores(model, image, protocol).argmax(dim=0).to("cpu", torch.uint8))
+        save(index, class_ids(model, image, protocol))
         if progress:
             progress(done)
 
@@ -162,6 +162,12 @@ def class_scores(model: PSPNet, image: Tensor, protocol: Protocol) -> Tensor:
     finally:
         for module in training:  # one by one, since some norms may be frozen
             module.training = True
+
+
+@torch.inference_mode()
+def class_ids(model: PSPNet, image: Tensor, protocol: Protocol) -> Tensor:
+    """(H, W) uint8 on the CPU: the class that `class_scores` makes the likeliest, of every pixel."""
+    return class_scores(model, image, protocol).argmax(dim=0).to("cpu", torch.uint8)
 
 
 def _check_classes(model: PSPNet, labels: Labels) -> None:

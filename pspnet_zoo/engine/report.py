@@ -25,7 +25,7 @@ from ..data.dataset import SegmentationDataset
 from ..data.labels import CITYSCAPES, Labels
 from ..models import PSPNet
 from ..weights.files import weights_digest, write_atomically
-from .evaluate import Evaluation, class_scores
+from .evaluate import Evaluation, class_ids
 
 _EXAMPLE_WIDTH = 480  # pixels; a page with six examples stays below 2 MB
 
@@ -139,10 +139,8 @@ def worst_and_best(
 
     def example(miou: float, index: int) -> Example:
         image, truth = dataset[index]
-        with torch.inference_mode():
-            prediction = class_scores(model, image, evaluation.protocol).argmax(dim=0)
         pixels = image.permute(1, 2, 0).numpy()
-        masks = (truth.numpy(), prediction.to("cpu", torch.uint8).numpy())
+        masks = (truth.numpy(), class_ids(model, image, evaluation.protocol).numpy())
         overlays = (draw.overlay(pixels, mask, dataset.labels, 0.6) for mask in masks)
         views = [Image.fromarray(array) for array in (pixels, *overlays)]
         for view in views:

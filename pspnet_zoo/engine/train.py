@@ -29,7 +29,7 @@ from ..data.labels import IGNORE
 from ..data.transforms import training_transform
 from ..models import PSPNet
 from ..weights.files import WeightsError, read_state, save_pretrained, write_atomically, write_state
-from .evaluate import Evaluation, class_scores, evaluate
+from .evaluate import Evaluation, class_ids, evaluate
 from .inference import PROTOCOLS
 from .loss import pixel_mass, segmentation_loss
 from .recipes import Recipe
@@ -279,11 +279,10 @@ class _Log:
                 self.writer.add_image(name, _example(model, dataset, index), step, dataformats="HWC")
 
 
-@torch.inference_mode()
 def _example(model: PSPNet, dataset: SegmentationDataset, index: int) -> np.ndarray:
     """(H, 2 W, 3) uint8: the picture under the truth, and under what the network sees."""
     image, truth = dataset[index]
-    seen = class_scores(model, image, PROTOCOLS["whole"]).argmax(dim=0).to("cpu", torch.uint8)
+    seen = class_ids(model, image, PROTOCOLS["whole"])
     pixels = image.permute(1, 2, 0).numpy()
     return np.concatenate([draw.overlay(pixels, mask.numpy(), dataset.labels, 0.5) for mask in (truth, seen)], axis=1)
 
