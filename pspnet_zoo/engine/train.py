@@ -28,6 +28,7 @@ from ..data.dataset import SegmentationDataset
 from ..data.labels import IGNORE
 from ..data.transforms import training_transform
 from ..models import PSPNet
+from ..models.depthwise import FastDepthwise
 from ..weights.files import WeightsError, read_state, save_pretrained, write_atomically, write_state
 from .evaluate import Evaluation, class_ids, evaluate
 from .inference import PROTOCOLS
@@ -102,6 +103,7 @@ def train(
     if recipe.class_weight_power:
         class_weights = (class_shares(dataset).clamp(min=1e-6) ** -recipe.class_weight_power).to(accelerator.device)
     forward = torch.compile(run.network) if compile else run.network
+    convolutions = FastDepthwise() if accelerator.device.type == "cpu" and not compile else nullcontext()
     stream = _Stream(dataset, recipe, [m * 255 / model.preprocess.range for m in model.preprocess.mean])
     order = _batches(recipe, run.step, accelerator.process_index, accelerator.num_processes)
     batches = iter(DataLoader(stream, batch_sampler=order, num_workers=workers, worker_init_fn=_ignore_stop_signals))
@@ -120,8 +122,10 @@ def train(
                 is_last = part + 1 == recipe.accumulation
                 with nullcontext() if is_last else accelerator.no_sync(run.network):
                     x = model.preprocess(images).contiguous(memory_format=torch.channels_last)
+                    with convolutions:
+                        outputs = forward(x, return_aux=has_aux)
                     part_loss = segmentation_loss(
-                        forward(x, return_aux=has_aux),
+                        outputs,
                         masks,
                         aux_weight=recipe.aux_weight,
                         class_weights=class_weights,

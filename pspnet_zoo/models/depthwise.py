@@ -1,0 +1,133 @@
+"""Depthwise convolutions that train fast on CPUs.
+
+oneDNN, which torch computes convolutions with on CPUs, has fast gradients for depthwise convolutions without dilation, and fast
+gradients of the weights for 3x3 kernels only. Both cases can be had from these:
+
+- A convolution with dilation r is r x r undilated ones, each on every r-th row and column: they go through as one larger batch.
+- The weights of a 5x5 kernel are four overlapping 3x3 kernels, each of which sees the picture moved by up to two pixels.
+
+A training step of `pspnet_lite0` at stride 8 takes less than half the time so, see `benchmarks/depthwise.py`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+
+class FastDepthwise(TorchFunctionMode):
+    """While this mode is active, depthwise convolutions run through `depthwise_conv2d` where it can do them.
+
+    A mode rather than a layer: timm's modules, their hooks and their state dicts stay as they are.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.conv2d and not kwargs and len(args) == 7:  # as nn.Conv2d calls it
+            x, weight, bias, stride, padding, dilation, groups = args
+            if _is_covered(x, weight, stride, padding, dilation, groups):
+                out = depthwise_conv2d(x, weight, padding[0] // dilation[0], dilation[0])
+                return out if bias is None else out + bias[:, None, None]
+        return func(*args, **(kwargs or {}))
+
+
+def _is_covered(x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> bool:
+    return (
+        groups == x.shape[1] == weight.shape[0] > 1
+        and weight.shape[2:] in ((3, 3), (5, 5))
+        and tuple(stride) == (1, 1)
+        and isinstance(padding, tuple)
+        and padding[0] == padding[1]
+        and dilation[0] == dilation[1]
+        and padding[0] % dilation[0] == 0
+    )
+
+
+def depthwise_conv2d(x: Tensor, weight: Tensor, padding: int, dilation: int) -> Tensor:
+    """What `F.conv2d(x, weight, padding=padding * dilation, dilation=dilation, groups=C)` gives, under autocast too.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (C, 1, k, k), k of 3 or 5.
+        padding: Zeros on each side, in multiples of `dilation`.
+        dilation: Between the taps, in pixels.
+
+    Returns:
+        (N, C, H', W') with H' = H + dilation * (2 * padding - k + 1), in channels_last.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        x, weight = (t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, weight))
+    return _Depthwise.apply(x, weight, padding, dilation)
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int, dilation: int) -> Tensor:
+        ctx.size = x.shape[-2:]
+        ctx.padding, ctx.dilation = padding, dilation
+        grids = _to_grids(x, dilation)
+        ctx.save_for_backward(grids, weight)
+        height, width = (side + dilation * (2 * padding - weight.shape[-1] + 1) for side in ctx.size)
+        return _from_grids(F.conv2d(grids, weight, padding=padding, groups=x.shape[1]), dilation, height, width)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        grids, weight = ctx.saved_tensors
+        grad = _to_grids(grads[0], ctx.dilation)
+        # a crop or rounding up may have left the grids larger than what the gradient has
+        height, width = (side + 2 * ctx.padding - weight.shape[-1] + 1 for side in grids.shape[-2:])
+        grad = _pad(grad, height, width)
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_grids = _gradients(grad, grids, weight, ctx.padding, [True, False, False])[0]
+            grad_x = _from_grids(grad_grids, ctx.dilation, *ctx.size)
+        if ctx.needs_input_grad[1]:
+            grad_weight = _grad_weight(grad, grids, weight, ctx.padding)
+        return grad_x, grad_weight, None, None
+
+
+def _to_grids(x: Tensor, rate: int) -> Tensor:
+    """(N, C, H, W) to (N * rate**2, C, H / rate, W / rate), rounded up with zeros: every rate-th row and column."""
+    if rate == 1:
+        return x.contiguous(memory_format=torch.channels_last)
+    height, width = x.shape[-2:]
+    x = _pad(x, height + -height % rate, width + -width % rate)
+    rows = x.permute(0, 2, 3, 1).unflatten(2, (-1, rate)).unflatten(1, (-1, rate))  # (N, H / rate, rate, W / rate, rate, C)
+    return rows.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
+
+
+def _from_grids(grids: Tensor, rate: int, height: int, width: int) -> Tensor:
+    """What `_to_grids` made, back, cut to (N, C, height, width)."""
+    if rate == 1:
+        return grids
+    rows = grids.permute(0, 2, 3, 1).unflatten(0, (-1, rate, rate))  # (N, rate, rate, H / rate, W / rate, C)
+    x = rows.permute(0, 3, 1, 4, 2, 5).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+    return x[..., :height, :width].contiguous(memory_format=torch.channels_last)
+
+
+def _pad(x: Tensor, height: int, width: int) -> Tensor:
+    """With zeros on the right and below."""
+    missing = (0, width - x.shape[-1], 0, height - x.shape[-2])
+    return F.pad(x, missing) if any(missing) else x
+
+
+def _grad_weight(grad: Tensor, x: Tensor, weight: Tensor, padding: int) -> Tensor:
+    if weight.shape[-1] == 3:
+        return _gradients(grad, x, weight, padding, [False, True, False])[1]
+    height, width = grad.shape[-2:]
+    padded = F.pad(x, (padding,) * 4)
+    part = weight[..., :3, :3]
+    out = torch.empty_like(weight)
+    for top in (0, 2):
+        for left in (0, 2):
+            moved = padded[..., top : top + height + 2, left : left + width + 2].contiguous(memory_format=torch.channels_last)
+            out[..., top : top + 3, left : left + 3] = _gradients(grad, moved, part, 0, [False, True, False])[1]
+    return out
+
+
+def _gradients(grad: Tensor, x: Tensor, weight: Tensor, padding: int, wanted: list[bool]) -> Any:
+    """Of the input, the weights and the bias; None for what is not wanted."""
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, None, [1, 1], [padding, padding], [1, 1], False, [0, 0], x.shape[1], wanted
+    )
