@@ -1,4 +1,4 @@
-"""The training loss: cross entropy over the pixels that count, of both heads."""
+"""The training loss: cross entropy over the pixels that count, of both heads, and a share of Dice loss where it is asked for."""
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ def segmentation_loss(
     class_weights: Tensor | None = None,
     ohem_threshold: float = 0.0,
     ohem_min_kept: int = 100_000,
+    dice_weight: float = 0.0,
 ) -> Tensor:
     """Mean cross entropy, plus the auxiliary head's share where there is one.
 
@@ -25,23 +26,59 @@ def segmentation_loss(
         class_weights: (C,) float; None for all alike. The mean is then a weighted one, as torch's.
         ohem_threshold: Only pixels with a lower probability of their own class count, 0 to 1; 0 for all.
         ohem_min_kept: So many pixels a picture, the least probable ones, count whatever the threshold.
+        dice_weight: Of `dice_loss`, which is added for each head.
 
     Returns:
-        A scalar in nats; 0 if no pixel counts.
+        A scalar, in nats without Dice; 0 if no pixel counts.
 
     Source: of the online hard example mining, open-mmlab/mmsegmentation mmseg/structures/sampler/ohem_pixel_sampler.py; the mean is
     over the kept pixels, as in HRNet's and semseg's forks of it.
     """
     if isinstance(logits, tuple):
         main, auxiliary = (
-            segmentation_loss(part, masks, class_weights=class_weights, ohem_threshold=ohem_threshold, ohem_min_kept=ohem_min_kept)
+            segmentation_loss(
+                part,
+                masks,
+                class_weights=class_weights,
+                ohem_threshold=ohem_threshold,
+                ohem_min_kept=ohem_min_kept,
+                dice_weight=dice_weight,
+            )
             for part in logits
         )
         return main + aux_weight * auxiliary
+    dice = dice_weight * dice_loss(logits, masks) if dice_weight else 0.0
     if ohem_threshold:
         masks = _hard_pixels(logits.detach(), masks, ohem_threshold, ohem_min_kept)
     total = F.cross_entropy(logits, masks, weight=class_weights, ignore_index=IGNORE, reduction="sum")
-    return total / pixel_mass(masks, class_weights).clamp(min=1e-6)  # torch's own mean is NaN where no pixel counts
+    return total / pixel_mass(masks, class_weights).clamp(min=1e-6) + dice  # torch's own mean is NaN where no pixel counts
+
+
+def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """1 - the soft Dice coefficient of a class over all pictures at once, averaged over the classes that occur.
+
+    It counts a class alike however few pixels it has, as mIoU does.
+
+    Args:
+        logits: (N, C, H, W).
+        masks: (N, H, W) int64 ids, 255 where ignored.
+
+    Returns:
+        A scalar, 0 to 1; 0 if no pixel counts.
+
+    Source: Milletari et al. 2016, "V-Net" (arXiv 1606.04797), section 3. segmentation_models_pytorch's DiceLoss sums over the same
+    classes and divides by the number of all.
+    """
+    counted = masks != IGNORE
+    classes = masks[counted]
+    probability = logits.float().softmax(dim=1)
+    own = probability.gather(1, masks.where(counted, 0)[:, None])[:, 0][counted]
+    overlap = own.new_zeros(logits.shape[1]).index_add(0, classes, own)
+    predicted = (probability * counted[:, None]).sum(dim=(0, 2, 3))
+    true = torch.bincount(classes, minlength=logits.shape[1])
+    occurs = true > 0
+    dice = 2 * overlap / (predicted + true).clamp(min=1e-6)
+    return ((1 - dice) * occurs).sum() / occurs.sum().clamp(min=1)
 
 
 def pixel_mass(masks: Tensor, class_weights: Tensor | None = None) -> Tensor:

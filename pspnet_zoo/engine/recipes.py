@@ -36,6 +36,9 @@ class Recipe:
         float, "Only pixels whose own class is given a lower probability than this train (OHEM); 0 for all pixels."
     ] = 0.0
     ohem_min_kept: Annotated[int, "With OHEM, the pixels of a picture that train at least."] = 100_000
+    dice_weight: Annotated[
+        float, "Of the soft Dice loss, which counts a class alike however few pixels it has, beside the cross entropy."
+    ] = 0.0
     ema_decay: Annotated[float, "The result is the running average of the weights with this decay; 0 for the last weights."] = 0.0
     freeze: Annotated[
         Literal["nothing", "norms", "encoder"], "What does not learn: 'norms' keep their statistics, an 'encoder' keeps all."

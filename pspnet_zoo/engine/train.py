@@ -131,6 +131,7 @@ def train(
                         class_weights=class_weights,
                         ohem_threshold=recipe.ohem_threshold,
                         ohem_min_kept=recipe.ohem_min_kept,
+                        dice_weight=recipe.dice_weight,
                     ) * (mass / mean_mass)
                     if not math.isfinite(part_loss.item()):
                         raise FloatingPointError(

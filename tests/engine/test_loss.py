@@ -1,10 +1,11 @@
 """The loss is torch's own cross entropy wherever that is defined."""
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from torch.nn.functional import cross_entropy
 
-from pspnet_zoo.engine.loss import pixel_mass, segmentation_loss
+from pspnet_zoo.engine.loss import dice_loss, pixel_mass, segmentation_loss
 
 
 @pytest.fixture
@@ -38,6 +39,22 @@ def test_pixel_mass_counts_each_pixel_with_its_weight(masks):
     assert pixel_mass(masks) == 2 * 32 * 32 - 9 * 32
     expected = sum(weights[c] * (masks == c).sum() for c in range(11))
     torch.testing.assert_close(pixel_mass(masks, weights), expected)
+
+
+@pytest.mark.parametrize("occurring", [11, 7])
+def test_dice_is_that_of_smp_but_for_the_mean_over_classes_that_occur(logits, masks, occurring):
+    masks = masks.where(masks == 255, masks % occurring)
+    smps = smp.losses.DiceLoss("multiclass", ignore_index=255)(logits, masks)
+    torch.testing.assert_close(dice_loss(logits, masks), smps * 11 / occurring)
+    entropy = segmentation_loss((logits, logits), masks)
+    both = segmentation_loss((logits, logits), masks, dice_weight=0.5)
+    torch.testing.assert_close(both - entropy, 1.4 * 0.5 * dice_loss(logits, masks))
+
+
+def test_dice_is_zero_where_no_pixel_counts_and_where_all_are_right(logits, masks):
+    assert dice_loss(logits.requires_grad_(), torch.full_like(masks, 255)) == 0
+    sure = torch.nn.functional.one_hot(masks.where(masks != 255, 0), 11).movedim(-1, 1) * 100.0
+    assert dice_loss(sure, masks) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("min_kept", [0, 10, 700, 100_000])
