@@ -29,12 +29,12 @@ _LITE0_CAMVID = Checkpoint(
     license="research, non-commercial (CamVid)",
     metrics=(
         # pspnet-zoo evaluate pspnet_lite0.camvid --dataset camvid --data CAMVID --split test
-        Metric("miou", 0.6034, *_CAMVID_TEST),
-        Metric("pixel_accuracy", 0.8863, *_CAMVID_TEST),
-        Metric("loss", 0.3247, *_CAMVID_TEST),
+        Metric("miou", 0.6285, *_CAMVID_TEST),
+        Metric("pixel_accuracy", 0.8924, *_CAMVID_TEST),
+        Metric("loss", 0.3190, *_CAMVID_TEST),
     ),
     folder="pspnet_lite0.camvid",
-    sha256="341a3145b35263a46e587b38f19094670192bbac6ae0acaba7353ba0998852e8",
+    sha256="745ac658176eeda3df6f3ee5972af7da0169f70ef6350a6d927db9888a054141",
     labels=CAMVID,
 )
 

@@ -1,6 +1,6 @@
 """Put a trained pspnet_lite0 into the package: float16, without the auxiliary head, with its provenance.
 
-    python tools/bundle_lite0.py runs/camvid_s8/model
+    python tools/bundle_lite0.py runs/camvid_full/model
 
 Prints the sha256 and the number of parameters for the registry's row. See docs/how-to/reproduce-the-bundled-weights.md.
 """
@@ -23,15 +23,15 @@ PROVENANCE = {
     ),
     "commands": [
         "pspnet-zoo train --recipe camvid --data CAMVID -o runs/camvid_s16 --encoder-weights lite0_imagenet.safetensors "
-        "--output-stride 16",
-        "pspnet-zoo train --recipe camvid --data CAMVID -o runs/camvid_s8 --init runs/camvid_s16/model --iterations 310 --lr 0.015 "
-        "--batch-size 6 --crop 288 384 --scale 0.75 1.5",
-        "python tools/bundle_lite0.py runs/camvid_s8/model",
+        "--output-stride 16 --precision bf16 --evaluate-every 0",
+        "pspnet-zoo train --recipe camvid --data CAMVID -o runs/camvid_s8 --init runs/camvid_s16/model --iterations 1900 "
+        "--lr 0.02 --crop 296 384 --scale 0.75 1.5 --weight-decay 5e-4 --dice-weight 0.5 --ema-decay 0.998 --precision bf16 "
+        "--evaluate-every 0",
+        "pspnet-zoo train --recipe camvid --data CAMVID -o runs/camvid_full --init runs/camvid_s8/model --iterations 300 "
+        "--lr 0.008 --crop 360 480 --scale 0.9 1.25 --no-photometric --weight-decay 5e-4 --dice-weight 0.5 --ema-decay 0.99 "
+        "--precision bf16 --evaluate-every 0",
+        "python tools/bundle_lite0.py runs/camvid_full/model",
     ],
-    "note": (
-        "The first command ran on an earlier state of this code (commit e4ee393, these numbers given as options), which distorted "
-        "colours as torchvision does, not as mmseg"
-    ),
     "license": "Research and non-commercial use, after the terms of CamVid (personal and research use, CC BY-NC)",
     "citation": (
         "Brostow, Shotton, Fauqueur, Cipolla: Segmentation and Recognition Using Structure from Motion Point Clouds, ECCV 2008; "
