@@ -55,7 +55,7 @@ def test_commands_and_their_options_exist(document):
             command, arguments = program, shlex.split(words)
             while hasattr(command, "commands"):  # a group, such as `pspnet-zoo data`
                 command = command.commands[arguments.pop(0)]
-            known = {option for parameter in command.params for option in parameter.opts}
+            known = {option for p in command.params for option in (*p.opts, *p.secondary_opts)}
             assert {a for a in arguments if re.match("--?[a-z]", a)} <= known, line
 
 
