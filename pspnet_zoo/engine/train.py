@@ -103,7 +103,9 @@ def train(
     if recipe.class_weight_power:
         class_weights = (class_shares(dataset).clamp(min=1e-6) ** -recipe.class_weight_power).to(accelerator.device)
     forward = torch.compile(run.network) if compile else run.network
-    convolutions = FastDepthwise() if accelerator.device.type == "cpu" and not compile else nullcontext()
+    # float32 is no faster by parts, see benchmarks/depthwise.py
+    by_parts = accelerator.device.type == "cpu" and recipe.precision == "bf16" and not compile
+    convolutions = FastDepthwise() if by_parts else nullcontext()
     stream = _Stream(dataset, recipe, [m * 255 / model.preprocess.range for m in model.preprocess.mean])
     order = _batches(recipe, run.step, accelerator.process_index, accelerator.num_processes)
     batches = iter(DataLoader(stream, batch_sampler=order, num_workers=workers, worker_init_fn=_ignore_stop_signals))
