@@ -29,12 +29,12 @@ _LITE0_CAMVID = Checkpoint(
     license="research, non-commercial (CamVid)",
     metrics=(
         # pspnet-zoo evaluate pspnet_lite0.camvid --dataset camvid --data CAMVID --split test
-        Metric("miou", 0.6285, *_CAMVID_TEST),
-        Metric("pixel_accuracy", 0.8924, *_CAMVID_TEST),
-        Metric("loss", 0.3190, *_CAMVID_TEST),
+        Metric("miou", 0.6507, *_CAMVID_TEST),
+        Metric("pixel_accuracy", 0.9033, *_CAMVID_TEST),
+        Metric("loss", 0.3042, *_CAMVID_TEST),
     ),
     folder="pspnet_lite0.camvid",
-    sha256="745ac658176eeda3df6f3ee5972af7da0169f70ef6350a6d927db9888a054141",
+    sha256="198187b0a3e7b9bbb34c2c1b6a2d95bb047476be1ba4087ccbd28080e9696349",
     labels=CAMVID,
 )
 

@@ -27,9 +27,12 @@ PROVENANCE = {
         "pspnet-zoo train --recipe camvid --data CAMVID -o runs/camvid_s8 --init runs/camvid_s16/model --iterations 1900 "
         "--lr 0.02 --crop 296 384 --scale 0.75 1.5 --weight-decay 5e-4 --dice-weight 0.5 --ema-decay 0.998 --precision bf16 "
         "--evaluate-every 0",
-        "pspnet-zoo train --recipe camvid --data CAMVID -o runs/camvid_full --init runs/camvid_s8/model --iterations 300 "
-        "--lr 0.008 --crop 360 480 --scale 0.9 1.25 --no-photometric --weight-decay 5e-4 --dice-weight 0.5 --ema-decay 0.99 "
+        "pspnet-zoo train --recipe camvid --data CAMVID -o runs/camvid_s8b --init runs/camvid_s8/model --seed 1 "
+        "--iterations 2500 --lr 0.02 --crop 296 384 --scale 0.75 1.75 --weight-decay 5e-4 --dice-weight 1 --ema-decay 0.998 "
         "--precision bf16 --evaluate-every 0",
+        "pspnet-zoo train --recipe camvid --data CAMVID -o runs/camvid_full --init runs/camvid_s8b/model --seed 2 "
+        "--iterations 400 --lr 0.008 --crop 360 480 --scale 0.9 1.25 --no-photometric --weight-decay 5e-4 --dice-weight 1 "
+        "--ema-decay 0.99 --precision bf16 --evaluate-every 0",
         "python tools/bundle_lite0.py runs/camvid_full/model",
     ],
     "license": "Research and non-commercial use, after the terms of CamVid (personal and research use, CC BY-NC)",

@@ -142,7 +142,7 @@ RECIPES = {
     ),
     "camvid": NamedRecipe(
         Recipe(iterations=2000, batch_size=8, crop=(240, 320), lr=0.03, head_factor=3, class_weight_power=0.3),
-        source="ours: the first part of the bundled weights' training, see docs/how-to/reproduce-the-bundled-weights.md",
+        source="ours: the first of the four parts of docs/how-to/reproduce-the-bundled-weights.md; all give what to expect",
         dataset="camvid",
         model="pspnet_lite0",
         checkpoints=("pspnet_lite0.camvid",),
