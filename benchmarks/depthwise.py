@@ -12,8 +12,8 @@ from statistics import median
 import torch
 
 from pspnet_zoo import create
-from pspnet_zoo.engine.loss import segmentation_loss
-from pspnet_zoo.models.depthwise import FastDepthwise
+from pspnet_zoo.training.depthwise import FastDepthwise
+from pspnet_zoo.training.loss import segmentation_loss
 
 ROUNDS = 5
 

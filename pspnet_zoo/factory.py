@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from .models import PSPNet
-from .registry import BUNDLED, find, is_checkpoint, parse_architecture
-from .rows import Checkpoint
-from .weights.cache import cached
-from .weights.files import from_pretrained
-from .weights.hub import download_copy
+from .storage.files import from_pretrained
+from .storage.hub import download_copy
+from .upstream.cache import cached
+from .zoo.registry import BUNDLED, find, is_checkpoint, parse_architecture
+from .zoo.rows import Checkpoint
 
 DEFAULT_CLASSES = 19  # Cityscapes, the paper's main data set
 
@@ -31,7 +31,7 @@ def create(
         name: An architecture (`pspnet_r101`, `pspnet_lite0`, `pspnet_` + a timm name), or a checkpoint (`pspnet_lite0.camvid`, or
             the id that its upstream gave it), which loads its weights. Those of other projects are fetched on first use, from the
             Hub where the zoo has published them there, else from their project: checked, converted and kept in the cache, see
-            `pspnet_zoo.weights.cache`.
+            `pspnet_zoo.upstream.cache`.
         pretrained: True loads the architecture's default weights, a tag those. The network is then in evaluation mode, with
             `.labels`, `.preprocess` and `.provenance`; otherwise it is in training mode.
         encoder_weights: Without `pretrained`: weights of the encoder only, see `Encoder`. None touches no network.

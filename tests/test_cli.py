@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pspnet_zoo import PSPNet, cli
+from pspnet_zoo import PSPNet
+from pspnet_zoo.cli import app as cli
 
 
 @pytest.fixture
@@ -280,6 +281,6 @@ def test_list_knows_every_backbone_as_an_architecture(run):
 
 def test_training_without_its_extra_says_what_to_install(run, camvid, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    monkeypatch.delitem(sys.modules, "pspnet_zoo.engine.train", raising=False)
+    monkeypatch.delitem(sys.modules, "pspnet_zoo.training.train", raising=False)
     code, _, err = run("train", "--recipe", "camvid", "--data", camvid, "-o", tmp_path / "run")
     assert code == 2 and "Training needs accelerate; install the extra" in err

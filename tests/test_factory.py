@@ -73,7 +73,7 @@ pspnet_zoo.create("pspnet_r101"); pspnet_zoo.create("pspnet_lite0", pretrained=T
 
 
 def test_the_bundled_config_is_complete():
-    from pspnet_zoo.registry import BUNDLED
+    from pspnet_zoo.zoo.registry import BUNDLED
 
     config = json.loads((BUNDLED / "pspnet_lite0.camvid" / "config.json").read_text())
     assert config["model"]["encoder_name"] == "tf_efficientnet_lite0" and config["labels"]["names"] == list(CAMVID.names)

@@ -12,7 +12,7 @@ import torch
 
 import pspnet_zoo
 from pspnet_zoo import PSPNet
-from pspnet_zoo.registry import BUNDLED, CHECKPOINTS, find
+from pspnet_zoo.zoo.registry import BUNDLED, CHECKPOINTS, find
 
 ROOT = Path(pspnet_zoo.__file__).parent.parent
 WEIGHTS = BUNDLED / "pspnet_lite0.camvid" / "model.safetensors"
@@ -21,10 +21,10 @@ WEIGHTS = BUNDLED / "pspnet_lite0.camvid" / "model.safetensors"
 PROLOGUE = """
 import json, os, socket, sys, warnings
 warnings.simplefilter("error")
-sys.path.append(os.environ["REPO"])  # for tests.hub.github; behind what torch.hub puts first
+sys.path.append(os.environ["REPO"])  # for tests.github; behind what torch.hub puts first
 import torch
 from pathlib import Path
-from tests.hub.github import github, zipball
+from tests.github import github, zipball
 REPO, REF = "someone/pspnet_zoo", "someone/pspnet_zoo:v1"
 root = Path(os.environ["REPO"])
 paths = [p.relative_to(root).as_posix() for p in (root / "pspnet_zoo").rglob("*") if p.is_file() and p.suffix != ".pyc"]

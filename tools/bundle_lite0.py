@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from pspnet_zoo import from_pretrained, save_pretrained
-from pspnet_zoo.registry import BUNDLED
-from pspnet_zoo.weights.files import WEIGHTS_FILE
-from pspnet_zoo.weights.foreign import file_digest
+from pspnet_zoo.storage.files import WEIGHTS_FILE
+from pspnet_zoo.upstream.foreign import file_digest
+from pspnet_zoo.zoo.registry import BUNDLED
 
 GUIDE = Path(__file__).parent.parent / "docs" / "how-to" / "reproduce-the-bundled-weights.md"
 

@@ -11,12 +11,12 @@ from timm.layers import Format
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
-from .atrous import Dilation, ShortcutPool, dilate, pads_as_same, probe
-from .fit import Fit, build, measure
+from .dilated import Dilation, ShortcutPool, dilate, pads_as_same, probe
+from .resized import Fit, build, measure
 
 Mechanism = Literal["dilated", "resized"]
-"""How later strides are bounded: "dilated" evaluates the network densely, see `pspnet_zoo.models.atrous`; "resized" takes the maps
-that timm gives and resizes them, see `pspnet_zoo.models.fit`."""
+"""How later strides are bounded: "dilated" evaluates the network densely, see `pspnet_zoo.models.dilated`; "resized" takes the maps
+that timm gives and resizes them, see `pspnet_zoo.models.resized`."""
 
 # fmt: off
 CONVOLUTIONAL = (
@@ -45,8 +45,8 @@ class Encoder(nn.Module):
         in_channels: Channels of the input; timm adapts the first convolution.
         depth: Stages to use, 3 to 5: all, all but the last, all but the last two. Stages beyond are not built.
         output_stride: 8, 16 or 32 pixels: the largest stride of a feature.
-        dilation: How later strides become dilation, see `pspnet_zoo.models.atrous.Dilation`. "strided" needs output_stride=32.
-        shortcut_pool: What becomes of average pools there, see `pspnet_zoo.models.atrous.ShortcutPool`.
+        dilation: How later strides become dilation, see `pspnet_zoo.models.dilated.Dilation`. "strided" needs output_stride=32.
+        shortcut_pool: What becomes of average pools there, see `pspnet_zoo.models.dilated.ShortcutPool`.
         stem_width: Of a ResNet: gives it a deep stem, three 3x3 convolutions of this width, this width and twice that, in place
             of its own. timm has no weights for it.
         image_size: Side, or height and width, in pixels of the largest picture, for models that are built for one size; None for

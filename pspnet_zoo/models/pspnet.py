@@ -16,7 +16,7 @@ import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from .atrous import Dilation, ShortcutPool
+from .dilated import Dilation, ShortcutPool
 from .encoder import Encoder
 from .heads import Activation, AuxiliaryHead, ClassificationHead, SegmentationHead, initialize
 from .preprocess import Preprocess
@@ -46,8 +46,8 @@ class PSPNet(nn.Module):
         encoder_output_stride: 8, 16 or 32 pixels.
         encoder_stem_width: Gives a ResNet a deep stem, see `Encoder`.
         encoder_image_size: Of the largest picture, for encoders that are built for one size, see `Encoder`.
-        dilation: "atrous" or the rule of a published checkpoint, see `pspnet_zoo.models.atrous.Dilation`.
-        shortcut_pool: "dilated" or "identity", see `pspnet_zoo.models.atrous.ShortcutPool`.
+        dilation: "atrous" or the rule of a published checkpoint, see `pspnet_zoo.models.dilated.Dilation`.
+        shortcut_pool: "dilated" or "identity", see `pspnet_zoo.models.dilated.ShortcutPool`.
         align_corners: Of every resize in the network. True, as in the paper's code, fits sizes 8k + 1 best; any size works. None
             resizes logits by where the encoder's cells really lie, at any size (and cells of the pyramid as with False).
 
@@ -230,7 +230,7 @@ class PSPNet(nn.Module):
 
     def save_pretrained(self, folder: str | PathLike[str]) -> Path:
         """See `pspnet_zoo.save_pretrained`."""
-        from ..weights.files import save_pretrained  # smp's users save a network by its method; files build on the network
+        from ..storage.files import save_pretrained  # smp's users save a network by its method; files build on the network
 
         return save_pretrained(self, folder)
 
@@ -252,7 +252,7 @@ class PSPNet(nn.Module):
             WeightsError: If the Hub refuses, or gives back other bytes.
             ValueError: If `repo_id` is not "org/name".
         """
-        from ..weights.publish import push_model  # as in save_pretrained
+        from ..storage.publish import push_model  # as in save_pretrained
 
         return push_model(self, repo_id, private=private, token=token, commit_message=commit_message).url
 

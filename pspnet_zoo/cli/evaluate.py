@@ -1,0 +1,116 @@
+"""The command `pspnet-zoo evaluate`."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.table import Table
+
+from ..data.open import open_dataset
+from ..evaluation.evaluate import Evaluation, predict_all
+from ..evaluation.evaluate import evaluate as measure
+from ..evaluation.report import html_page, prediction_saver, report, worst_and_best
+from ..inference.predictor import load
+from ..inference.protocols import PROTOCOLS
+from ..storage.files import write_atomically
+from .terminal import DataOption, DatasetOption, ModelArgument, out, progress_bar, say
+
+
+def evaluate(
+    model: ModelArgument,
+    data: DataOption,
+    dataset: DatasetOption = "camvid",
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    protocol: Annotated[str, typer.Option(help=f"{', '.join(PROTOCOLS)}; ms is multi-scale and flip.")] = "whole",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", help="Write a page with bars, the confusion matrix and pictures to this file.")
+    ] = None,
+    save_predictions: Annotated[
+        Path | None, typer.Option(help="Write each prediction into this folder; for Cityscapes as its server wants them.")
+    ] = None,
+) -> None:
+    """Measure a network on a data set, on the GPU if there is one.
+
+    Started by torchrun, the processes share the pictures and give the same numbers as one. A split without ground truth can only
+    be predicted, with --save-predictions.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol is '{protocol}'; it can be {', '.join(PROTOCOLS)}")
+    pictures = open_dataset(dataset, data, split)
+    if not pictures.masks and (json_file or html_file or not save_predictions):
+        raise ValueError(f"{dataset} {split} has no ground truth to compare with; only --save-predictions is possible")
+    save = prediction_saver(pictures, save_predictions) if save_predictions else None
+    network = load(model)
+    bar = progress_bar()
+    with _processes() as (rank, count, device):
+        network.to(device)
+        bar.disable = rank > 0
+        task = bar.add_task("evaluating", total=len(range(rank, len(pictures), count)))
+
+        def progress(done: int) -> None:
+            bar.update(task, completed=done)
+
+        with bar:
+            if not pictures.masks and save:
+                predict_all(network, pictures, PROTOCOLS[protocol], save, progress=progress)
+                result = None
+            else:
+                result = measure(network, pictures, PROTOCOLS[protocol], save=save, progress=progress)
+    if rank > 0:
+        return
+    if result:
+        say(f"{model} on {dataset} {split}, {result.images} pictures, {result.protocol}")
+        out.print(_table(result))
+    if result and (json_file or html_file):
+        numbers = {"model": model, "dataset": dataset, "split": split, **report(result, network, pictures)}
+        if json_file:
+            write_atomically(json_file, (json.dumps(numbers, indent=2) + "\n").encode())
+            say(f"Wrote {json_file}")
+        if html_file:
+            page = html_page(numbers, pictures.labels, *worst_and_best(network, pictures, result))
+            write_atomically(html_file, page.encode())
+            say(f"Wrote {html_file}")
+    if save_predictions:
+        say(f"Wrote {len(pictures)} predictions to {save_predictions}")
+
+
+def _table(result: Evaluation) -> Table:
+    table = Table("class", "IoU")
+    for values in (result.iou, result.category_iou or {}):
+        for name, iou in values.items():
+            table.add_row(name, "-" if iou is None else f"{iou:.4f}")
+        table.add_section()
+    numbers = {
+        "mIoU": result.miou,
+        "category mIoU": result.category_miou,
+        "pixel accuracy": result.pixel_accuracy,
+        "mean accuracy": result.mean_accuracy,
+        "loss": result.loss,
+    }
+    for name, value in numbers.items():
+        if value is not None:
+            table.add_row(name, f"{value:.4f}")
+    return table
+
+
+@contextmanager
+def _processes() -> Iterator[tuple[int, int, torch.device]]:
+    """This process's number, how many there are and its device; where torchrun started several, they are joined meanwhile."""
+    rank, count, local_rank = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if count == 1:
+        yield 0, 1, device
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield rank, count, device
+    finally:
+        torch.distributed.destroy_process_group()

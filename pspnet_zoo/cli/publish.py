@@ -1,0 +1,81 @@
+"""The command `pspnet-zoo publish`: cli.py registers it."""
+
+import io
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..factory import fetch
+from ..inference.predictor import Predictor
+from ..storage.files import WeightsError
+from ..storage.hub import namespace
+from ..storage.publish import CARD_FILE, push, stage
+from ..upstream.cache import is_cached
+from ..zoo.registry import BUNDLED, CHECKPOINTS, find
+from ..zoo.rows import Checkpoint
+from .terminal import complain, err, say
+
+
+def publish(
+    model: Annotated[str | None, typer.Argument(help="Name of a checkpoint, or its folder.")] = None,
+    to: Annotated[str | None, typer.Option(help="ORG or ORG/REPO on the Hub; without it, the zoo's own organisation.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stage and check, show, and send nothing.")] = False,
+    example: Annotated[Path | None, typer.Option(help="A photo; what the network sees in it goes into the card.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every checkpoint of the zoo whose weights are on this machine.")] = False,
+) -> None:
+    """Publish a checkpoint on the Hugging Face Hub: weights, config and model card in one commit, read back afterwards.
+
+    The token is the one of 'hf auth login', or HF_TOKEN. What is already there unchanged is left alone.
+    """
+    if all_ == (model is not None):
+        raise ValueError("Give one checkpoint to publish, or --all")
+    to = to or namespace()
+    if all_ and "/" in to:
+        raise ValueError(f"--to is '{to}'; with --all it is an organisation, without a repository")
+    rows = [row for row in CHECKPOINTS if _is_at_hand(row)] if all_ else [None]
+    failures = 0
+    for row in rows:
+        try:
+            _publish_one(row.name if row else str(model), to, private, dry_run, example)
+        except (WeightsError, OSError) as error:
+            if not all_:
+                raise
+            complain(error)
+            failures += 1
+    if not rows:
+        raise ValueError("No weights of the zoo are on this machine; load some by pspnet_zoo.create(NAME) first")
+    if failures:
+        say(f"{failures} of {len(rows)} were not published; the same command goes on with them", err)
+        raise typer.Exit(2)
+
+
+def _is_at_hand(row: Checkpoint) -> bool:
+    return (BUNDLED / row.folder).is_dir() if row.folder else row.source is not None and is_cached(row)
+
+
+def _publish_one(model: str, to: str, private: bool, dry_run: bool, photo: Path | None) -> None:
+    row = None if Path(model).is_dir() else find(model)
+    source = Path(model) if row is None else fetch(row)
+    repo = to if "/" in to else f"{to}/{row.name if row else source.resolve().name}"
+    picture = None if photo is None else _example(source, photo)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        stage(source, folder, repo, license=row.license if row else None, metrics=row.metrics if row else (), example=picture)
+        for path in sorted(folder.iterdir()):
+            say(f"{path.stat().st_size:>12,}  {path.name}")
+        if dry_run:
+            say((folder / CARD_FILE).read_text())
+            say(f"Would be published as {repo}; nothing was sent")
+            return
+        done = push(folder, repo, private=private, commit_message=f"Publish {repo.partition('/')[2]}")
+    say(f"{'Published' if done.is_new else 'Unchanged'}: {done.url}")
+    say(f"Read back and compared. The field of its row in pspnet_zoo/zoo/checkpoints.py:\n    {done.row}")
+
+
+def _example(source: Path, photo: Path) -> bytes:
+    buffer = io.BytesIO()
+    Predictor(source)(photo).overlay(legend=True).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()

@@ -1,0 +1,33 @@
+"""What the commands share: where they write, progress, complaints, and arguments with one meaning everywhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ..data.open import DATASETS
+
+out = Console()
+err = Console(stderr=True)
+
+ModelArgument = Annotated[str, typer.Argument(metavar="NAME_OR_DIR", help="A model of the zoo, or the folder of a checkpoint.")]
+DatasetOption = Annotated[str, typer.Option(help=f"Layout of the data: {', '.join(DATASETS)}.")]
+DataOption = Annotated[Path, typer.Option(help="Folder of the data set.", show_default=False)]
+
+
+def say(text: str, console: Console = out) -> None:
+    """A line as it is: no wrapping, no colours, no markup read from names or paths."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def complain(error: Exception | str) -> None:
+    """One line on stderr."""
+    err.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def progress_bar() -> Progress:
+    """Description, bar, count, time passed and time left, on stderr."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=err)

@@ -1,1 +1,0 @@
-"""Training, inference and evaluation."""

@@ -1,0 +1,214 @@
+"""A network against a data set, in one process or several."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.nn import functional as F
+
+from ..data.cityscapes_ids import CATEGORIES
+from ..data.dataset import SegmentationDataset
+from ..data.images import read_image
+from ..data.labels import CITYSCAPES, IGNORE, Labels
+from ..inference.protocols import PROTOCOLS, Protocol, segment
+from ..models import PSPNet
+from .metrics import ConfusionMatrix
+
+Save = Callable[[int, Tensor], None]
+"""Called with the position of a picture in the data set and its (H, W) uint8 class ids, on the CPU."""
+
+Progress = Callable[[int], None]
+"""Called after each picture with how many this process has done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Metrics over a data set, each from one confusion matrix of all its pixels."""
+
+    miou: float
+    """Mean intersection over union of the classes that occur or were predicted, 0..1."""
+    iou: dict[str, float | None]
+    """By class name, 0..1; None for a class that neither occurs nor was predicted."""
+    category_miou: float | None
+    """As `miou`, of the classes' categories; None where the labels have none."""
+    category_iou: dict[str, float | None] | None
+    """By category name; None where the labels have none."""
+    pixel_accuracy: float
+    """Fraction of the pixels that count."""
+    mean_accuracy: float
+    """Mean over the classes that occur of the fraction of their pixels that was found."""
+    loss: float
+    """Mean over the pixels that count of -log of the true class's probability, in nats; of the averaged probability where the
+    protocol averages."""
+    images: int
+    protocol: Protocol
+    confusion: list[list[int]]
+    """Pixels; a row for each true class, a column for each prediction."""
+    image_miou: list[float | None]
+    """mIoU of each picture alone, to find the worst and the best; None where no pixel counts. `miou` is not their mean."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The numbers of the whole data set; `protocol` in words, and all its settings."""
+        numbers = {name: value for name, value in vars(self).items() if name != "image_miou"}
+        return {**numbers, "protocol": str(self.protocol), "protocol_settings": asdict(self.protocol)}
+
+
+@torch.inference_mode()
+def evaluate(
+    model: PSPNet,
+    dataset: SegmentationDataset,
+    protocol: Protocol = PROTOCOLS["whole"],
+    *,
+    save: Save | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Segment every picture and compare.
+
+    Where `torch.distributed` is initialised, every process must call this; each takes its share of the pictures, every picture is
+    counted once, and all get the same result.
+
+    Args:
+        model: On the device to run on; its training or evaluation mode is left as it was.
+        dataset: Its labels are the model's classes.
+        protocol: How each picture is segmented.
+        save: Takes the predictions of this process's share.
+        progress: Takes the number of pictures done of this process's share.
+
+    Raises:
+        ValueError: If the classes are not the model's, the split has no ground truth, or no pixel of it counts.
+        ImageError: If a file cannot be read.
+        ConnectionError: If another process stopped.
+    """
+    _check_classes(model, dataset.labels)
+    confusion = ConfusionMatrix(len(dataset.labels))
+    losses, image_miou = torch.zeros(2, len(dataset), dtype=torch.float64)
+    for done, index in enumerate(_share(len(dataset)), start=1):
+        image, truth = dataset[index]
+        scores = class_scores(model, image, protocol)
+        truth, prediction = truth.to(scores.device), scores.argmax(dim=0)
+        one = ConfusionMatrix(len(dataset.labels))
+        one.update(prediction, truth)
+        confusion.counts += one.counts
+        image_miou[index] = one.miou
+        losses[index] = F.nll_loss(scores[None], truth[None].long(), ignore_index=IGNORE, reduction="sum").item()
+        if save:
+            save(index, prediction.to("cpu", torch.uint8))
+        if progress:
+            progress(done)
+    device = next(model.parameters()).device
+    # a picture's numbers are 0 in all processes but one, so that no sum depends on how many there are
+    confusion.counts, losses, image_miou = (_sum_over_processes(t, device) for t in (confusion.counts, losses, image_miou))
+    counted = int(confusion.counts.sum())
+    if not counted:
+        raise ValueError("Every pixel of the data set is ignored; there is nothing to measure")
+    categories = _categories(dataset.labels)
+    by_category = confusion.merged(list(categories.values())) if categories else None
+    return Evaluation(
+        miou=confusion.miou,
+        iou=_by_name(dataset.labels.names, confusion.iou),
+        category_miou=by_category.miou if by_category else None,
+        category_iou=_by_name(list(categories), by_category.iou) if by_category else None,
+        pixel_accuracy=confusion.pixel_accuracy,
+        mean_accuracy=confusion.mean_accuracy,
+        loss=losses.sum().item() / counted,
+        images=len(dataset),
+        protocol=protocol,
+        confusion=confusion.counts.tolist(),
+        image_miou=_none_for_nan(image_miou),
+    )
+
+
+@torch.inference_mode()
+def predict_all(
+    model: PSPNet, dataset: SegmentationDataset, protocol: Protocol, save: Save, *, progress: Progress | None = None
+) -> None:
+    """Segment every picture, with or without ground truth. Several processes share the pictures as in `evaluate`.
+
+    Raises:
+        ValueError: If the classes are not the model's.
+        ImageError: If a picture cannot be read.
+    """
+    _check_classes(model, dataset.labels)
+    for done, index in enumerate(_share(len(dataset)), start=1):
+        image = torch.from_numpy(read_image(dataset.images[index])).permute(2, 0, 1)
+        save(index, class_ids(model, image, protocol))
+        if progress:
+            progress(done)
+
+
+def class_scores(model: PSPNet, image: Tensor, protocol: Protocol) -> Tensor:
+    """Log-probabilities of the classes of one picture, by a network in evaluation mode, which is then left as it was.
+
+    Args:
+        model: On the device to run on.
+        image: (3, H, W) uint8 RGB.
+        protocol: How it is segmented.
+
+    Returns:
+        (C, H, W) float32, on the model's device.
+    """
+
+    def net(x: Tensor) -> Tensor:
+        output = model(x.contiguous(memory_format=torch.channels_last))
+        return output[0] if isinstance(output, tuple) else output
+
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        return segment(net, model.preprocess(image[None].to(next(model.parameters()).device)), protocol)[0]
+    finally:
+        for module in training:  # one by one, since some norms may be frozen
+            module.training = True
+
+
+@torch.inference_mode()
+def class_ids(model: PSPNet, image: Tensor, protocol: Protocol) -> Tensor:
+    """(H, W) uint8 on the CPU: the class that `class_scores` makes the likeliest, of every pixel."""
+    return class_scores(model, image, protocol).argmax(dim=0).to("cpu", torch.uint8)
+
+
+def _check_classes(model: PSPNet, labels: Labels) -> None:
+    classes = len(labels)
+    if model.config["classes"] != classes:
+        raise ValueError(f"The model has {model.config['classes']} classes and the data set {classes}; they must be the same")
+    if model.labels is not None and model.labels.names != labels.names:
+        raise ValueError(f"The model's classes are {model.labels.names}, the data set's {labels.names}")
+
+
+def _categories(labels: Labels) -> Mapping[str, Sequence[int]]:
+    """The class ids of each category; empty for labels that have none."""
+    return CATEGORIES if labels.names == CITYSCAPES.names else {}
+
+
+def _share(count: int) -> range:
+    """The positions that this process takes."""
+    if not _is_distributed():
+        return range(count)
+    return range(distributed.get_rank(), count, distributed.get_world_size())
+
+
+def _sum_over_processes(values: Tensor, device: torch.device) -> Tensor:
+    """The sum of what each process has, on the CPU; `device` is one that the processes' backend serves."""
+    if not _is_distributed():
+        return values
+    values = values.to(device)
+    try:
+        distributed.all_reduce(values)
+    except RuntimeError as error:
+        raise ConnectionError(f"Another process stopped; its own error says why. This one lost it: {error}") from error
+    return values.cpu()
+
+
+def _is_distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _by_name(names: Sequence[str], values: Tensor) -> dict[str, float | None]:
+    return dict(zip(names, _none_for_nan(values), strict=True))
+
+
+def _none_for_nan(values: Tensor) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values.tolist()]

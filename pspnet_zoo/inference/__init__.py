@@ -1,0 +1,1 @@
+"""Pictures in, class ids out."""

@@ -1,0 +1,70 @@
+"""Class masks as pictures that people can read."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..data.labels import IGNORE, Labels
+
+
+def colorize(mask: np.ndarray, labels: Labels) -> np.ndarray:
+    """The classes' colours: (H, W) uint8 ids to (H, W, 3) uint8 RGB; ignored pixels are black."""
+    return palette(labels)[mask]
+
+
+def palette(labels: Labels) -> np.ndarray:
+    """(256, 3) uint8: the colour of every id, black where there is no class."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(labels)] = labels.colors
+    return table
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, labels: Labels, alpha: float) -> np.ndarray:
+    """The picture with the classes' colours laid over it.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) uint8 ids; ignored pixels keep the picture.
+        labels: Of the ids.
+        alpha: 0 shows the picture only, 1 the colours only.
+
+    Raises:
+        ValueError: If alpha is not between 0 and 1.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha}; it must be between 0 (picture only) and 1 (colours only)")
+    mixed = (image * np.float32(1 - alpha) + colorize(mask, labels) * np.float32(alpha)).round().astype(np.uint8)
+    return np.where((mask == IGNORE)[..., None], image, mixed)
+
+
+def with_legend(picture: Image.Image, labels: Labels, shares: Mapping[str, float]) -> Image.Image:
+    """The picture with its classes beside it, largest first: colour, name, percent.
+
+    Args:
+        picture: RGB.
+        labels: Colours of the names.
+        shares: Fraction of the picture by class name; classes without a share are left out.
+    """
+    size = int(np.clip(picture.height // 32, 12, 40))  # pixels of a line of text
+    font = ImageFont.load_default(size)
+    colors = dict(zip(labels.names, labels.colors, strict=True))
+    rows = [(colors[name], f"{name}  {share:.1%}") for name, share in sorted(shares.items(), key=lambda s: -s[1]) if share]
+    line, pad = round(size * 1.5), size // 2
+    width = max((round(font.getlength(text)) for _, text in rows), default=0) + line + 2 * pad
+    canvas = Image.new("RGB", (picture.width + width, max(picture.height, line * len(rows) + 2 * pad)), "white")
+    canvas.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    left, top = picture.width + pad, pad
+    for color, text in rows:
+        draw.rectangle((left, top + line // 6, left + size, top + line // 6 + size), fill=color, outline="black")
+        draw.text((left + line, top + line // 6 + size // 2), text, fill="black", font=font, anchor="lm")
+        top += line
+    return canvas
+
+
+def indexed(mask: np.ndarray, labels: Labels) -> Image.Image:
+    """The ids themselves as an 8-bit picture whose palette has the classes' colours."""
+    image = Image.fromarray(mask)
+    image.putpalette(palette(labels).tobytes())
+    return image

@@ -1,0 +1,167 @@
+"""The model card of a checkpoint: what a person needs to use it, and metadata that the Hub reads.
+
+Every number is written with who says so: "claimed" by the checkpoint's source or "measured" by whoever publishes it.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+
+from ..models import PSPNet
+from ..zoo.rows import Metric
+from .files import WeightsError
+
+EXAMPLE_FILE = "example.jpg"
+
+_LICENSES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "BSD-3-Clause": "bsd-3-clause"}
+_METRIC_TYPES = {"miou": "mean_iou", "mean_accuracy": "accuracy", "pixel_accuracy": "accuracy", "loss": "loss"}
+_REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_POLICY = ("encoder_name", "encoder_output_stride", "dilation", "shortcut_pool", "align_corners", "psp_out_channels", "aux_head")
+
+_CITATION = """@inproceedings{zhao2017pyramid,
+  title={Pyramid Scene Parsing Network},
+  author={Zhao, Hengshuang and Shi, Jianping and Qi, Xiaojuan and Wang, Xiaogang and Jia, Jiaya},
+  booktitle={CVPR},
+  year={2017}
+}"""
+
+
+def model_card(
+    model: PSPNet, repo: str, *, sha256: str, license: str | None, metrics: Sequence[Metric] = (), has_example: bool = False
+) -> str:
+    """The text of `README.md`.
+
+    Args:
+        model: As it is published.
+        repo: "org/name" on the Hub.
+        sha256: Of its `model.safetensors`.
+        license: Of the weights, as their source states it; None if none is stated.
+        metrics: Numbers; none is made up for those that are missing.
+        has_example: Whether `example.jpg` is published with it.
+    """
+    sections = [
+        f"# {repo.partition('/')[2]}",
+        f"PSPNet on timm's `{model.config['encoder_name']}` for semantic segmentation, {model.config['classes']} classes, "
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters.",
+        f"![A photo and what this network sees in it]({EXAMPLE_FILE})" if has_example else "",
+        "## Use",
+        _usage(model, repo),
+        "## Numbers",
+        _numbers(metrics),
+        "## Network and preprocessing",
+        _network(model),
+        "## Labels",
+        _labels(model),
+        "## Provenance",
+        _provenance(model, sha256),
+        "## Limits",
+        "The network knows the classes above and the kind of pictures of its training data. Nothing is measured beyond the numbers "
+        "above; do not rely on it where an error harms someone.",
+        "## Licence",
+        f"{license}. The terms of the training data apply too." if license else "The source of these weights states no licence.",
+        "## Citation",
+        f"```bibtex\n{_CITATION}\n```",
+    ]
+    body = "\n\n".join(section for section in sections if section)
+    return f"---\n{_metadata(model, repo, license, metrics)}\n---\n\n{body}\n"
+
+
+def check_card(text: str) -> None:
+    """Read a card as the Hub does.
+
+    Raises:
+        WeightsError: If its metadata cannot be read, or are not those of a segmentation model of this library.
+    """
+    from huggingface_hub import ModelCard
+
+    try:
+        data = ModelCard(text).data.to_dict()
+    except ValueError as error:
+        raise WeightsError(f"README.md has metadata that the Hub cannot read: {error}. Publish it unchanged") from error
+    if (data.get("library_name"), data.get("pipeline_tag")) != ("pspnet_zoo", "image-segmentation"):
+        raise WeightsError("README.md lacks library_name: pspnet_zoo or pipeline_tag: image-segmentation. Publish it unchanged")
+
+
+def _metadata(model: PSPNet, repo: str, license: str | None, metrics: Sequence[Metric]) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    provenance = model.provenance or {}
+    base, page = provenance.get("base_model"), provenance.get("page")
+    results = [
+        EvalResult(
+            task_type="image-segmentation",
+            dataset_type=_slug(m.dataset),
+            dataset_name=m.dataset,
+            dataset_split=m.split,
+            dataset_config=f"{m.origin}: {m.protocol}",  # the Hub puts results of one config together, and they must stay apart
+            metric_type=_METRIC_TYPES.get(m.name, m.name),
+            metric_value=m.value,
+            metric_name=f"{m.name} ({m.origin})",
+            source_name="the source of the weights" if m.origin == "claimed" and page else None,
+            source_url=page if m.origin == "claimed" else None,
+        )
+        for m in metrics
+    ]
+    data = ModelCardData(
+        library_name="pspnet_zoo",
+        pipeline_tag="image-segmentation",
+        license=_LICENSES.get(license, "other") if license else None,
+        license_name=_slug(license) if license and license not in _LICENSES else None,
+        tags=["semantic-segmentation", "pspnet", "timm", "pytorch"],
+        datasets=sorted({_slug(m.dataset) for m in metrics}) or None,
+        metrics=sorted({_METRIC_TYPES.get(m.name, m.name) for m in metrics}) or None,
+        base_model=base if isinstance(base, str) and _REPO.fullmatch(base) else None,
+        model_name=repo.partition("/")[2] if results else None,
+        eval_results=results or None,
+    )
+    return data.to_yaml()
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60]
+
+
+def _usage(model: PSPNet, repo: str) -> str:
+    lines = ["import pspnet_zoo", "", f'net = pspnet_zoo.from_pretrained("{repo}")  # "{repo}@COMMIT" pins it']
+    if model.labels:
+        lines += ['prediction = pspnet_zoo.Predictor(net)("photo.jpg")', 'prediction.overlay(legend=True).save("overlay.png")']
+    else:
+        lines += ["logits = net.predict(net.preprocess(image)[None])  # image: (3, H, W) uint8 RGB"]
+    return "```python\n" + "\n".join(lines) + "\n```"
+
+
+def _numbers(metrics: Sequence[Metric]) -> str:
+    parts = []
+    for origin, title in (
+        ("measured", "Measured by the publisher of this repository"),
+        ("claimed", "Claimed by the weights' source"),
+    ):
+        rows = [f"| {m.name} | {m.value:.4f} | {m.dataset} {m.split} | {m.protocol} |" for m in metrics if m.origin == origin]
+        if rows:
+            parts.append("\n".join([f"### {title}", "", "| metric | value | data | protocol |", "|---|---|---|---|", *rows]))
+    return "\n\n".join(parts) or "None is published with these weights."
+
+
+def _network(model: PSPNet) -> str:
+    rows = [f"| {key} | {model.config[key]} |" for key in _POLICY]
+    p = model.preprocess
+    rows.append(f"| input | {p.order}, 0 to {p.range:g}, minus {list(p.mean)}, divided by {list(p.std)} |")
+    return "\n".join(["| | |", "|---|---|", *rows]) + "\n\n`net.preprocess` does this to a uint8 RGB picture."
+
+
+def _labels(model: PSPNet) -> str:
+    if not model.labels:
+        return "The names of the classes are not known."
+    named = zip(model.labels.names, model.labels.colors, strict=True)
+    rows = [f"| {i} | {name} | {color} |" for i, (name, color) in enumerate(named)]
+    return "\n".join(["| id | class | colour |", "|---|---|---|", *rows])
+
+
+def _provenance(model: PSPNet, sha256: str) -> str:
+    known = {k: v for k, v in (model.provenance or {}).items() if k != "metrics"}
+    text = f"`model.safetensors` has the sha256 `{sha256}`."
+    return (
+        f"{text}\n\n```json\n{json.dumps(known, indent=2)}\n```"
+        if known
+        else f"{text} Where the weights come from is not recorded."
+    )

@@ -1,0 +1,225 @@
+"""Checkpoints onto the Hub: staged, checked, sent in one commit, and read back."""
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..models import PSPNet
+from ..upstream.foreign import file_digest
+from ..zoo.rows import Metric
+from .card import EXAMPLE_FILE, check_card, model_card
+from .files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, from_pretrained, save_pretrained, write_atomically
+from .hub import digest_as, digests, explained, hub_api, is_passing, retried
+
+CARD_FILE = "README.md"
+REPORT_FILE = "report.json"
+
+_PAUSES = (1.0, 3.0, 9.0)  # seconds before another attempt at a commit, which the client does not repeat
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A checkpoint on the Hub."""
+
+    repo: str
+    commit: str
+    url: str
+    """Of the commit, for a browser."""
+    sha256: str
+    """Of `model.safetensors`."""
+    size: int
+    """Of `model.safetensors`, in bytes."""
+    is_new: bool
+    """False if the repository had exactly these files already; no commit was made."""
+
+    @property
+    def row(self) -> str:
+        """The field of the registry's row, as Python."""
+        name = self.repo.partition("/")[2]
+        return f'hub=HubCopy(repo="{name}", revision="{self.commit}", sha256="{self.sha256}", size={self.size}),'
+
+
+def stage(
+    source: Path,
+    folder: Path,
+    repo: str,
+    *,
+    license: str | None = None,
+    metrics: Sequence[Metric] = (),
+    example: bytes | None = None,
+) -> None:
+    """Make the folder that `push` sends: the checkpoint byte for byte, its card, `report.json` if there is one, and an example.
+
+    Args:
+        source: Folder of a checkpoint. Its `report.json`, from `pspnet-zoo evaluate --json`, gives measured numbers.
+        folder: Made if it does not exist.
+        repo: "org/name", for the card.
+        license: Of the weights; None takes it from their provenance.
+        metrics: Of the weights; those that their provenance lists are added.
+        example: A JPEG of a photo and what the network sees in it.
+
+    Raises:
+        WeightsError: If the checkpoint does not load strictly, gives numbers that are not finite, or the card cannot be read.
+        OSError: If the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (WEIGHTS_FILE, CONFIG_FILE, REPORT_FILE):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    model = from_pretrained(folder)
+    outputs = model.predict(torch.zeros(1, model.config["in_channels"], 64, 64))
+    if not all(output.isfinite().all() for output in (outputs if isinstance(outputs, tuple) else (outputs,))):
+        raise WeightsError(f"The network in '{source}' gives values that are not finite; it is not published. Train it again")
+    if example is not None:
+        write_atomically(folder / EXAMPLE_FILE, example)
+    provenance = model.provenance or {}
+    numbers = dict.fromkeys([*metrics, *_recorded(provenance), *_reported(folder / REPORT_FILE)])
+    card = model_card(
+        model,
+        repo,
+        sha256=file_digest(folder / WEIGHTS_FILE, "sha256"),
+        license=license or provenance.get("license"),
+        metrics=list(numbers),
+        has_example=example is not None,
+    )
+    check_card(card)
+    write_atomically(folder / CARD_FILE, card.encode())
+
+
+def push(
+    folder: Path, repo: str, *, private: bool = False, token: str | None = None, commit_message: str = "Publish the checkpoint"
+) -> Published:
+    """Send the files of a folder that differ from the repository's, in one commit, and read them back.
+
+    Args:
+        folder: From `stage`.
+        repo: "org/name"; made if it is not there.
+        private: Only for a repository that is made.
+        token: That may write; None takes the one that is logged in.
+        commit_message: First line of the commit.
+
+    Raises:
+        WeightsError: If the Hub refuses, someone else commits meanwhile (nothing is published then), or it gives back other bytes.
+        ValueError: If `repo` is not "org/name".
+    """
+    if repo.count("/") != 1:
+        raise ValueError(f"The repository is '{repo}'; write it as 'organisation/name'")
+    api = hub_api(token)
+    with explained(f"'{repo}'", token):
+        retried(lambda: api.create_repo(repo, private=private, exist_ok=True))
+    info, there = digests(repo, "main", token)
+    paths = sorted(path for path in folder.iterdir() if path.is_file())
+    changed = [path for path in paths if not _is_there(path, there)]
+    commit = _commit(api, repo, changed, info.sha, token, commit_message) if changed else info.sha
+    _read_back(api if info.private or info.gated else hub_api(False), repo, commit, folder, token)
+    weights = folder / WEIGHTS_FILE
+    return Published(
+        repo=repo,
+        commit=commit,
+        url=f"{api.endpoint}/{repo}/commit/{commit}",
+        sha256=file_digest(weights, "sha256"),
+        size=weights.stat().st_size,
+        is_new=bool(changed),
+    )
+
+
+def push_model(
+    model: PSPNet,
+    repo: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    commit_message: str = "Upload the network",
+) -> Published:
+    """`stage` and `push` a network as it is in memory.
+
+    Raises:
+        WeightsError: As `stage` and `push`.
+        ValueError: If `repo` is not "org/name".
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        source, folder = Path(temporary, "source"), Path(temporary, "staged")
+        save_pretrained(model, source)
+        stage(source, folder, repo)
+        return push(folder, repo, private=private, token=token, commit_message=commit_message)
+
+
+def _recorded(provenance: dict[str, Any]) -> list[Metric]:
+    """What conversion wrote of the numbers that the upstream claims."""
+    try:
+        return [Metric(**entry) for entry in provenance.get("metrics", ())]
+    except TypeError as error:
+        raise WeightsError(f"The provenance in {CONFIG_FILE} has 'metrics' of another kind ({error}). Remove them") from None
+
+
+def _reported(path: Path) -> list[Metric]:
+    """What `pspnet-zoo evaluate --json` measured."""
+    if not path.is_file():
+        return []
+    try:
+        report: dict[str, Any] = json.loads(path.read_bytes())
+        multi_scale = len(report["protocol_settings"]["scales"]) > 1
+        where = (report["dataset"], report["split"], report["protocol"], "measured", multi_scale)
+        return [Metric(name, report[name], *where) for name in ("miou", "pixel_accuracy")]
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"'{path.name}' is not of pspnet-zoo evaluate --json ({error!r}). Make it anew or remove it") from None
+
+
+def _is_there(path: Path, there: dict[str, str]) -> bool:
+    digest = there.get(path.name)
+    return digest is not None and digest_as(path, digest) == digest
+
+
+def _commit(api: Any, repo: str, paths: Sequence[Path], parent: str, token: str | None, message: str) -> str:
+    """One commit on top of `parent`. After a failure, look whether it was made nevertheless before another attempt."""
+    from huggingface_hub import CommitOperationAdd
+
+    for pause in (*_PAUSES, None):
+        operations = [CommitOperationAdd(path.name, str(path)) for path in paths]
+        with explained(f"The commit to '{repo}'", token):
+            try:
+                return api.create_commit(repo, operations, commit_message=message, parent_commit=parent).oid
+            except Exception as error:
+                if pause is None or not is_passing(error):
+                    _refuse_if_moved(error, repo, parent)
+                    raise
+                _log.warning("The commit to '%s' failed (%s); trying again in %g s", repo, type(error).__name__, pause)
+        time.sleep(pause)
+        info, there = digests(repo, "main", token)
+        if info.sha != parent:
+            if all(_is_there(path, there) for path in paths):
+                return info.sha  # the commit was made, and its answer was lost
+            raise WeightsError(_moved(repo, parent))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _refuse_if_moved(error: Exception, repo: str, parent: str) -> None:
+    response = getattr(error, "response", None)
+    if response is not None and response.status_code == 412:
+        raise WeightsError(_moved(repo, parent)) from None
+
+
+def _moved(repo: str, parent: str) -> str:
+    return f"Someone else committed to '{repo}' after {parent}, so nothing was published. Look at what changed, then publish again"
+
+
+def _read_back(api: Any, repo: str, commit: str, folder: Path, token: str | None) -> None:
+    """Compare what the Hub gives at the commit with what was sent."""
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        with tempfile.TemporaryDirectory() as cache, explained(f"'{name}' of '{repo}' at '{commit}'", token):
+            got = Path(retried(lambda n=name, c=cache: api.hf_hub_download(repo, n, revision=commit, cache_dir=c)))
+            if file_digest(got, "sha256") != file_digest(folder / name, "sha256"):
+                raise WeightsError(
+                    f"The Hub gives other bytes for '{name}' of '{repo}' at {commit} than were sent. "
+                    "Do not use that commit; publish again"
+                )

@@ -1,0 +1,211 @@
+"""Augmentation of picture and mask together, on torchvision.transforms.v2.
+
+Everything random is drawn from torch's global generator.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from ..data.labels import IGNORE
+
+Window = tuple[int, int, int, int]
+"""Top, left, height and width, in pixels."""
+
+
+def training_transform(
+    *,
+    crop: tuple[int, int],
+    mean: Sequence[float],
+    scale: tuple[float, float] = (0.5, 2.0),
+    rotate: float = 0.0,
+    blur: float = 0.0,
+    cat_max_ratio: float = 1.0,
+    photometric: bool = True,
+) -> v2.Compose:
+    """Scale, rotate, crop, blur, flip, distort and pad an (Image, Mask) pair of uint8, in this order.
+
+    Each step is one of an upstream, and off where that upstream lacks it, so that both recipes are this one with their numbers:
+    semseg's with `rotate=10, blur=0.5, photometric=False`, mmseg's with `cat_max_ratio=0.75`.
+
+    - semseg scales, rotates, blurs, flips, pads and crops. Flip and crop commute in distribution. Blurring only what the crop
+      leaves is several times faster, and differs in its outer two pixels.
+    - mmseg scales, crops, flips and distorts, and pads with the batch, on the right and below; here, as in semseg, on all sides.
+    - Both resize with OpenCV's bilinear filter, which aliases when it reduces; here it is smoothed as by Pillow.
+
+    Args:
+        crop: (height, width) of what comes out, in pixels.
+        mean: RGB, 0 to 255; fills, rounded, what lies outside the picture, where the mask is ignored.
+        scale: Bounds of the resizing factor.
+        rotate: Bound of the angle, in degrees; half of the pictures are turned.
+        blur: Probability of a Gaussian blur over 5x5 pixels.
+        cat_max_ratio: The share of a crop's pixels that count which its largest class should stay under, 0 to 1. See `RandomCrop`.
+        photometric: Whether to distort the colours. See `PhotometricDistortion`.
+
+    Source: hszhao/semseg tool/train.py (2338a13) and util/transform.py (5e5a0ba); mmsegmentation 1.2.2
+    configs/_base_/datasets/cityscapes.py and mmseg/models/data_preprocessor.py.
+    """
+    fill = [float(round(m)) for m in mean]
+    # 1.1 is the sigma that OpenCV states for 5 pixels and semseg's sigma of 0; each weight is within 0.01 of OpenCV's 1 4 6 4 1
+    smoothing = [v2.RandomApply([v2.GaussianBlur(5, sigma=1.1)], p=blur)] if blur else []
+    distortion = [PhotometricDistortion()] if photometric else []
+    return v2.Compose(
+        [
+            RandomScale(scale),
+            RandomCrop(crop, fill, rotate, cat_max_ratio),
+            *smoothing,
+            v2.RandomHorizontalFlip(),
+            *distortion,
+            PadTo(crop, fill),
+        ]
+    )
+
+
+class RandomScale(v2.Transform):
+    """Resize by a factor drawn uniformly from `scale`; masks take the nearest id.
+
+    Source: hszhao/semseg util/transform.py, RandScale (0.5 to 2); mmsegmentation has the same as RandomResize.
+    """
+
+    def __init__(self, scale: tuple[float, float]) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = F.get_size(flat_inputs[0])
+        factor = _uniform(*self.scale)
+        return {"size": [max(round(height * factor), 1), max(round(width * factor), 1)]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return F.resize(inpt, params["size"], antialias=True)
+
+
+class RandomCrop(v2.Transform):
+    """Turn about the centre, and cut a window at random; a picture smaller than the window keeps its own size.
+
+    Args:
+        crop: (height, width) in pixels.
+        fill: RGB, 0 to 255, of the corners that turning uncovers; the mask is ignored there.
+        rotate: Half of the pictures are turned, by an angle drawn uniformly between plus and minus this many degrees.
+        cat_max_ratio: Below 1, a window in which one class has this share or more of the pixels that count, or in which none
+            counts, is drawn again, at most 10 times.
+
+    Source: hszhao/semseg util/transform.py, RandRotate; mmsegmentation mmseg/datasets/transforms/transforms.py, RandomCrop.
+    """
+
+    def __init__(self, crop: tuple[int, int], fill: list[float], rotate: float, cat_max_ratio: float) -> None:
+        super().__init__()
+        self.crop, self.fill, self.rotate, self.cat_max_ratio = crop, fill, rotate, cat_max_ratio
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        mask = next(i for i in flat_inputs if isinstance(i, tv_tensors.Mask))
+        angle = _uniform(-self.rotate, self.rotate) if self.rotate and _coin() else 0.0
+        window = self._draw(mask)
+        if self.cat_max_ratio < 1:
+            for _ in range(10):
+                counts = torch.bincount(_turn_and_crop(mask, window, angle, IGNORE).flatten(), minlength=IGNORE + 1)[:IGNORE]
+                if counts.max().item() < self.cat_max_ratio * counts.sum().item():
+                    break
+                window = self._draw(mask)
+        return {"window": window, "angle": angle}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        fill = IGNORE if isinstance(inpt, tv_tensors.Mask) else self.fill
+        return _turn_and_crop(inpt, params["window"], params["angle"], fill)
+
+    def _draw(self, mask: Tensor) -> Window:
+        full_height, full_width = mask.shape
+        height, width = min(full_height, self.crop[0]), min(full_width, self.crop[1])
+        top, left = torch.randint(full_height - height + 1, ()), torch.randint(full_width - width + 1, ())
+        return int(top), int(left), height, width
+
+
+class PhotometricDistortion(v2.Transform):
+    """Brightness, contrast, saturation and hue, each changed with probability 0.5; contrast comes before or after the last two.
+
+    Adds up to 32 of 255 to all channels, multiplies them by 0.5 to 1.5, multiplies HSV's saturation by 0.5 to 1.5, and turns the
+    hue by up to 36 degrees: mmseg's 18 are of OpenCV's 180 to the circle.
+
+    Source: mmsegmentation 1.2.2 mmseg/datasets/transforms/transforms.py, PhotoMetricDistortion. It is not torchvision's
+    RandomPhotometricDistort, which multiplies for brightness, blends with grey for contrast and saturation, turns the hue half as
+    far, and shuffles the channels of half of the pictures.
+    """
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        bounds = {"brightness": (-32, 32), "contrast": (0.5, 1.5), "saturation": (0.5, 1.5), "hue": (-0.1, 0.1)}
+        drawn = {name: _uniform(*b) if _coin() else None for name, b in bounds.items()}
+        return {**drawn, "contrast_first": _coin()}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if not isinstance(inpt, tv_tensors.Image):
+            return inpt
+        x = inpt.as_subclass(Tensor).float()
+        if params["brightness"] is not None:
+            x = (x + params["brightness"]).clamp(0, 255)
+        if params["contrast"] is not None and params["contrast_first"]:
+            x = (x * params["contrast"]).clamp(0, 255)
+        if params["saturation"] is not None:
+            value, chroma = x.amax(0), x.amax(0) - x.amin(0)
+            # in HSV a channel is value * (1 - saturation * k), and saturation, chroma / value, ends at 1
+            factor = (value / chroma.clamp(min=1e-6)).clamp(max=params["saturation"])
+            x = value - (value - x) * factor
+        if params["hue"] is not None:
+            x = F.adjust_hue(x / 255, params["hue"]) * 255
+        if params["contrast"] is not None and not params["contrast_first"]:
+            x = (x * params["contrast"]).clamp(0, 255)
+        return tv_tensors.Image(x.round().to(torch.uint8))
+
+
+class PadTo(v2.Transform):
+    """Put a smaller picture in the middle of `crop`, (height, width), amid `fill`, RGB of 0 to 255, ignored in the mask.
+
+    Source: hszhao/semseg util/transform.py, Crop.
+    """
+
+    def __init__(self, crop: tuple[int, int], fill: list[float]) -> None:
+        super().__init__()
+        self.crop, self.fill = crop, fill
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        height, width = (max(crop - side, 0) for side, crop in zip(F.get_size(inpt), self.crop, strict=True))
+        top, left = height // 2, width // 2
+        fill = IGNORE if isinstance(inpt, tv_tensors.Mask) else self.fill
+        return F.pad(inpt, [left, top, width - left, height - top], fill=fill)
+
+
+def _turn_and_crop(inpt: Tensor, window: Window, angle: float, fill: float | list[float]) -> Tensor:
+    """A window of the picture turned by `angle` degrees; only what the window shows is computed, little of a large picture."""
+    if not angle:
+        return F.crop(inpt, *window)
+    top, left, height, width = window
+    full_height, full_width = inpt.shape[-2:]
+    x, y = left + (width - full_width) / 2, top + (height - full_height) / 2  # from the picture's centre to the window's
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    # from places in the window to places in the picture, both as fractions of half their sides
+    theta = torch.tensor(
+        [
+            [cos * width / full_width, -sin * height / full_width, 2 * (cos * x - sin * y) / full_width],
+            [sin * width / full_height, cos * height / full_height, 2 * (sin * x + cos * y) / full_height],
+        ]
+    )
+    grid = functional.affine_grid(theta[None], [1, 1, height, width], align_corners=False)
+    background = torch.tensor(fill, dtype=torch.float32).view(-1, 1, 1)
+    pixels = inpt.as_subclass(Tensor).reshape(-1, full_height, full_width) - background
+    mode = "nearest" if isinstance(inpt, tv_tensors.Mask) else "bilinear"
+    turned = functional.grid_sample(pixels[None], grid, mode, "zeros", align_corners=False)[0] + background
+    return type(inpt)(turned.round().to(torch.uint8).reshape(*inpt.shape[:-2], height, width))
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * torch.rand(()).item()
+
+
+def _coin() -> bool:
+    return bool(torch.rand(()) < 0.5)

@@ -1,0 +1,1 @@
+"""Other projects' files as ours."""

@@ -1,0 +1,170 @@
+"""Converted checkpoints of other projects, on this machine's disk: fetched, checked and converted once.
+
+    PSPNET_ZOO_CACHE/NAME-FINGERPRINT/              model.safetensors and config.json
+    PSPNET_ZOO_CACHE/downloads/NAME-FINGERPRINT/    the upstream's files on their way in, or put there by hand
+
+One process at a time works on a checkpoint, behind a file lock that a killed process releases. A folder appears whole, by one
+rename.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from ..storage.download import DownloadError, Progress, download
+from ..storage.files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, is_web_page, read_safetensors, save_pretrained
+from ..zoo.rows import Checkpoint, Source
+from .convert import convert_files
+from .foreign import matches
+
+_log = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    """`PSPNET_ZOO_CACHE`, or "pspnet_zoo" beside torch.hub's folder."""
+    chosen = os.environ.get("PSPNET_ZOO_CACHE")
+    return Path(chosen).expanduser() if chosen else Path(torch.hub.get_dir()).parent / "pspnet_zoo"
+
+
+def cached(row: Checkpoint) -> Path:
+    """The folder of a row's converted weights, for `from_pretrained`; the first call fetches and converts them.
+
+    Raises:
+        WeightsError: If they cannot be had; the message says what to fetch, and where to put it.
+        OSError: If the cache cannot be written.
+    """
+    if row.source is None:
+        raise ValueError(f"'{row.name}' is not a checkpoint of another project")
+    root, folder = cache_folder(), _folder(row)
+    downloads = root / "downloads" / folder.name
+    if _is_whole(folder):
+        shutil.rmtree(downloads, ignore_errors=True)  # of a process that was killed at the very end
+        return folder
+    downloads.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(downloads.with_name(downloads.name + ".lock")):
+        if _is_whole(folder):  # another process was faster
+            return folder
+        downloads.mkdir(exist_ok=True)
+        new = root / f".{folder.name}.new"
+        for leftover in (folder, new):  # of a damaged disk, or a killed process
+            shutil.rmtree(leftover, ignore_errors=True)
+        files = [_fetch(row, row.source, index, downloads) for index in range(len(row.source.files))]
+        try:
+            save_pretrained(convert_files(files, row, row.source), new)
+        except WeightsError:
+            for file in files:
+                file.unlink()  # so that the next call starts afresh
+            raise
+        os.replace(new, folder)
+        shutil.rmtree(downloads, ignore_errors=True)
+    _log.info("'%s' is now in '%s'", row.name, folder)
+    return folder
+
+
+def is_cached(row: Checkpoint) -> bool:
+    """Whether `cached` would return without a request."""
+    return _is_whole(_folder(row))
+
+
+def _folder(row: Checkpoint) -> Path:
+    # another policy for the same name must not find the weights of the old one; where its copy is on the Hub changes nothing
+    fingerprint = hashlib.sha256(repr(replace(row, hub=None)).encode()).hexdigest()[:8]
+    return cache_folder() / f"{row.name}-{fingerprint}"
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether both files are there and no tensor is cut short."""
+    if not (folder / CONFIG_FILE).is_file():
+        return False
+    try:
+        read_safetensors(folder / WEIGHTS_FILE)
+    except WeightsError as error:
+        _log.warning("%s. It is fetched again", error)
+        return False
+    return True
+
+
+def _fetch(row: Checkpoint, source: Source, index: int, downloads: Path) -> Path:
+    """The upstream's file at `index`, compared with its published digest; a damaged one is fetched once more."""
+    path = downloads / source.files[index]
+    what = ""
+    for attempt in ("first", "second"):
+        if not path.exists():
+            _download(row, source, index, path)
+        if source.hash is None or matches(path, source.hash):
+            return path
+        with path.open("rb") as file:
+            what = "a web page" if is_web_page(file.read(64)) else "another or a damaged file"
+        path.unlink()
+        _log.warning("The %s '%s' was %s: its digest is not %s", attempt, path.name, what, source.hash)
+    raise WeightsError(
+        f"The server gives {what} in place of '{path.name}' of '{row.name}': its digest is not {source.hash}. Nothing was opened. "
+        + _by_hand(row, source, path)
+    )
+
+
+def _download(row: Checkpoint, source: Source, index: int, path: Path) -> None:
+    if source.twin:
+        raise WeightsError(f"The files of '{row.name}' are not read; '{source.twin}' has the same weights as a PyTorch file")
+    if not source.urls:
+        raise WeightsError(
+            f"'{row.name}' has no address that a program can fetch. Fetch '{path.name}' from {source.page} with a browser, "
+            f"then run: pspnet-zoo convert {path.name} --like {row.name} -o FOLDER. Or put it at '{path}'"
+        )
+    url = source.urls[index]
+    target = path.with_name(path.name + ".zip") if url.endswith(".zip") else path
+    _log.info("Fetching '%s' from %s", row.name, url)
+    try:
+        with _progress_bar(path.name) as progress:
+            download(url, target, has_hash=source.hash is not None and target == path, progress=progress)
+    except DownloadError as error:
+        raise WeightsError(f"{error}. {_by_hand(row, source, path)}") from error
+    if target != path:
+        _unpack(target, path)
+
+
+def _unpack(archive: Path, path: Path) -> None:
+    """Take the one file `path.name` out of an archive, and remove the archive."""
+    whole = path.with_name(path.name + ".part")
+    try:
+        with zipfile.ZipFile(archive) as file, file.open(path.name) as source, whole.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise WeightsError(f"'{archive.name}' is not an archive with '{path.name}' in it: {error}. Try again") from error
+    finally:
+        archive.unlink()
+    os.replace(whole, path)
+
+
+def _by_hand(row: Checkpoint, source: Source, path: Path) -> str:
+    where = source.urls[source.files.index(path.name)] if source.urls else source.page
+    return (
+        f"Without the network: fetch {where} elsewhere and put '{path.name}' at '{path}', "
+        f"or run: pspnet-zoo convert {path.name} --like {row.name} -o FOLDER"
+    )
+
+
+@contextmanager
+def _progress_bar(name: str) -> Iterator[Progress | None]:
+    """A bar on a terminal's standard error; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda have, total: bar.update(task, completed=have, total=total)

@@ -1,0 +1,195 @@
+"""Foreign checkpoints as PSPNets: which file, which family, which row, and then its converter."""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models import PSPNet
+from ..storage.files import WeightsError, load_tensors
+from ..zoo.registry import CHECKPOINTS, find, parse_architecture
+from ..zoo.rows import Checkpoint, Source
+from .families import csail, mmseg, paddleseg, ptsemseg, pytorchcv, segmentron, semseg
+from .families.renaming import complete
+from .foreign import file_digest, matches, read_checkpoint, state_dict_of
+
+CONVERTERS: Mapping[str, ModuleType] = {
+    "mmseg": mmseg,
+    "semseg": semseg,
+    "pytorchcv": pytorchcv,
+    "paddleseg": paddleseg,
+    "ptsemseg": ptsemseg,
+    "segmentron": segmentron,
+    "csail": csail,
+}
+"""By family: `to_ours` maps a state dict to our names, `TELLTALE` is a key that only this family has."""
+
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
+_CSAIL_PARTS = ("encoder", "decoder")
+
+_log = logging.getLogger(__name__)
+
+
+def convert(path: str | Path, *, like: str | None = None) -> PSPNet:
+    """A published checkpoint's file as a network in evaluation mode, with `.labels`, `.preprocess` and `.provenance`.
+
+    Nothing in the file is run. Its name's hash, where it has one, and mmseg's config inside it are checked.
+
+    Args:
+        path: The file as the upstream publishes it: torch.save's, or PaddlePaddle's .pdparams. Of CSAIL's two files either one, the
+            other beside it, or their folder.
+        like: The checkpoint that it is, or was trained like: a name of the zoo or the upstream's id. It decides what the weights do
+            not tell: dilation, align_corners, preprocessing, labels.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If `like` is unknown.
+        WeightsError: If the file is damaged, foreign or hostile, does not fit `like`, or `like` is not given (the message then
+            lists what the file could be).
+    """
+    files = _files(Path(path))
+    if like is None:
+        raise WeightsError(_candidates(files))
+    row = find(like)
+    if row.source is None:
+        raise WeightsError(f"'{row.name}' is this project's own; nothing is like it. Load it with pspnet_zoo.create('{row.name}')")
+    return convert_files(files, row, row.source)
+
+
+def convert_files(files: Sequence[Path], row: Checkpoint, source: Source) -> PSPNet:
+    """`convert` for files that are already found, in the order of `source.files`."""
+    if source.twin:
+        raise WeightsError(f"The files of '{row.name}' are not read; '{source.twin}' has the same weights as a PyTorch file")
+    digests = {file.name: _check_name(file, source.family) for file in files}
+    if source.hash and not matches(files[0], source.hash):
+        _log.warning("'%s' is not the file that was published as '%s', whose digest is %s", files[0], row.name, source.hash)
+    state, meta = _read(files)
+    family = _family(state, files[0])
+    if family != source.family:
+        raise WeightsError(
+            f"'{files[0]}' is a checkpoint of {family}, but '{row.name}' is one of {source.family}. "
+            "Leave `like` out to see what the file could be"
+        )
+    if family == "mmseg" and row.network is not None and isinstance(meta.get("config"), str):
+        mmseg.check_config(meta["config"], row.architecture, row.network)
+    model = build(row)
+    load_tensors(model, _to_ours(state, family), f"'{files[0]}' does not fit '{row.name}'")
+    for key, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise WeightsError(
+                f"'{files[0]}' is damaged: '{key}' has values that are not finite. Download it again from its source"
+            )
+    if row.preprocess is not None:
+        model.preprocess = row.preprocess
+    model.labels = row.labels
+    model.provenance = {
+        "name": row.name,
+        "upstream": source.id,
+        "page": source.page,
+        "urls": list(source.urls),
+        "sha256": digests,
+        "license": row.license,
+        "metrics": [asdict(metric) for metric in row.metrics],
+    }
+    return model.eval()
+
+
+def build(row: Checkpoint) -> PSPNet:
+    """The network of a row of another project, on the meta device."""
+    encoder, options = parse_architecture(row.architecture)
+    network = {} if row.network is None else asdict(row.network)
+    with torch.device("meta"):
+        return PSPNet(encoder, None, **{**options, **network})
+
+
+def _to_ours(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
+    return complete(CONVERTERS[family].to_ours(state))
+
+
+def _family(state: Mapping[str, Tensor], file: Path) -> str:
+    family = next((name for name, converter in CONVERTERS.items() if converter.TELLTALE in state), None)
+    if family is None:
+        raise WeightsError(
+            f"'{file}' is no PSPNet of a known project ({', '.join(CONVERTERS)}). It starts with: {', '.join(list(state)[:3])}"
+        )
+    return family
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or CSAIL's two files, encoder first."""
+    if path.is_dir():
+        found = [sorted(path.glob(f"{part}*.pth")) for part in _CSAIL_PARTS]
+        if any(len(files) != 1 for files in found):
+            raise WeightsError(f"'{path}' is a folder without exactly one encoder*.pth and one decoder*.pth. Give the file itself")
+        return [files[0] for files in found]
+    if not path.is_file():
+        raise FileNotFoundError(f"No file at '{path}'")
+    for part in _CSAIL_PARTS:
+        if path.name.startswith(f"{part}_epoch"):
+            files = [path.with_name(path.name.replace(part, other, 1)) for other in _CSAIL_PARTS]
+            missing = [file for file in files if not file.is_file()]
+            if missing:
+                raise FileNotFoundError(f"'{path.name}' is half of a checkpoint; the other half is not at '{missing[0]}'")
+            return files
+    return [path]
+
+
+def _read(files: Sequence[Path]) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """The tensors of all files, those of two under their parts' names; and mmseg's `meta`."""
+    if len(files) == 1:
+        checkpoint = read_checkpoint(files[0])
+        meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
+        return state_dict_of(checkpoint, files[0]), meta if isinstance(meta, Mapping) else {}
+    return {
+        f"{part}.{key}": tensor
+        for part, file in zip(_CSAIL_PARTS, files, strict=True)
+        for key, tensor in state_dict_of(read_checkpoint(file), file).items()
+    }, {}
+
+
+def _check_name(file: Path, family: str | None) -> str:
+    """The file's sha256, after a comparison with the digits of a digest in its name.
+
+    mmseg's names end in the sha256, pytorchcv's in the sha1; without a family either will do.
+    """
+    algorithms = {"mmseg": ("sha256",), "pytorchcv": ("sha1",), None: ("sha256", "sha1")}.get(family, ())
+    match = _HASH_IN_NAME.search(file.name)
+    if match and algorithms and not any(matches(file, f"{algorithm}:{match[1]}") for algorithm in algorithms):
+        raise WeightsError(
+            f"'{file}' is damaged: its {algorithms[0]} does not start with {match[1]}, as its name says. Fetch it again"
+        )
+    return file_digest(file, "sha256")
+
+
+def _candidates(files: Sequence[Path]) -> str:
+    """What the files could be, as the message of an error."""
+    for file in files:
+        _check_name(file, None)
+    state, _ = _read(files)
+    family = _family(state, files[0])
+    shapes = {key: tensor.shape for key, tensor in _to_ours(state, family).items()}
+    classes = next(iter(shapes.get("segmentation_head.0.weight", ())), None)
+    fits: dict[Any, bool] = {}
+    names = []
+    for row in CHECKPOINTS:
+        network = row.network
+        if row.source is None or network is None or (row.source.family, network.classes) != (family, classes):
+            continue
+        # what decides the shapes; a network takes a while to build
+        key = (row.architecture, network.classes, network.psp_out_channels, network.psp_bin_channels, network.aux_channels)
+        if key not in fits:
+            fits[key] = {k: v.shape for k, v in build(row).state_dict().items()} == shapes
+        if fits[key]:
+            names.append(f"\n  {row.name}  ({row.source.id})")
+    if not names:
+        return f"'{files[0]}' is a checkpoint of {family}, but its tensors fit no published one"
+    return (
+        f"'{files[0]}' is a checkpoint of {family}. Weights do not tell their dilation, align_corners and labels: "
+        f"say with `like` which one it is, or was trained like:{''.join(names)}"
+    )

@@ -1,0 +1,1 @@
+"""Converters, one for each project whose checkpoints are read."""

@@ -1,1 +1,0 @@
-"""Checkpoints: files, and their way here."""

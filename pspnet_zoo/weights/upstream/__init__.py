@@ -1,1 +1,0 @@
-"""Foreign checkpoints to ours, one module an upstream project."""

@@ -1,0 +1,126 @@
+"""What names mean: architectures, checkpoints, and the rows behind them."""
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from ..data.labels import CAMVID
+from ..models import list_backbones
+from .checkpoints import DEFAULT_TAGS, UPSTREAM
+from .rows import Checkpoint as Checkpoint
+from .rows import Metric as Metric
+
+PREFIX = "pspnet_"
+
+
+BUNDLED = Path(__file__).parent / "bundled"
+
+_CAMVID_TEST = ("CamVid", "test", "480x360, 11 classes, whole image, single scale, no flip", "measured")
+
+_LITE0_CAMVID = Checkpoint(
+    architecture="pspnet_lite0",
+    tag="camvid",
+    parameters=4_170_315,
+    license="research, non-commercial (CamVid)",
+    metrics=(
+        # pspnet-zoo evaluate pspnet_lite0.camvid --dataset camvid --data CAMVID --split test
+        Metric("miou", 0.6507, *_CAMVID_TEST),
+        Metric("pixel_accuracy", 0.9033, *_CAMVID_TEST),
+        Metric("loss", 0.3042, *_CAMVID_TEST),
+        # the same with --protocol whole_ms
+        Metric("miou", 0.6762, "CamVid", "test", "480x360, 11 classes, whole image, 6 scales, flip", "measured", multi_scale=True),
+    ),
+    folder="pspnet_lite0.camvid",
+    sha256="198187b0a3e7b9bbb34c2c1b6a2d95bb047476be1ba4087ccbd28080e9696349",
+    labels=CAMVID,
+)
+
+CHECKPOINTS: tuple[Checkpoint, ...] = (_LITE0_CAMVID, *UPSTREAM)
+"""Every published checkpoint. An architecture's default is the one in `DEFAULT_TAGS`, or else its first."""
+
+_SHORT_ENCODERS = {
+    "lite0": "tf_efficientnet_lite0",
+    # the stems of timm's resnet50c and resnet50s, which timm has from depth 50 up
+    "r18c": "resnet18",
+    "r18s": "resnet18",
+}
+
+# A light network is narrow after the pyramid too. Its 'same' padding shifts cells by up to 31 pixels, depending on the size of the
+# picture; align_corners=None takes the shift into account.
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "lite0": {"psp_out_channels": 192, "align_corners": None},
+    "r18c": {"encoder_stem_width": 32},
+    "r18s": {"encoder_stem_width": 64},
+}
+
+
+def parse_architecture(name: str) -> tuple[str, dict[str, Any]]:
+    """The timm encoder and the PSPNet options that an architecture's name stands for.
+
+    `pspnet_r101d` is timm's `resnet101d`, `pspnet_lite0` its `tf_efficientnet_lite0`, `pspnet_r18c` and `pspnet_r18s` its
+    `resnet18` with the stem of `resnet50c` and `resnet50s`; anything else after `pspnet_` is a timm name.
+
+    Raises:
+        ValueError: If it is none; the message has the closest names.
+    """
+    short = name.removeprefix(PREFIX)
+    encoder = _SHORT_ENCODERS.get(short, re.sub(r"^r(\d+[a-z]?)$", r"resnet\1", short))
+    if not name.startswith(PREFIX) or not timm.is_model(encoder):
+        ids = [row.source.id for row in CHECKPOINTS if row.source]
+        close = difflib.get_close_matches(name, [*list_models(), *list_models(pretrained=True), *ids], n=3)
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise ValueError(f"Unknown model '{name}'.{hint} See pspnet_zoo.list_models()")
+    return encoder, dict(_OPTIONS.get(short, {}))
+
+
+def find(name: str, tag: str | None = None) -> Checkpoint:
+    """The row of `architecture.tag`, of an architecture's tag, of its default, or of the upstream's own id.
+
+    Raises:
+        ValueError: If there is none; the message lists those that there are.
+    """
+    for row in CHECKPOINTS:
+        if tag is None and row.source is not None and row.source.id == name:
+            return row
+    architecture, _, dotted_tag = name.partition(".")
+    tag = tag or dotted_tag or DEFAULT_TAGS.get(architecture)
+    rows = [row for row in CHECKPOINTS if row.architecture == architecture]
+    for row in rows:
+        if tag in (None, row.tag):
+            return row
+    parse_architecture(architecture)  # a wrong name gets the closest ones
+    if rows:
+        raise ValueError(f"'{architecture}' has no weights '{tag}'. It has: {', '.join(row.tag for row in rows)}")
+    known = ", ".join(sorted({row.architecture for row in CHECKPOINTS}, key=_natural))
+    raise ValueError(f"'{architecture}' has no published weights yet. There are weights for: {known}")
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a name asks for weights: `architecture.tag` or an upstream's id, not an architecture."""
+    return "." in name or any(row.source is not None and row.source.id == name for row in CHECKPOINTS)
+
+
+def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
+    """Names that `create` takes, in natural order.
+
+    Args:
+        pattern: With shell wildcards, such as "*r101*".
+        pretrained: Only checkpoints, as `architecture.tag`, instead of architectures.
+    """
+    if pretrained:
+        names = [row.name for row in CHECKPOINTS]
+    else:
+        stems = [PREFIX + short for short, options in _OPTIONS.items() if "encoder_stem_width" in options]
+        short = {encoder: name for name, encoder in _SHORT_ENCODERS.items() if PREFIX + name not in stems}
+        encoders = list_backbones()
+        names = stems + [PREFIX + short.get(e, re.sub(r"^resnet(\d+[a-z]?)$", r"r\1", e)) for e in encoders]
+    return sorted(fnmatch.filter(names, pattern), key=_natural)
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,123 @@
+"""What the zoo knows about a checkpoint: the fields of a row."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from ..data.labels import Labels
+from ..models import Preprocess
+from ..models.dilated import Dilation, ShortcutPool
+
+Family = Literal["mmseg", "semseg", "pytorchcv", "paddleseg", "ptsemseg", "segmentron", "csail", "gluoncv", "caffe"]
+"""Whose keys a foreign state dict has. Files of "gluoncv" and "caffe" are not read; each has a PyTorch twin."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number with everything that makes it comparable."""
+
+    name: str
+    """What was measured: "miou", "mean_accuracy", "pixel_accuracy" or "loss"."""
+    value: float
+    """As a fraction of 1, except the loss."""
+    dataset: str
+    split: str
+    protocol: str
+    """How: input size, scales, flip, windows."""
+    origin: Literal["measured", "claimed"]
+    """"measured" by this project with its own command, or "claimed" by the checkpoint's source."""
+    multi_scale: bool = False
+    """Whether predictions at several scales were averaged."""
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.value:.4f} {self.origin} ({self.dataset} {self.split}, {self.protocol})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """How the network of a published checkpoint was built and trained, where the weights do not tell; arguments of `PSPNet`."""
+
+    classes: int
+    align_corners: bool
+    dilation: Dilation = "atrous"
+    shortcut_pool: ShortcutPool = "dilated"
+    encoder_output_stride: int = 8
+    psp_out_channels: int = 512
+    psp_bin_channels: int | None = None
+    aux_head: bool = True
+    aux_channels: int | None = None
+    aux_from: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the file of an upstream project is, and how to read it."""
+
+    id: str
+    """The upstream's own name of the checkpoint; `find` takes it too."""
+    family: Family
+    page: str
+    """Where a person finds the files."""
+    files: tuple[str, ...]
+    """Their names; two for CSAIL, whose encoder and decoder are apart."""
+    urls: tuple[str, ...] = ()
+    """Their direct addresses, in the same order; empty if there are none. A .zip holds the file of that name."""
+    hash: str | None = None
+    """ "sha256:" or "sha1:" and the first hexadecimal digits of the one file's digest; None if none is published."""
+    twin: str | None = None
+    """The checkpoint with the same weights as a PyTorch file, where this file is not read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubCopy:
+    """Where a checkpoint is on the Hugging Face Hub, pinned; `pspnet-zoo publish` prints it."""
+
+    repo: str
+    """The repository's name below `pspnet_zoo.storage.hub.namespace()`."""
+    revision: str
+    """The full commit, 40 hexadecimal digits."""
+    sha256: str
+    """Of `model.safetensors`."""
+    size: int
+    """Of `model.safetensors`, in bytes."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[0-9a-f]{40}", self.revision) or not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"The copy '{self.repo}' needs a full commit and a full sha256, as 'pspnet-zoo publish' prints them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Published weights: of this package (`folder`), of another project (`source`), or a copy on the Hub (`hub`)."""
+
+    architecture: str
+    tag: str
+    """Who trained it, on what, and what sets it apart."""
+    parameters: int
+    license: str
+    metrics: tuple[Metric, ...]
+    trained_on: str | None = None
+    """The data set, where no metric tells it."""
+    folder: str | None = None
+    """Below `pspnet_zoo/zoo/bundled`: these weights ship with the package."""
+    sha256: str | None = None
+    """Of `model.safetensors` in `folder`."""
+    source: Source | None = None
+    network: Network | None = None
+    """With `source`: the network that its weights are for."""
+    preprocess: Preprocess | None = None
+    """With `source`: what that network expects of a picture."""
+    labels: Labels | None = None
+    """With `source`: what its classes are; None if the upstream's names could not be sourced."""
+    hub: HubCopy | None = None
+    """None while it is not published there."""
+
+    @property
+    def name(self) -> str:
+        """`architecture.tag`."""
+        return f"{self.architecture}.{self.tag}"
+
+    @property
+    def dataset(self) -> str:
+        """The data set whose classes the network knows."""
+        return self.trained_on or self.metrics[0].dataset

@@ -1,0 +1,180 @@
+"""Evaluation of a network on a data set."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from pspnet_zoo import PSPNet
+from pspnet_zoo.data.camvid import CamVid
+from pspnet_zoo.data.cityscapes import Cityscapes
+from pspnet_zoo.data.cityscapes_ids import CATEGORIES, LABEL_IDS
+from pspnet_zoo.data.labels import CAMVID, CITYSCAPES, Labels
+from pspnet_zoo.evaluation.evaluate import class_scores, evaluate, predict_all
+from pspnet_zoo.evaluation.report import prediction_saver
+from pspnet_zoo.inference.protocols import PROTOCOLS, Protocol
+
+SLIDE = Protocol(source="test", scales=(0.5, 1.0), flip=True, crop=(32, 32), stride=(21, 21), merging="semseg")
+
+
+@pytest.mark.parametrize("protocol", [PROTOCOLS["whole"], SLIDE])
+def test_numbers_are_those_of_every_pixel_at_once(net, camvid, protocol):
+    dataset = CamVid(camvid, "val")
+    steps, saved = [], {}
+    result = evaluate(net, dataset, protocol, save=saved.__setitem__, progress=steps.append)
+    scores = torch.stack([class_scores(net, dataset[i][0], protocol) for i in range(3)])
+    truth = torch.stack([dataset[i][1].as_subclass(torch.Tensor).long() for i in range(3)])
+    assert result.loss == pytest.approx(F.nll_loss(scores, truth, ignore_index=255).item(), rel=1e-5)
+    counted, predicted = truth != 255, scores.argmax(1)
+    right = (predicted == truth) & counted
+    assert result.pixel_accuracy == pytest.approx(right.sum().item() / counted.sum().item())
+    found = [right[truth == c].double().mean().item() for c in truth[counted].unique()]
+    assert result.mean_accuracy == pytest.approx(sum(found) / len(found))
+    car = ((predicted == 8) & counted, truth == 8)
+    assert result.iou["car"] == pytest.approx(((car[0] & car[1]).sum() / (car[0] | car[1]).sum()).item())
+    values = [v for v in result.iou.values() if v is not None]
+    assert result.miou == pytest.approx(sum(values) / len(values)) and result.images == 3 and steps == [1, 2, 3]
+    assert all(torch.equal(saved[i].long(), predicted[i]) for i in range(3))
+    assert result.category_iou is None and result.category_miou is None
+    assert sum(map(sum, result.confusion)) == counted.sum() and len(result.image_miou) == 3
+
+
+def test_the_loss_of_whole_pictures_is_the_cross_entropy(net, camvid):
+    dataset = CamVid(camvid, "val")
+    result = evaluate(net, dataset)
+    logits = torch.cat([net.predict(net.preprocess(image[None])) for image, _ in (dataset[i] for i in range(3))])
+    truth = torch.stack([dataset[i][1].as_subclass(torch.Tensor).long() for i in range(3)])
+    assert result.loss == pytest.approx(F.cross_entropy(logits, truth, ignore_index=255).item(), rel=1e-5)
+
+
+def test_the_json_has_the_protocol_in_words_and_numbers(net, camvid):
+    numbers = evaluate(net, CamVid(camvid, "val"), SLIDE).as_json()
+    assert numbers["protocol"] == "windows of 32x32, stride 21x21, probabilities averaged, scales 0.5, 1, flip"
+    assert numbers["protocol_settings"]["crop"] == (32, 32) and numbers["protocol_settings"]["merging"] == "semseg"
+    assert evaluate(net, CamVid(camvid, "val")).as_json()["protocol"] == "whole image, single scale, no flip"
+
+
+def test_the_network_is_left_as_it_was(net, camvid):
+    net.train()
+    net.freeze_encoder()
+    net.decoder.pyramid.eval()
+    modes = [module.training for module in net.modules()]
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    evaluate(net, CamVid(camvid, "val"))
+    assert [module.training for module in net.modules()] == modes and any(modes)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    net(torch.randn(2, 3, 32, 32)).sum().backward()  # nothing of inference mode is left in it
+
+
+def test_other_classes_than_the_data_sets_are_refused(net, camvid):
+    dataset = CamVid(camvid, "val")
+    with pytest.raises(ValueError, match="The model has 3 classes and the data set 11"):
+        evaluate(PSPNet("test_efficientnet", None, classes=3, psp_out_channels=8), dataset)
+    net.labels = Labels(CAMVID.names[::-1], CAMVID.colors)
+    with pytest.raises(ValueError, match="The model's classes are"):
+        evaluate(net, dataset)
+    with pytest.raises(ValueError, match="The model's classes are"):
+        predict_all(net, dataset, SLIDE, lambda index, mask: None)
+
+
+def test_a_data_set_without_a_pixel_that_counts_is_refused(net):
+    class Ignored:
+        labels = CAMVID
+
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return torch.zeros(3, 16, 16, dtype=torch.uint8), torch.full((16, 16), 255, dtype=torch.uint8)
+
+    with pytest.raises(ValueError, match="nothing to measure"):
+        evaluate(net, Ignored())
+
+
+def test_a_picture_without_a_pixel_that_counts_changes_nothing_but_the_number(net, camvid):
+    dataset = CamVid(camvid, "val")
+    expected = evaluate(net, dataset)
+
+    class WithIgnored:
+        labels = CAMVID
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return dataset[index - 1] if index else (dataset[0][0], torch.full((48, 64), 255, dtype=torch.uint8))
+
+    result = evaluate(net, WithIgnored())
+    assert result.image_miou[0] is None and result.images == 4
+    assert replace(result, images=3, image_miou=result.image_miou[1:]) == expected
+
+
+class Guess(PSPNet):
+    """Predicts what the green channel says; see `layout`."""
+
+    def forward(self, x):
+        green = (x[:, 1] * self.preprocess.std[1] + self.preprocess.mean[1]) * 255
+        return F.one_hot(green.round().long(), 19).permute(0, 3, 1, 2).float()
+
+
+def layout(root, *, absent=()):
+    """Three frames of 24x40 with every labelId but the absent, and a guess that is right in half of the pixels."""
+    random = np.random.default_rng(0)
+    present = [i for i in range(34) if i not in {LABEL_IDS[c] for c in absent}]
+    guesses = [c for c in range(19) if c not in absent[1:]]  # the first absent class is predicted nevertheless
+    for i in range(3):
+        truth = random.choice(present, (24, 40)).astype(np.uint8)
+        guess = random.choice(guesses, (24, 40))
+        known = (random.random((24, 40)) < 0.5) & np.isin(truth, LABEL_IDS)
+        guess[known] = [LABEL_IDS.index(t) for t in truth[known]]
+        picture = np.zeros((24, 40, 3), np.uint8)
+        picture[..., 1] = guess
+        stem = f"bern_{i:06}_000019"
+        for folder, name, pixels in (
+            ("leftImg8bit", f"{stem}_leftImg8bit.png", picture),
+            ("gtFine", f"{stem}_gtFine_labelIds.png", truth),
+        ):
+            (root / folder / "val" / "bern").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(root / folder / "val" / "bern" / name)
+    return Cityscapes(root, "val")
+
+
+@pytest.mark.parametrize("absent", [(), (4, 10, 16)])  # 10 is all of the category sky; 4 is predicted
+def test_class_and_category_iou_are_the_official_ones(tmp_path, absent):
+    dataset = layout(tmp_path / "cityscapes", absent=absent)
+    net = Guess("test_efficientnet", None, classes=19, psp_out_channels=8)
+    result = evaluate(net, dataset, save=prediction_saver(dataset, tmp_path / "predictions"))
+    script = f"""
+import glob, json
+import cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling as official
+official.args.predictionPath, official.args.quiet, official.args.JSONOutput = {str(tmp_path / "predictions")!r}, True, False
+official.args.evalInstLevelScore = False  # needs instance ids, and a function that NumPy 2.4 removed
+truth = sorted(glob.glob({str(tmp_path / "cityscapes/gtFine/val/*/*_labelIds.png")!r}))
+found = [official.getPrediction(official.args, t) for t in truth]
+print(json.dumps(official.evaluateImgLists(found, truth, official.args)))
+"""
+    # in a process of its own, since the tool keeps its state in a module
+    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    theirs = json.loads(output.splitlines()[-1], parse_constant=lambda nan: None)
+    assert result.miou == pytest.approx(theirs["averageScoreClasses"], abs=1e-9)
+    assert result.category_miou == pytest.approx(theirs["averageScoreCategories"], abs=1e-9)
+    assert list(result.iou.values()) == pytest.approx([theirs["classScores"][n] for n in CITYSCAPES.names], abs=1e-9)
+    assert list(result.category_iou.values()) == pytest.approx([theirs["categoryScores"][n] for n in CATEGORIES], abs=1e-9)
+    assert [n for n, v in result.iou.items() if v is None] == [CITYSCAPES.names[c] for c in absent[1:]]
+    assert 0.3 < result.miou < 0.5 and (not absent or result.iou[CITYSCAPES.names[absent[0]]] == 0)
+
+
+def test_a_split_without_ground_truth_is_predicted(tmp_path):
+    dataset = layout(tmp_path / "cityscapes")
+    net = Guess("test_efficientnet", None, classes=19, psp_out_channels=8)
+    expected, saved = {}, {}
+    evaluate(net, dataset, save=expected.__setitem__)
+    dataset.masks = ()
+    predict_all(net, dataset, PROTOCOLS["whole"], saved.__setitem__)
+    assert saved.keys() == expected.keys() and all(torch.equal(saved[i], expected[i]) for i in saved)

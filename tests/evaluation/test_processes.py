@@ -1,0 +1,51 @@
+"""Evaluation by several processes, as torchrun starts them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pspnet_zoo.data.camvid import CamVid
+from pspnet_zoo.evaluation import evaluate as module
+
+
+def test_two_processes_give_the_numbers_of_one(net, camvid, tmp_path):
+    model = net.save_pretrained(tmp_path / "model")
+    reports, predictions = [], []
+    for count, launcher in ((1, []), (2, ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"])):
+        folder = tmp_path / str(count)
+        command = [sys.executable, *launcher, "-m", "pspnet_zoo.cli", "evaluate", model, "--data", camvid, "--split", "val"]
+        command += ["--json", folder / "report.json", "--save-predictions", folder / "predictions"]
+        # torchrun gives each process one thread; sums of floats depend on how many there are
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True, env=environment)
+        assert done.stdout.count("mIoU") == 1, done.stdout  # only one of them prints
+        reports.append(json.loads((folder / "report.json").read_text()))
+        predictions.append({p.name: p.read_bytes() for p in (folder / "predictions").iterdir()})
+    assert reports[0] == reports[1] and reports[0]["images"] == 3  # odd
+    assert predictions[0] == predictions[1] and len(predictions[0]) == 3
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 12])
+@pytest.mark.parametrize("processes", [2, 3, 8])
+def test_every_picture_is_taken_once(monkeypatch, count, processes):
+    monkeypatch.setattr(module, "_is_distributed", lambda: True)
+    monkeypatch.setattr(module.distributed, "get_world_size", lambda: processes)
+    taken = []
+    for rank in range(processes):
+        monkeypatch.setattr(module.distributed, "get_rank", lambda rank=rank: rank)
+        taken += module._share(count)
+    assert sorted(taken) == list(range(count))
+
+
+def test_a_process_that_lost_another_says_so(net, camvid, monkeypatch):
+    def gone(values):
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(module, "_is_distributed", lambda: True)
+    monkeypatch.setattr(module, "_share", range)
+    monkeypatch.setattr(module.distributed, "all_reduce", gone)
+    with pytest.raises(ConnectionError, match=r"Another process stopped.* Connection closed by peer"):
+        module.evaluate(net, CamVid(camvid, "val"))

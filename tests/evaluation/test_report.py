@@ -1,0 +1,155 @@
+"""What an evaluation leaves behind."""
+
+import hashlib
+import json
+import re
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pspnet_zoo.data.camvid import CamVid
+from pspnet_zoo.data.cityscapes_ids import LABEL_IDS
+from pspnet_zoo.data.labels import CITYSCAPES, Labels
+from pspnet_zoo.evaluation import report as module
+from pspnet_zoo.evaluation.evaluate import evaluate
+from pspnet_zoo.evaluation.report import commit, data_digest, html_page, prediction_saver, report, worst_and_best
+
+
+@pytest.fixture
+def dataset(camvid):
+    data = CamVid(camvid, "train")
+    data.images, data.masks = list(data.images), list(data.masks)  # to be changed by tests
+    return data
+
+
+def test_the_report_names_weights_data_versions_and_protocol(net, dataset, tmp_path):
+    numbers = report(evaluate(net, dataset), net, dataset)
+    assert json.loads(json.dumps(numbers))["confusion"] == numbers["confusion"]
+    weights = net.save_pretrained(tmp_path / "model") / "model.safetensors"
+    assert numbers["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert numbers["versions"]["torch"] == torch.__version__ and numbers["versions"].keys() >= {"timm", "torchvision", "python"}
+    assert numbers["protocol_settings"]["scales"] == (1.0,) and numbers["device"] == "cpu"
+    assert numbers["miou"] and numbers["iou"].keys() == set(dataset.labels.names)
+
+
+def test_the_data_digest_tells_other_files_apart(dataset, camvid):
+    before = data_digest(dataset)
+    assert data_digest(CamVid(camvid, "train")) == before != data_digest(CamVid(camvid, "val"))
+    with dataset.masks[0].open("ab") as file:
+        file.write(b"\0")
+    assert data_digest(dataset) != before
+
+
+def test_the_commit_is_that_of_a_checkout_or_none(tmp_path, monkeypatch):
+    def git(*arguments):
+        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *arguments], check=True)
+
+    package = tmp_path / "pspnet_zoo" / "engine"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(module, "__file__", str(package / "report.py"))
+    assert commit() is None
+    git("init", "-q")
+    assert commit() is None  # no commit yet
+    (package / "report.py").write_text("1")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    assert re.fullmatch("[0-9a-f]{40}", commit())
+    (package / "report.py").write_text("2")
+    assert re.fullmatch("[0-9a-f]{40}-dirty", commit())
+
+
+def test_the_worst_and_the_best_pictures_are_those_by_their_own_miou(net, dataset):
+    result = evaluate(net, dataset)
+    worst, best = worst_and_best(net, dataset, result, count=2)
+    ranked = sorted(result.image_miou)
+    assert [e.miou for e in worst] == ranked[:2] and [e.miou for e in best] == ranked[:2:-1]
+    assert worst[0].name == dataset.images[result.image_miou.index(ranked[0])].name and worst[0].views[2].size == (64, 48)
+    worst, best = worst_and_best(net, dataset, result, count=9)
+    assert len(worst) == 5 and best == []  # no picture twice
+
+
+def test_examples_are_shrunk(net, dataset):
+    Image.open(dataset.images[0]).resize((520, 390)).save(dataset.images[0])
+    Image.open(dataset.masks[0]).resize((520, 390), Image.Resampling.NEAREST).save(dataset.masks[0])
+    dataset.images, dataset.masks = dataset.images[:1], dataset.masks[:1]
+    worst, _ = worst_and_best(net, dataset, evaluate(net, dataset))
+    assert {view.size for view in worst[0].views} == {(480, 360)}
+
+
+class Tags(HTMLParser):
+    """The tags of a page, whether they are closed, and what they refer to."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.all, self.sources = [], set(), []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.all.add(tag)
+        self.sources += [value for key, value in attributes if key in ("src", "href", "srcset", "data", "action")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone_and_is_well_formed(net, dataset):
+    result = evaluate(net, dataset)
+    numbers = {"model": "m", "dataset": "camvid", "split": "val", **report(result, net, dataset)}
+    page = html_page(numbers, dataset.labels, *worst_and_best(net, dataset, result))
+    tags = Tags(page)
+    assert tags.open == [] and "script" not in tags.all and "link" not in tags.all and "url(" not in page
+    assert len(tags.sources) == 15 and all(s.startswith("data:image/jpeg;base64,") for s in tags.sources)
+    assert f"{result.miou:.4f}" in page and "bicyclist" in page and numbers["weights_sha256"] in page
+    assert page.count("<tr><th>") >= 2 * 11 and str(result.confusion[3][0]) in page
+
+
+def test_names_from_outside_are_text_on_the_page(net, dataset):
+    evil = "<script>alert('1')</script>\"&"
+    names = (evil, *dataset.labels.names[1:])
+    labels = Labels(names, dataset.labels.colors)
+    net.labels = dataset.labels = labels
+    dataset.images[0] = dataset.images[0].rename(dataset.images[0].with_name("<img src=x onerror=y>.png"))
+    result = evaluate(net, dataset)
+    numbers = {"model": evil, "dataset": evil, "split": evil, **report(result, net, dataset), "commit": evil}
+    page = html_page(numbers, labels, *worst_and_best(net, dataset, result))
+    tags = Tags(page)
+    assert "script" not in tags.all and all(s.startswith("data:") for s in tags.sources) and tags.open == []
+    assert "&lt;script&gt;alert(&#x27;1&#x27;)&lt;/script&gt;&quot;&amp;" in page
+
+
+def test_a_page_of_cityscapes_has_categories(net, dataset):
+    numbers = report(evaluate(net, dataset), net, dataset)
+    numbers |= {"category_iou": {"flat": 0.5, "sky": None}, "category_miou": 0.5, "confusion": np.eye(19, dtype=int).tolist()}
+    numbers["iou"] = dict.fromkeys(CITYSCAPES.names)
+    page = html_page(numbers, CITYSCAPES, [], [])
+    assert "<h2>Categories</h2>" in page and "Worst" not in page and Tags(page).open == []
+
+
+def test_predictions_are_indexed_pictures_named_after_the_pictures(dataset, tmp_path):
+    mask = torch.randint(0, 11, (48, 64), dtype=torch.uint8)
+    prediction_saver(dataset, tmp_path / "new" / "folder")(2, mask)
+    with Image.open(tmp_path / "new" / "folder" / "002_mask.png") as saved:
+        assert saved.mode == "P" and np.array_equal(np.array(saved), mask)
+
+
+def test_predictions_for_cityscapes_are_label_ids(dataset, tmp_path):
+    dataset.labels = CITYSCAPES
+    dataset.images = [tmp_path / "bern_000000_000019_leftImg8bit.png"]
+    prediction_saver(dataset, tmp_path)(0, torch.arange(19, dtype=torch.uint8)[None])
+    with Image.open(tmp_path / "bern_000000_000019_pred_labelIds.png") as saved:
+        assert saved.mode == "L" and np.array(saved).tolist() == [list(LABEL_IDS)]
+
+
+def test_predictions_never_replace_a_file_of_the_data_set_or_each_other(dataset, tmp_path):
+    dataset.images[1] = dataset.images[1].rename(dataset.images[1].with_name("000_mask.png"))
+    with pytest.raises(ValueError, match=r"000_mask\.png' is a file of the data set"):
+        prediction_saver(dataset, dataset.images[0].parent)
+    dataset.images[1] = tmp_path / "elsewhere" / "000.jpg"
+    with pytest.raises(ValueError, match=r"would both be '000_mask\.png'; rename one"):
+        prediction_saver(dataset, tmp_path / "out")

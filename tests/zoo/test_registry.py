@@ -1,0 +1,90 @@
+"""Names, and every row of the zoo."""
+
+import hashlib
+
+import pytest
+import torch
+
+from pspnet_zoo import list_models
+from pspnet_zoo.factory import create
+from pspnet_zoo.storage.files import WEIGHTS_FILE
+from pspnet_zoo.zoo.registry import BUNDLED, CHECKPOINTS, find, parse_architecture
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder"),
+    [
+        ("pspnet_r101", "resnet101"),
+        ("pspnet_r50c", "resnet50c"),
+        ("pspnet_r101s", "resnet101s"),
+        ("pspnet_lite0", "tf_efficientnet_lite0"),
+        ("pspnet_resnet101", "resnet101"),
+        ("pspnet_resnet50_gn", "resnet50_gn"),
+        ("pspnet_mobilenetv2_100", "mobilenetv2_100"),
+        ("pspnet_convnext_tiny", "convnext_tiny"),
+    ],
+)
+def test_a_name_stands_for_an_encoder(name, encoder):
+    assert parse_architecture(name)[0] == encoder
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("pspnet_r11", "pspnet_r1"), ("pspnet_lite", "'pspnet_lite0'"), ("resnet50", "Unknown model 'resnet50'"), ("", "''")],
+)
+def test_a_wrong_name_gets_the_closest_ones(name, hint):
+    with pytest.raises(ValueError, match=hint) as caught:
+        parse_architecture(name)
+    assert "list_models()" in str(caught.value)
+
+
+def test_names_are_listed_in_natural_order():
+    names = list_models("pspnet_r[0-9]*")
+    assert names.index("pspnet_r18") < names.index("pspnet_r50") < names.index("pspnet_r101")
+    assert "pspnet_lite0" in list_models() and "pspnet_lite0.camvid" in list_models(pretrained=True)
+    assert len(set(list_models())) == len(list_models())
+
+
+def test_rows_are_found_by_name_by_tag_and_by_default():
+    row = find("pspnet_lite0.camvid")
+    assert find("pspnet_lite0") is find("pspnet_lite0", "camvid") is row
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "message"),
+    [
+        ("pspnet_lite0", "imagenet", "no weights 'imagenet'. It has: camvid"),
+        ("pspnet_r18.nowhere", None, "'pspnet_r18' has no weights 'nowhere'. It has: mmseg_"),
+        ("pspnet_r34", None, "There are weights for: pspnet_lite0, "),
+        ("pspnet_lite1", None, "Did you mean 'pspnet_lite0"),
+    ],
+)
+def test_weights_that_do_not_exist_get_those_that_do(name, tag, message):
+    with pytest.raises(ValueError, match=message):
+        find(name, tag)
+
+
+@pytest.mark.parametrize("row", [row for row in CHECKPOINTS if row.folder], ids=lambda row: row.name)
+def test_a_bundled_row_is_true(row):
+    with torch.device("meta"):
+        network = create(row.architecture, classes=len(row.labels))
+    assert sum(p.numel() for p in network.parameters()) == row.parameters
+    assert hashlib.sha256((BUNDLED / row.folder / WEIGHTS_FILE).read_bytes()).hexdigest() == row.sha256
+    assert all(0 < m.value < 1 for m in row.metrics if m.name != "loss")
+    assert (BUNDLED / row.folder / WEIGHTS_FILE).stat().st_size <= 9_000_000
+
+
+def test_names_of_rows_are_unique():
+    names = [row.name for row in CHECKPOINTS]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("row", [row for row in CHECKPOINTS if row.folder], ids=lambda row: row.name)
+def test_the_readme_and_the_card_give_the_measured_numbers(row):
+    root = BUNDLED.parents[2]
+    card = (BUNDLED / row.folder / "README.md").read_text()
+    for metric in row.metrics:
+        assert f"{metric.value:.4f}" in card and metric.origin == "measured"
+    miou = next(f"{m.value:.4f}" for m in row.metrics if m.name == "miou")
+    assert f"| `{row.name}` | {row.parameters / 1e6:.1f} M |" in (root / "README.md").read_text()
+    assert miou in (root / "README.md").read_text()
