@@ -1,12 +1,12 @@
 """From a name to a network."""
 
 import logging
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from .models import PSPNet
-from .storage.files import from_pretrained
-from .storage.hub import download_copy
+from .storage import hub
 from .upstream.cache import cached
 from .zoo.registry import BUNDLED, find, is_checkpoint, parse_architecture
 from .zoo.rows import Checkpoint
@@ -59,7 +59,25 @@ def create(
         raise ValueError(f"'{row.name}' has weights for the encoder too; leave out encoder_weights={encoder_weights!r}")
     if in_channels != 3:
         raise ValueError(f"'{row.name}' was trained on 3 channels; in_channels={in_channels} needs a network without these weights")
-    return from_pretrained(fetch(row), classes=classes, **options)
+    return PSPNet.from_pretrained(fetch(row), classes=classes, **options)
+
+
+def load(source: PSPNet | str | PathLike[str], **options: Any) -> PSPNet:
+    """A network as it is, or loaded from a folder, from the Hub ("org/repo", "org/repo@revision"), or by its name in the zoo.
+
+    Args:
+        source: What to load.
+        options: Of `from_pretrained`, such as `classes`; not for a network as it is.
+
+    Raises:
+        ValueError: If it is neither a path, a repository nor a name.
+        WeightsError: If the weights cannot be loaded.
+    """
+    if isinstance(source, PSPNet):
+        return source
+    if Path(source).is_dir() or "/" in str(source):
+        return PSPNet.from_pretrained(source, **options)
+    return create(str(source), pretrained=True, **options)
 
 
 def fetch(row: Checkpoint) -> Path:
@@ -73,6 +91,6 @@ def fetch(row: Checkpoint) -> Path:
         return BUNDLED / row.folder
     if row.hub is not None:
         _log.info("'%s' is on the Hub: %s at %s, %.0f MB", row.name, row.hub.repo, row.hub.revision, row.hub.size / 1e6)
-        return download_copy(row.hub)
+        return hub.download(f"{hub.namespace()}/{row.hub.repo}", revision=row.hub.revision, sha256=row.hub.sha256)
     _log.info("'%s' is taken from its upstream", row.name)
     return cached(row)

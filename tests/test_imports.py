@@ -9,56 +9,55 @@ import pspnet_zoo
 
 ROOT = Path(pspnet_zoo.__file__).parent
 
-# each room may import those before it
-ORDER = [
-    "models",
-    "data",
-    "rows",
-    "checkpoints",
-    "registry",
-    "table",
-    "draw",
-    "weights",
-    "engine",
-    "factory",
-    "predict",
-    "terminal",
-    "cli_train",
-    "cli_evaluate",
-    "cli_data",
-    "cli_publish",
-    "cli",
-]
+# from the ground up: each room may import itself and those before it
+FLOORS = ["meta", "storage", "data", "models", "zoo", "upstream", "factory", "inference", "evaluation", "training", "cli"]
 
 
-# smp's users save a network by its method, which asks the files above it at the call
-EXCEPTIONS = {("models/pspnet.py", "weights")}
+def names_of(path: Path) -> tuple[str, ...]:
+    """Where a module is, as in its dotted name below the package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
 
 
-def imports(path: Path) -> set[str]:
-    """The rooms that a module imports, at its head or inside a function."""
+MODULES = {names_of(path): path for path in ROOT.rglob("*.py")}
+
+
+def imports(path: Path) -> set[tuple[str, ...]]:
+    """The modules of this package that a module imports, at its head or inside a function."""
     package = path.relative_to(ROOT).parts[:-1]
-    rooms = set()
+    found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
-            parts = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
-            names = [parts[0]] if parts[0] else [alias.name for alias in node.names]
-            rooms.update(names)
-    return {room for room in rooms if (path.relative_to(ROOT).as_posix(), room) not in EXCEPTIONS}
+            base = (*package[: len(package) - node.level + 1], *(node.module.split(".") if node.module else ()))
+            modules = {(*base, alias.name) for alias in node.names} & MODULES.keys()
+            found |= modules or {base}
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            assert not any(name.split(".")[0] == "pspnet_zoo" for name in names), f"{path} imports by a full name"
+    return found - {names_of(path)}
+
+
+def test_every_room_has_its_floor():
+    assert {name[0] for name in MODULES if name} == set(FLOORS)
 
 
 def test_no_module_imports_upward():
-    for path in ROOT.rglob("*.py"):
-        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
-        if room != "__init__":
-            allowed = ORDER[: ORDER.index(room) + 1]
-            assert imports(path) <= set(allowed), f"{path} imports {imports(path) - set(allowed)}"
+    for name, path in MODULES.items():
+        if name:
+            allowed = FLOORS[: FLOORS.index(name[0]) + 1]
+            assert {other[0] for other in imports(path)} <= set(allowed), f"{path} imports {imports(path)}"
 
 
-def test_models_and_data_know_only_themselves():
-    for room in ("models", "data"):
-        for path in (ROOT / room).rglob("*.py"):
-            assert imports(path) <= {room}, path
+def test_no_circle_of_modules():
+    left = {name: imports(path) for name, path in MODULES.items()}
+    while free := [name for name, needs in left.items() if not needs & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left, f"these import each other: {left}"
+
+
+def test_the_root_has_few_files():
+    assert len([p for p in ROOT.iterdir() if p.is_file()]) <= 6
 
 
 def test_the_package_imports_no_extra_and_little_beyond_torch_and_timm():

@@ -10,9 +10,9 @@ import typer
 from rich.table import Table
 
 from ..data.images import SUFFIXES
-from ..factory import create
-from ..inference.predictor import DEFAULT_MODEL, Prediction, Predictor, load
-from ..storage.files import WeightsError, save_pretrained
+from ..factory import create, load
+from ..inference.predictor import DEFAULT_MODEL, Prediction, Predictor
+from ..storage.errors import WeightsError
 from ..zoo.registry import CHECKPOINTS, find, is_checkpoint, list_models
 from .data import app as data_app
 from .evaluate import evaluate
@@ -122,7 +122,7 @@ def convert(
     """Convert a checkpoint of another project; nothing in the file is run."""
     from ..upstream.convert import convert
 
-    folder = save_pretrained(convert(file, like=like), output)
+    folder = convert(file, like=like).save_pretrained(output)
     say(f"Wrote {folder}")
 
 

@@ -15,7 +15,7 @@ from ..data.open import open_dataset
 from ..evaluation.evaluate import Evaluation, predict_all
 from ..evaluation.evaluate import evaluate as measure
 from ..evaluation.report import html_page, prediction_saver, report, worst_and_best
-from ..inference.predictor import load
+from ..factory import load
 from ..inference.protocols import PROTOCOLS
 from ..storage.files import write_atomically
 from .terminal import DataOption, DatasetOption, ModelArgument, out, progress_bar, say

@@ -9,6 +9,7 @@ import typer
 
 from ..factory import fetch
 from ..inference.predictor import Predictor
+from ..models import PSPNet
 from ..storage.files import WeightsError
 from ..storage.hub import namespace
 from ..storage.publish import CARD_FILE, push, stage
@@ -63,7 +64,15 @@ def _publish_one(model: str, to: str, private: bool, dry_run: bool, photo: Path 
     picture = None if photo is None else _example(source, photo)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        stage(source, folder, repo, license=row.license if row else None, metrics=row.metrics if row else (), example=picture)
+        stage(
+            source,
+            folder,
+            repo,
+            load=PSPNet.from_pretrained,
+            license=row.license if row else None,
+            metrics=row.metrics if row else (),
+            example=picture,
+        )
         for path in sorted(folder.iterdir()):
             say(f"{path.stat().st_size:>12,}  {path.name}")
         if dry_run:

@@ -11,9 +11,7 @@ import torch
 import typer
 
 from ..data.open import open_dataset
-from ..factory import create
-from ..inference.predictor import load
-from ..storage.files import save_pretrained
+from ..factory import create, load
 from ..training.recipes import RECIPES, Recipe
 from .terminal import DataOption, err, progress_bar, say
 
@@ -112,4 +110,4 @@ def train(
             say(f"Stopped after step {steps} of {resolved.iterations} with a checkpoint; go on with --resume", err)
         raise typer.Exit(143)  # as a process that SIGTERM ended
     if is_main:
-        say(f"Wrote {save_pretrained(network, output / 'model')}")
+        say(f"Wrote {network.save_pretrained(output / 'model')}")

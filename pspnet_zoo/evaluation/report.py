@@ -45,7 +45,7 @@ def report(evaluation: Evaluation, model: PSPNet, dataset: SegmentationDataset) 
     """
     return {
         **evaluation.as_json(),
-        "weights_sha256": weights_digest(model),
+        "weights_sha256": weights_digest(model.state_dict()),
         "data_sha256": data_digest(dataset),
         "provenance": model.provenance,
         "versions": {

@@ -16,7 +16,7 @@ def colorize(mask: np.ndarray, labels: Labels) -> np.ndarray:
 def palette(labels: Labels) -> np.ndarray:
     """(256, 3) uint8: the colour of every id, black where there is no class."""
     table = np.zeros((256, 3), np.uint8)
-    table[: len(labels)] = labels.colors
+    table[: len(labels)] = np.array(labels.colors)
     return table
 
 

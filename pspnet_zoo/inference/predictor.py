@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +11,8 @@ from torch.nn import functional as F
 
 from ..data.images import read_image, to_rgb
 from ..data.labels import Labels
-from ..factory import create
+from ..factory import load
 from ..models import PSPNet
-from ..storage.hub import from_pretrained
 from . import draw
 from .protocols import sliding_window
 
@@ -84,6 +82,7 @@ class Predictor:
         self.model = load(model)
         if self.model.labels is None:
             raise ValueError("This network has no labels, so its classes have no names; set model.labels to pspnet_zoo.Labels")
+        self.labels = self.model.labels
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model.to(self.device).to(memory_format=torch.channels_last).eval()
 
@@ -112,7 +111,7 @@ class Predictor:
             logits = self._logits(x)
         else:  # windows overlap by a third, as in hszhao/semseg
             logits = sliding_window(self._logits, x, window, (-(-window[0] * 2 // 3), -(-window[1] * 2 // 3)))
-        return Prediction(pixels, _argmax(logits, (height, width)).cpu().numpy(), self.model.labels)
+        return Prediction(pixels, _argmax(logits, (height, width)).cpu().numpy(), self.labels)
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         output = self.model.predict(x.contiguous(memory_format=torch.channels_last))
@@ -130,21 +129,3 @@ def _argmax(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         mask[score > best] = class_id
         best = torch.maximum(best, score)
     return mask
-
-
-def load(model: PSPNet | str | PathLike[str], **options: Any) -> PSPNet:
-    """A network as it is, or loaded from a folder, from the Hub ("org/repo", "org/repo@revision"), or by its name in the zoo.
-
-    Args:
-        model: What to load.
-        options: Of `from_pretrained`, such as `classes`; not for a network as it is.
-
-    Raises:
-        ValueError: If it is neither a path, a repository nor a name.
-        WeightsError: If the weights cannot be loaded.
-    """
-    if isinstance(model, PSPNet):
-        return model
-    if Path(model).is_dir() or "/" in str(model):
-        return from_pretrained(model, **options)
-    return create(str(model), pretrained=True, **options)

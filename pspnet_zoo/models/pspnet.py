@@ -8,22 +8,21 @@ hold here, its arithmetic does not.
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
+from ..meta import Preprocess
 from .dilated import Dilation, ShortcutPool
 from .encoder import Encoder
 from .heads import Activation, AuxiliaryHead, ClassificationHead, SegmentationHead, initialize
-from .preprocess import Preprocess
+from .pretrained import Pretrained
 from .pyramid import BatchNorm2d, PyramidPooling
 
 
-class PSPNet(nn.Module):
+class PSPNet(Pretrained):
     """Pyramid Scene Parsing Network.
 
     Args:
@@ -156,8 +155,8 @@ class PSPNet(nn.Module):
                 initialize(part)
 
         self.preprocess = Preprocess(self.encoder.mean, self.encoder.std)
-        self.labels: Any = None
-        self.provenance: dict[str, Any] | None = None
+        self.labels = None
+        self.provenance = None
         self._encoder_is_frozen = self._norms_are_frozen = False
 
     def forward(self, x: Tensor, return_aux: bool = False) -> Tensor | tuple[Tensor, ...]:
@@ -227,34 +226,6 @@ class PSPNet(nn.Module):
         matrices = [{**group, "params": [p for p in group["params"] if p.ndim > 1]} for group in groups]
         vectors = [{**group, "params": [p for p in group["params"] if p.ndim <= 1], "weight_decay": 0.0} for group in groups]
         return matrices + vectors
-
-    def save_pretrained(self, folder: str | PathLike[str]) -> Path:
-        """See `pspnet_zoo.save_pretrained`."""
-        from ..storage.files import save_pretrained  # smp's users save a network by its method; files build on the network
-
-        return save_pretrained(self, folder)
-
-    def push_to_hub(
-        self, repo_id: str, *, private: bool = False, token: str | None = None, commit_message: str = "Upload the network"
-    ) -> str:
-        """Publish the network with a model card in one commit.
-
-        Args:
-            repo_id: "org/name" on the Hub; made if it is not there.
-            private: Only for a repository that is made.
-            token: That may write; None takes the one that is logged in.
-            commit_message: First line of the commit.
-
-        Returns:
-            The address of the commit.
-
-        Raises:
-            WeightsError: If the Hub refuses, or gives back other bytes.
-            ValueError: If `repo_id` is not "org/name".
-        """
-        from ..storage.publish import push_model  # as in save_pretrained
-
-        return push_model(self, repo_id, private=private, token=token, commit_message=commit_message).url
 
     def freeze_encoder(self) -> None:
         """Stop training the encoder; its norms keep their statistics, whatever `train()` is told later."""

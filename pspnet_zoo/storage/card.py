@@ -5,13 +5,34 @@ Every number is written with who says so: "claimed" by the checkpoint's source o
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..models import PSPNet
-from ..zoo.rows import Metric
-from .files import WeightsError
+from ..meta import Labels, Metric, Preprocess
+from .errors import WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EXAMPLE_FILE = "example.jpg"
+
+
+class Network(Protocol):
+    """What a card tells of a network."""
+
+    config: dict[str, Any]
+    preprocess: Preprocess
+    labels: Labels | None
+    provenance: dict[str, Any] | None
+
+    def parameters(self) -> "Iterator[Tensor]":
+        """Its weights, for their number."""
+        ...
+
+    def __call__(self, x: "Tensor", /) -> Any:
+        """Logits of a picture."""
+        ...
+
 
 _LICENSES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "BSD-3-Clause": "bsd-3-clause"}
 _METRIC_TYPES = {"miou": "mean_iou", "mean_accuracy": "accuracy", "pixel_accuracy": "accuracy", "loss": "loss"}
@@ -27,7 +48,7 @@ _CITATION = """@inproceedings{zhao2017pyramid,
 
 
 def model_card(
-    model: PSPNet, repo: str, *, sha256: str, license: str | None, metrics: Sequence[Metric] = (), has_example: bool = False
+    model: Network, repo: str, *, sha256: str, license: str | None, metrics: Sequence[Metric] = (), has_example: bool = False
 ) -> str:
     """The text of `README.md`.
 
@@ -82,7 +103,7 @@ def check_card(text: str) -> None:
         raise WeightsError("README.md lacks library_name: pspnet_zoo or pipeline_tag: image-segmentation. Publish it unchanged")
 
 
-def _metadata(model: PSPNet, repo: str, license: str | None, metrics: Sequence[Metric]) -> str:
+def _metadata(model: Network, repo: str, license: str | None, metrics: Sequence[Metric]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     provenance = model.provenance or {}
@@ -121,7 +142,7 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60]
 
 
-def _usage(model: PSPNet, repo: str) -> str:
+def _usage(model: Network, repo: str) -> str:
     lines = ["import pspnet_zoo", "", f'net = pspnet_zoo.from_pretrained("{repo}")  # "{repo}@COMMIT" pins it']
     if model.labels:
         lines += ['prediction = pspnet_zoo.Predictor(net)("photo.jpg")', 'prediction.overlay(legend=True).save("overlay.png")']
@@ -142,14 +163,14 @@ def _numbers(metrics: Sequence[Metric]) -> str:
     return "\n\n".join(parts) or "None is published with these weights."
 
 
-def _network(model: PSPNet) -> str:
+def _network(model: Network) -> str:
     rows = [f"| {key} | {model.config[key]} |" for key in _POLICY]
     p = model.preprocess
     rows.append(f"| input | {p.order}, 0 to {p.range:g}, minus {list(p.mean)}, divided by {list(p.std)} |")
     return "\n".join(["| | |", "|---|---|", *rows]) + "\n\n`net.preprocess` does this to a uint8 RGB picture."
 
 
-def _labels(model: PSPNet) -> str:
+def _labels(model: Network) -> str:
     if not model.labels:
         return "The names of the classes are not known."
     named = zip(model.labels.names, model.labels.colors, strict=True)
@@ -157,7 +178,7 @@ def _labels(model: PSPNet) -> str:
     return "\n".join(["| id | class | colour |", "|---|---|---|", *rows])
 
 
-def _provenance(model: PSPNet, sha256: str) -> str:
+def _provenance(model: Network, sha256: str) -> str:
     known = {k: v for k, v in (model.provenance or {}).items() if k != "metrics"}
     text = f"`model.safetensors` has the sha256 `{sha256}`."
     return (

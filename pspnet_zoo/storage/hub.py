@@ -10,25 +10,18 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..models import PSPNet
-from ..upstream.cache import cache_folder
-from ..upstream.foreign import file_digest
-from ..zoo.rows import HubCopy
-from . import files
-from .download import PASSING_STATUSES
-from .files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, write_atomically
+from .files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, cache_folder, file_digest, write_atomically
+from .hub_errors import explained, is_passing
 
 NAMESPACE = "pspnet-zoo"
 
-_REPO = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>.+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PAUSES = (1.0, 3.0)  # seconds before the second and the third attempt, on top of the client's own
 
@@ -40,67 +33,6 @@ _Declared = Callable[[], dict[str, str]]  # asks the Hub for the digests of a co
 def namespace() -> str:
     """The organisation on the Hub that has the zoo's repositories: `PSPNET_ZOO_NAMESPACE`, or "pspnet-zoo"."""
     return os.environ.get("PSPNET_ZOO_NAMESPACE") or NAMESPACE
-
-
-def from_pretrained(
-    source: str | PathLike[str],
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: str | PathLike[str] | None = None,
-    local_files_only: bool = False,
-    strict: bool = True,
-    classes: int | None = None,
-    **options: Any,
-) -> PSPNet:
-    """The network of a checkpoint on the Hub or in a folder, in evaluation mode.
-
-    A repository at a full commit that is in the cache is loaded without a request; at a branch or tag, the Hub is asked where it
-    is now, and the cached copy serves while the Hub is down. `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_OFFLINE` and `HF_TOKEN` mean what
-    they mean to huggingface_hub.
-
-    Args:
-        source: "org/repo", "org/repo@revision", or the folder that `save_pretrained` wrote; a folder that exists comes first.
-        revision: Commit, tag or branch of a repository; None for "main".
-        token: For private and gated repositories; None takes the one that is logged in.
-        cache_dir: Of the Hub's files; None for huggingface_hub's.
-        local_files_only: Make no request; take what is in the cache.
-        strict: False leaves tensors that the file lacks untrained and drops those that the network lacks, and logs which.
-        classes: Another number of classes re-makes the classifier, untrained, and keeps everything else.
-        options: Arguments of PSPNet that replace those of `config.json` and change no tensor, such as `psp_dropout`;
-            `aux_head` may be switched.
-
-    Raises:
-        WeightsError: If the checkpoint cannot be had, is not what the Hub says it is, or does not fit its own config.
-        ValueError: If two revisions are asked for, or one of a folder.
-        TypeError: If an option is no argument of PSPNet.
-    """
-    match = _REPO.fullmatch(source) if isinstance(source, str) and not Path(source).is_dir() else None
-    if match is None:
-        if revision is not None:
-            raise ValueError(f"'{source}' is a folder, which has no revision {revision!r}; leave it out")
-        folder = Path(source)
-    else:
-        named = match["revision"]
-        if named and revision and named != revision:
-            raise ValueError(f"'{source}' asks for '{named}', but revision={revision!r}; give one of them")
-        folder = download(
-            match["repo"],
-            revision=revision or named,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-        )
-    return files.from_pretrained(folder, strict=strict, classes=classes, **options)
-
-
-def download_copy(copy: HubCopy) -> Path:
-    """The folder of a row's copy on the Hub, compared with the row's sha256.
-
-    Raises:
-        WeightsError: As `download`.
-    """
-    return download(f"{namespace()}/{copy.repo}", revision=copy.revision, sha256=copy.sha256)
 
 
 def download(
@@ -290,86 +222,3 @@ def retried(call: Callable[[], _T]) -> _T:
             _log.warning("The Hub failed (%s); trying again in %g s", type(error).__name__, pause)
             time.sleep(pause)
     return call()
-
-
-def is_passing(error: BaseException) -> bool:
-    """Whether another attempt may succeed."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if type(error) is RuntimeError and error.__cause__:
-        return is_passing(error.__cause__)  # the client wraps what fails in an upload
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in PASSING_STATUSES
-    # the client raises a plain OSError for a file of the wrong size
-    return _is_transport(error) or (type(error) is OSError and error.errno is None)
-
-
-def _is_transport(error: BaseException) -> bool:
-    # huggingface_hub 1 lets errors of httpx through, 2 those of httpx2
-    return any(base.__module__.partition(".")[0] in ("httpx", "httpx2") for base in type(error).__mro__)
-
-
-@contextmanager
-def explained(what: str, token: str | bool | None) -> Iterator[None]:
-    """Turn whatever the Hub's client raises into a WeightsError.
-
-    Args:
-        what: The file or repository, for the message.
-        token: Never in the message, also if a server repeats it.
-
-    Raises:
-        WeightsError: For any of the client's errors; a WeightsError passes.
-    """
-    from huggingface_hub import constants, get_token
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        yield
-        return
-    except Exception as error:
-        if not isinstance(error, (OSError, ValueError, RuntimeError, HfHubHTTPError)) and not _is_transport(error):
-            raise
-        text = _explanation(error, what, constants.ENDPOINT)
-    for secret in (token, get_token()):
-        if isinstance(secret, str) and secret:
-            text = text.replace(secret, "***")
-    raise WeightsError(text) from None
-
-
-def _explanation(error: Exception, what: str, endpoint: str) -> str:
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, errors.HfHubHTTPError):
-        error = error.__cause__  # the Hub did answer
-    if type(error) is RuntimeError and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # what failed in an upload
-    log_in = "log in with 'hf auth login' or set HF_TOKEN"
-    # the first that fits; a gated repository is "not found" too, and a local entry is an entry
-    cases: tuple[tuple[type[Exception], str], ...] = (
-        (errors.GatedRepoError, f"is gated: accept its terms on {endpoint} with your account, then {log_in}"),
-        (errors.RepositoryNotFoundError, f"is not on {endpoint}, nor is it a folder here; if it is private, {log_in} as a member"),
-        (errors.RevisionNotFoundError, "is not there: the repository has no such revision. Leave it out for the newest"),
-        (
-            errors.LocalEntryNotFoundError,
-            f"is not in the cache, and {endpoint} was not asked or not reached. Load it once with the network; see HF_HUB_OFFLINE",
-        ),
-        (
-            errors.EntryNotFoundError,
-            f"is not there: a checkpoint has {CONFIG_FILE} and {WEIGHTS_FILE}; other formats, such as pickles, are not read",
-        ),
-        (errors.OfflineModeIsEnabled, "needs the network, but HF_HUB_OFFLINE is set"),
-        (errors.HFValidationError, "is no repository of the Hub: write 'organisation/name'"),
-    )
-    for kind, text in cases:
-        if isinstance(error, kind):
-            return f"{what} {text}"
-    if isinstance(error, errors.HfHubHTTPError):
-        status = error.response.status_code
-        hint = f"{log_in}, with a token that may do this" if status in (401, 403) else "try again later"
-        return f"{what}: {endpoint} answered {status} ({_first_line(error)}). Next: {hint}"
-    return f"{what}: {endpoint} failed ({type(error).__name__}: {_first_line(error)}). Try again, or check the network"
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else "no reason given"

@@ -5,19 +5,18 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..models import PSPNet
-from ..upstream.foreign import file_digest
-from ..zoo.rows import Metric
+from ..meta import Metric
 from .card import EXAMPLE_FILE, check_card, model_card
-from .files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, from_pretrained, save_pretrained, write_atomically
-from .hub import digest_as, digests, explained, hub_api, is_passing, retried
+from .files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, file_digest, write_atomically
+from .hub import digest_as, digests, hub_api, retried
+from .hub_errors import explained, is_passing
 
 CARD_FILE = "README.md"
 REPORT_FILE = "report.json"
@@ -54,6 +53,7 @@ def stage(
     folder: Path,
     repo: str,
     *,
+    load: Callable[[Path], Any],
     license: str | None = None,
     metrics: Sequence[Metric] = (),
     example: bytes | None = None,
@@ -64,6 +64,7 @@ def stage(
         source: Folder of a checkpoint. Its `report.json`, from `pspnet-zoo evaluate --json`, gives measured numbers.
         folder: Made if it does not exist.
         repo: "org/name", for the card.
+        load: Makes the network of a checkpoint's folder, strictly and in evaluation mode.
         license: Of the weights; None takes it from their provenance.
         metrics: Of the weights; those that their provenance lists are added.
         example: A JPEG of a photo and what the network sees in it.
@@ -76,8 +77,9 @@ def stage(
     for name in (WEIGHTS_FILE, CONFIG_FILE, REPORT_FILE):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
-    model = from_pretrained(folder)
-    outputs = model.predict(torch.zeros(1, model.config["in_channels"], 64, 64))
+    model = load(folder)
+    with torch.inference_mode():
+        outputs = model(torch.zeros(1, model.config["in_channels"], 64, 64))
     if not all(output.isfinite().all() for output in (outputs if isinstance(outputs, tuple) else (outputs,))):
         raise WeightsError(f"The network in '{source}' gives values that are not finite; it is not published. Train it again")
     if example is not None:
@@ -131,27 +133,6 @@ def push(
         size=weights.stat().st_size,
         is_new=bool(changed),
     )
-
-
-def push_model(
-    model: PSPNet,
-    repo: str,
-    *,
-    private: bool = False,
-    token: str | None = None,
-    commit_message: str = "Upload the network",
-) -> Published:
-    """`stage` and `push` a network as it is in memory.
-
-    Raises:
-        WeightsError: As `stage` and `push`.
-        ValueError: If `repo` is not "org/name".
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        source, folder = Path(temporary, "source"), Path(temporary, "staged")
-        save_pretrained(model, source)
-        stage(source, folder, repo)
-        return push(folder, repo, private=private, token=token, commit_message=commit_message)
 
 
 def _recorded(provenance: dict[str, Any]) -> list[Metric]:

@@ -29,7 +29,7 @@ from ..evaluation.evaluate import Evaluation, class_ids, evaluate
 from ..inference import draw
 from ..inference.protocols import PROTOCOLS
 from ..models import PSPNet
-from ..storage.files import WeightsError, read_state, save_pretrained, write_atomically, write_state
+from ..storage.files import WeightsError, read_state, write_atomically, write_state
 from .depthwise import FastDepthwise
 from .loss import pixel_mass, segmentation_loss
 from .recipes import Recipe
@@ -156,7 +156,7 @@ def train(
                 log.scores(run.step, scores, run.result, validation)
                 if accelerator.is_main_process and scores.miou > run.best:
                     run.best = scores.miou
-                    save_pretrained(run.result, folder / BEST)
+                    run.result.save_pretrained(folder / BEST)
             if run.step % recipe.checkpoint_every == 0 or stop or ends:
                 run.share_statistics()
                 if accelerator.is_main_process:

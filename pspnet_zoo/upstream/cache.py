@@ -18,22 +18,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from filelock import FileLock
 
 from ..storage.download import DownloadError, Progress, download
-from ..storage.files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, is_web_page, read_safetensors, save_pretrained
+from ..storage.files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, cache_folder, is_web_page, matches, read_safetensors
 from ..zoo.rows import Checkpoint, Source
 from .convert import convert_files
-from .foreign import matches
 
 _log = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path:
-    """`PSPNET_ZOO_CACHE`, or "pspnet_zoo" beside torch.hub's folder."""
-    chosen = os.environ.get("PSPNET_ZOO_CACHE")
-    return Path(chosen).expanduser() if chosen else Path(torch.hub.get_dir()).parent / "pspnet_zoo"
 
 
 def cached(row: Checkpoint) -> Path:
@@ -60,7 +52,7 @@ def cached(row: Checkpoint) -> Path:
             shutil.rmtree(leftover, ignore_errors=True)
         files = [_fetch(row, row.source, index, downloads) for index in range(len(row.source.files))]
         try:
-            save_pretrained(convert_files(files, row, row.source), new)
+            convert_files(files, row, row.source).save_pretrained(new)
         except WeightsError:
             for file in files:
                 file.unlink()  # so that the next call starts afresh

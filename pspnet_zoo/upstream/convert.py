@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from ..models import PSPNet
-from ..storage.files import WeightsError, load_tensors
+from ..models.pretrained import load_tensors
+from ..storage.files import WeightsError, file_digest, matches
 from ..zoo.registry import CHECKPOINTS, find, parse_architecture
 from ..zoo.rows import Checkpoint, Source
 from .families import csail, mmseg, paddleseg, ptsemseg, pytorchcv, segmentron, semseg
 from .families.renaming import complete
-from .foreign import file_digest, matches, read_checkpoint, state_dict_of
+from .foreign import read_checkpoint, state_dict_of
 
 CONVERTERS: Mapping[str, ModuleType] = {
     "mmseg": mmseg,

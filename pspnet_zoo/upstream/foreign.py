@@ -1,6 +1,5 @@
 """Reading the files of other projects without running what is in them."""
 
-import hashlib
 import pickle
 import zipfile
 import zlib
@@ -14,24 +13,7 @@ from torch import Tensor
 
 from ..storage.files import WeightsError, is_lfs_pointer, is_web_page
 
-_CHUNK = 1 << 20
-
 _WRAPPERS = ("state_dict", "model_state", "model")
-
-
-def file_digest(path: Path, algorithm: str) -> str:
-    """The hexadecimal digest of a file: "sha256" or "sha1"."""
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def matches(path: Path, digest: str) -> bool:
-    """Whether a file has the digest "ALGORITHM:FIRST_DIGITS"."""
-    algorithm, _, digits = digest.partition(":")
-    return file_digest(path, algorithm).startswith(digits)
 
 
 def read_checkpoint(path: Path) -> Any:

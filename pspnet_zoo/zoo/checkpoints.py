@@ -25,7 +25,7 @@ from ..data.labels import (
     VOC,
     Labels,
 )
-from ..models import Preprocess
+from ..meta import Preprocess
 from .rows import Checkpoint, Metric, Network, Source
 
 _IMAGENET = Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

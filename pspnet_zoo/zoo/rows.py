@@ -4,33 +4,11 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from ..data.labels import Labels
-from ..models import Preprocess
+from ..meta import Labels, Metric, Preprocess
 from ..models.dilated import Dilation, ShortcutPool
 
 Family = Literal["mmseg", "semseg", "pytorchcv", "paddleseg", "ptsemseg", "segmentron", "csail", "gluoncv", "caffe"]
 """Whose keys a foreign state dict has. Files of "gluoncv" and "caffe" are not read; each has a PyTorch twin."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number with everything that makes it comparable."""
-
-    name: str
-    """What was measured: "miou", "mean_accuracy", "pixel_accuracy" or "loss"."""
-    value: float
-    """As a fraction of 1, except the loss."""
-    dataset: str
-    split: str
-    protocol: str
-    """How: input size, scales, flip, windows."""
-    origin: Literal["measured", "claimed"]
-    """"measured" by this project with its own command, or "claimed" by the checkpoint's source."""
-    multi_scale: bool = False
-    """Whether predictions at several scales were averaged."""
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.value:.4f} {self.origin} ({self.dataset} {self.split}, {self.protocol})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from pspnet_zoo import Predictor, PSPNet
 from pspnet_zoo.data.labels import CAMVID, Labels
-from pspnet_zoo.models import Preprocess
+from pspnet_zoo.meta import Preprocess
 
 
 @pytest.fixture

@@ -34,16 +34,16 @@ def hub(tmp_path, monkeypatch):
         huggingface_hub.close_session()
 
 
-def assert_equal(loaded: PSPNet, net: PSPNet) -> None:
+def assert_equal(loaded: PSPNet, tiny: PSPNet) -> None:
     """Same tensors bit for bit, same logits."""
-    ours, theirs = loaded.state_dict(), net.state_dict()
+    ours, theirs = loaded.state_dict(), tiny.state_dict()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
     x = torch.randn(1, 3, 33, 65)
-    torch.testing.assert_close(loaded(x), net(x))
+    torch.testing.assert_close(loaded(x), tiny(x))
 
 
 @pytest.fixture
-def net() -> PSPNet:
+def tiny() -> PSPNet:
     """A tiny trained-looking network with labels and provenance."""
     network = PSPNet("test_efficientnet", None, classes=len(CAMVID), psp_out_channels=8).eval()
     torch.nn.init.normal_(network.segmentation_head[0].weight)
@@ -53,8 +53,8 @@ def net() -> PSPNet:
 
 
 @pytest.fixture
-def folder(net, tmp_path):
-    return net.save_pretrained(tmp_path / "checkpoint")
+def folder(tiny, tmp_path):
+    return tiny.save_pretrained(tmp_path / "checkpoint")
 
 
 @pytest.fixture

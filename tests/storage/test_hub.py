@@ -47,12 +47,12 @@ def flip(data: bytes) -> bytes:
 # names, revisions, caches
 
 
-def test_a_repository_loads_by_name_by_tag_and_by_commit(hub, net, commit):
+def test_a_repository_loads_by_name_by_tag_and_by_commit(hub, tiny, commit):
     hub.repos[NAME].tags["v1"] = commit
     for source, revision in ((NAME, None), (f"{NAME}@v1", None), (f"{NAME}@{commit}", None), (NAME, commit)):
         loaded = from_pretrained(source, revision=revision)
-        assert_equal(loaded, net)
-        assert loaded.labels == net.labels and not loaded.training
+        assert_equal(loaded, tiny)
+        assert loaded.labels == tiny.labels and not loaded.training
 
 
 def test_a_cached_commit_is_loaded_without_a_request_and_hashed_once(hub, commit, monkeypatch):
@@ -64,7 +64,7 @@ def test_a_cached_commit_is_loaded_without_a_request_and_hashed_once(hub, commit
     assert not hub.requests
 
 
-def test_a_branch_is_asked_for_once_and_followed(hub, net, commit, files):
+def test_a_branch_is_asked_for_once_and_followed(hub, tiny, commit, files):
     from_pretrained(NAME)
     hub.requests.clear()
     from_pretrained(NAME)
@@ -72,7 +72,7 @@ def test_a_branch_is_asked_for_once_and_followed(hub, net, commit, files):
     changed = {**json.loads(files[CONFIG_FILE]), "provenance": {"data": "newer"}}
     hub.add(NAME, {CONFIG_FILE: json.dumps(changed).encode()})
     assert from_pretrained(NAME).provenance == {"data": "newer"}
-    assert from_pretrained(f"{NAME}@{commit}").provenance == net.provenance
+    assert from_pretrained(f"{NAME}@{commit}").provenance == tiny.provenance
 
 
 def test_downloads_are_counted_by_the_config(hub, commit):
@@ -80,8 +80,8 @@ def test_downloads_are_counted_by_the_config(hub, commit):
     assert hub.asked("GET", f"/resolve/{commit}/{CONFIG_FILE}") or hub.asked("GET", f"/resolve/main/{CONFIG_FILE}")
 
 
-def test_a_predictor_takes_a_repository(commit, net):
-    assert Predictor(f"{NAME}@{commit}").model.labels == net.labels
+def test_a_predictor_takes_a_repository(commit, tiny):
+    assert Predictor(f"{NAME}@{commit}").model.labels == tiny.labels
 
 
 def test_options_and_classes_reach_the_network(commit):
@@ -89,15 +89,15 @@ def test_options_and_classes_reach_the_network(commit):
     assert loaded.config["classes"] == 5 and loaded.encoder.output_stride == 16
 
 
-def test_a_folder_is_loaded_as_before(folder, net):
-    assert from_pretrained(folder).labels == net.labels
+def test_a_folder_is_loaded_as_before(folder, tiny):
+    assert from_pretrained(folder).labels == tiny.labels
     with pytest.raises(ValueError, match="has no revision"):
         from_pretrained(folder, revision="main")
 
 
-def test_a_folder_that_looks_like_a_repository_comes_first(folder, net, monkeypatch):
+def test_a_folder_that_looks_like_a_repository_comes_first(folder, tiny, monkeypatch):
     monkeypatch.chdir(folder.parent.parent)
-    assert from_pretrained(f"{folder.parent.name}/{folder.name}").labels == net.labels
+    assert from_pretrained(f"{folder.parent.name}/{folder.name}").labels == tiny.labels
 
 
 def test_two_revisions_are_a_contradiction():
@@ -134,8 +134,8 @@ def sha256(data):
     return hashlib.sha256(data).hexdigest()
 
 
-def test_create_takes_the_copy_on_the_hub_and_then_no_request(hub, row, net):
-    assert_equal(create(row.name), net)
+def test_create_takes_the_copy_on_the_hub_and_then_no_request(hub, row, tiny):
+    assert_equal(create(row.name), tiny)
     hub.requests.clear()
     create("pspnet_r50c", pretrained="published", classes=3)
     assert not hub.requests
@@ -234,17 +234,17 @@ def test_the_config_of_a_foreign_library_is_refused(hub, files):
         from_pretrained(NAME)
 
 
-def test_a_missing_key_is_refused(hub, net, tmp_path, files):
+def test_a_missing_key_is_refused(hub, tiny, tmp_path, files):
     from pspnet_zoo.storage.files import write_safetensors
 
-    write_safetensors(tmp_path / "x", {k: v for k, v in net.state_dict().items() if k != "segmentation_head.0.bias"})
+    write_safetensors(tmp_path / "x", {k: v for k, v in tiny.state_dict().items() if k != "segmentation_head.0.bias"})
     hub.add(NAME, {**files, WEIGHTS_FILE: (tmp_path / "x").read_bytes()})
     with pytest.raises(WeightsError, match=r"missing: segmentation_head\.0\.bias"):
         from_pretrained(NAME)
 
 
-def test_a_pickle_in_place_of_safetensors_is_refused(hub, net, tmp_path, files):
-    torch.save(net.state_dict(), tmp_path / "x")
+def test_a_pickle_in_place_of_safetensors_is_refused(hub, tiny, tmp_path, files):
+    torch.save(tiny.state_dict(), tmp_path / "x")
     hub.add(NAME, {**files, WEIGHTS_FILE: (tmp_path / "x").read_bytes()})
     with pytest.raises(WeightsError, match="looks like a pickle"):
         from_pretrained(NAME)
@@ -310,14 +310,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", SURVIVED)
-def test_what_passes_is_survived(hub, net, commit, files, kind):
+def test_what_passes_is_survived(hub, tiny, commit, files, kind):
     hub.faults.append(replace(SURVIVED[kind]))
-    assert_equal(from_pretrained(NAME), net)
+    assert_equal(from_pretrained(NAME), tiny)
     assert cached_files() == files
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_stays_is_refused_and_leaves_nothing_damaged(hub, net, commit, files, kind):
+def test_what_stays_is_refused_and_leaves_nothing_damaged(hub, tiny, commit, files, kind):
     fault, reason = REFUSED[kind]
     hub.faults.append(replace(fault))
     with pytest.raises(WeightsError, match=reason) as caught:
@@ -326,20 +326,20 @@ def test_what_stays_is_refused_and_leaves_nothing_damaged(hub, net, commit, file
     assert all(files[name] == data for name, data in cached_files().items())
     assert all(p.read_bytes() in files.values() for p in blobs() if p.suffix != ".incomplete")
     hub.faults.clear()
-    assert_equal(from_pretrained(NAME), net)
+    assert_equal(from_pretrained(NAME), tiny)
 
 
 @pytest.mark.parametrize("change", [lambda b: b[:-100], flip, lambda b: b""], ids=["truncated", "flipped", "emptied"])
 @pytest.mark.parametrize("name", [WEIGHTS_FILE, CONFIG_FILE])
 @pytest.mark.parametrize("online", [True, False], ids=["online", "offline"])
-def test_a_file_damaged_in_the_cache_is_replaced_or_refused(hub, net, commit, files, change, name, online):
+def test_a_file_damaged_in_the_cache_is_replaced_or_refused(hub, tiny, commit, files, change, name, online):
     source = f"{NAME}@{commit}"
     from_pretrained(source)
     blob = next(Path(constants.HF_HUB_CACHE).rglob(f"snapshots/*/{name}")).resolve()
     blob.chmod(0o644)
     blob.write_bytes(change(blob.read_bytes()))
     if online:
-        assert_equal(from_pretrained(source), net)
+        assert_equal(from_pretrained(source), tiny)
         assert cached_files() == files
     else:
         with pytest.raises(WeightsError, match="Load it once with the network"):
@@ -352,19 +352,19 @@ def down(hub):
     hub.faults.append(Fault("GET", "", status=503))
 
 
-def test_the_cached_copy_serves_while_the_hub_is_down(hub, net, commit):
+def test_the_cached_copy_serves_while_the_hub_is_down(hub, tiny, commit):
     from_pretrained(NAME)
     down(hub)
-    assert from_pretrained(NAME).labels == net.labels
+    assert from_pretrained(NAME).labels == tiny.labels
 
 
-def test_a_copy_that_others_cached_is_compared_with_its_etag_while_the_hub_is_down(hub, net, commit, caplog):
+def test_a_copy_that_others_cached_is_compared_with_its_etag_while_the_hub_is_down(hub, tiny, commit, caplog):
     from huggingface_hub import hf_hub_download
 
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         path = Path(hf_hub_download(NAME, name)).resolve()
     down(hub)
-    assert from_pretrained(NAME).labels == net.labels and "Taking the digest of its download" in caplog.text
+    assert from_pretrained(NAME).labels == tiny.labels and "Taking the digest of its download" in caplog.text
     for stamp in Path(os.environ["PSPNET_ZOO_CACHE"]).rglob("*.json"):
         stamp.unlink()
     path.chmod(0o644)
@@ -374,12 +374,12 @@ def test_a_copy_that_others_cached_is_compared_with_its_etag_while_the_hub_is_do
     assert not path.exists()
 
 
-def test_without_a_connection_the_copy_serves_and_its_lack_is_said(hub, commit, net, monkeypatch, tmp_path):
+def test_without_a_connection_the_copy_serves_and_its_lack_is_said(hub, commit, tiny, monkeypatch, tmp_path):
     from_pretrained(NAME)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}")
     hub.requests.clear()
-    assert from_pretrained(NAME).labels == net.labels
+    assert from_pretrained(NAME).labels == tiny.labels
     # huggingface_hub 1.20 tries again with a client that it has closed, and says that
     with pytest.raises(WeightsError, match=r"http://127\.0\.0\.1:9 (was not asked or not reached|failed)"):
         from_pretrained(NAME, cache_dir=tmp_path / "cold")
@@ -387,39 +387,39 @@ def test_without_a_connection_the_copy_serves_and_its_lack_is_said(hub, commit, 
 
 
 @pytest.mark.slow
-def test_a_download_that_stalls_for_good_is_refused(hub, commit, net):
+def test_a_download_that_stalls_for_good_is_refused(hub, commit, tiny):
     hub.faults.append(Fault("GET", WEIGHTS, pause=5))
     with pytest.raises(WeightsError, match=r"failed \(ReadTimeout"):
         from_pretrained(NAME)
     assert WEIGHTS not in cached_files()
     hub.faults.clear()
-    assert_equal(from_pretrained(NAME), net)
+    assert_equal(from_pretrained(NAME), tiny)
 
 
-def test_a_damaged_stamp_only_costs_another_look(hub, commit, net):
+def test_a_damaged_stamp_only_costs_another_look(hub, commit, tiny):
     from_pretrained(NAME)
     stamps = list(Path(os.environ["PSPNET_ZOO_CACHE"]).rglob("verified/*.json"))
     assert len(stamps) == 2
     for stamp, text in zip(stamps, ("{", "[]"), strict=True):
         stamp.write_text(text)
-    assert_equal(from_pretrained(f"{NAME}@{commit}"), net)
+    assert_equal(from_pretrained(f"{NAME}@{commit}"), tiny)
     assert all("digest" in json.loads(stamp.read_text()) for stamp in stamps)
 
 
-def test_local_files_only_makes_no_request(hub, net, commit):
+def test_local_files_only_makes_no_request(hub, tiny, commit):
     with pytest.raises(WeightsError, match="is not in the cache"):
         from_pretrained(NAME, local_files_only=True)
     assert not hub.requests
     from_pretrained(NAME)
     hub.requests.clear()
-    assert from_pretrained(NAME, local_files_only=True).labels == net.labels
+    assert from_pretrained(NAME, local_files_only=True).labels == tiny.labels
     assert not hub.requests
 
 
-def test_a_cache_of_stamps_that_cannot_be_written_only_costs_time(commit, net, monkeypatch, tmp_path, caplog):
+def test_a_cache_of_stamps_that_cannot_be_written_only_costs_time(commit, tiny, monkeypatch, tmp_path, caplog):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("PSPNET_ZOO_CACHE", str(tmp_path / "file"))
-    assert from_pretrained(NAME).labels == net.labels and "hashed at every load" in caplog.text
+    assert from_pretrained(NAME).labels == tiny.labels and "hashed at every load" in caplog.text
 
 
 def test_the_environment_means_what_it_means_to_the_hubs_users(hub, files, tmp_path):

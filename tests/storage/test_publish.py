@@ -18,7 +18,7 @@ from pspnet_zoo.cli import publish as cli_publish
 from pspnet_zoo.storage import publish as publisher
 from pspnet_zoo.storage.card import check_card
 from pspnet_zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE
-from pspnet_zoo.storage.publish import push, push_model, stage
+from pspnet_zoo.storage.publish import CARD_FILE, push, stage
 from pspnet_zoo.zoo import registry
 from pspnet_zoo.zoo.registry import find
 from pspnet_zoo.zoo.rows import HubCopy, Metric
@@ -43,7 +43,7 @@ REPORT = {
 @pytest.fixture
 def staged(folder, tmp_path):
     (folder / "report.json").write_text(json.dumps(REPORT))
-    stage(folder, tmp_path / "staged", NAME, metrics=[CLAIMED])
+    stage(folder, tmp_path / "staged", NAME, load=from_pretrained, metrics=[CLAIMED])
     return tmp_path / "staged"
 
 
@@ -51,23 +51,23 @@ def commits(hub):
     return len(hub.repos[NAME].commits)
 
 
-def test_what_is_published_loads_elsewhere_by_name_commit_and_tag(hub, net, staged):
+def test_what_is_published_loads_elsewhere_by_name_commit_and_tag(hub, tiny, staged):
     done = push(staged, NAME, token=WRITE)
     HfApi(endpoint=hub.endpoint, token=WRITE).create_tag(NAME, tag="v1")
     for source in (NAME, f"{NAME}@{done.commit}", f"{NAME}@v1"):
-        assert_equal(from_pretrained(source), net)
+        assert_equal(from_pretrained(source), tiny)
     assert done.is_new and commits(hub) == 2  # the first is the Hub's own
     assert set(hub.repos[NAME].at("main")[1]) == {".gitattributes", "README.md", CONFIG_FILE, WEIGHTS_FILE, "report.json"}
 
 
-def test_the_printed_row_makes_create_take_the_copy(hub, net, staged, monkeypatch):
+def test_the_printed_row_makes_create_take_the_copy(hub, tiny, staged, monkeypatch):
     done = push(staged, NAME, token=WRITE)
     monkeypatch.setenv("PSPNET_ZOO_NAMESPACE", ORG)
     row = replace(
         find("pspnet_r50c.mmseg_cityscapes"), hub=eval(done.row.removeprefix("hub=").removesuffix(","), {"HubCopy": HubCopy})
     )
     monkeypatch.setattr(registry, "CHECKPOINTS", (row,))
-    assert_equal(create(row.name), net)
+    assert_equal(create(row.name), tiny)
 
 
 def test_publishing_twice_makes_no_new_commit(hub, staged):
@@ -77,10 +77,10 @@ def test_publishing_twice_makes_no_new_commit(hub, staged):
     assert len(hub.asked("PUT")) == 1
 
 
-def test_a_private_repository_is_read_back_with_the_token(hub, net, staged):
+def test_a_private_repository_is_read_back_with_the_token(hub, tiny, staged):
     push(staged, NAME, private=True, token=WRITE)
     assert hub.repos[NAME].private
-    assert_equal(from_pretrained(NAME, token=READ), net)
+    assert_equal(from_pretrained(NAME, token=READ), tiny)
     with pytest.raises(WeightsError, match="if it is private"):
         from_pretrained(NAME, token=STRANGER, cache_dir="/nowhere")
 
@@ -131,10 +131,10 @@ def test_a_commit_of_someone_else_meanwhile_is_refused_and_nothing_is_published(
     ],
     ids=["503", "500 twice", "answer lost", "create", "upload"],
 )
-def test_a_failure_that_passes_makes_one_commit(hub, net, staged, fault):
+def test_a_failure_that_passes_makes_one_commit(hub, tiny, staged, fault):
     hub.faults.append(replace(fault))
     assert push(staged, NAME, token=WRITE).is_new and commits(hub) == 2
-    assert_equal(from_pretrained(NAME), net)
+    assert_equal(from_pretrained(NAME), tiny)
 
 
 def test_a_failure_that_stays_is_said_and_nothing_is_published(hub, staged):
@@ -158,19 +158,20 @@ def test_the_token_of_a_publisher_goes_to_the_hub_only_and_is_in_no_log(hub, sta
     assert caplog.text and WRITE not in caplog.text
 
 
-def test_a_network_is_pushed_by_its_method(hub, net):
-    url = net.push_to_hub(NAME, token=WRITE, commit_message="My street network")
+def test_a_network_is_pushed_by_its_method(hub, tiny):
+    url = tiny.push_to_hub(NAME, token=WRITE, commit_message="My street network")
     assert url == f"{hub.endpoint}/{NAME}/commit/{hub.repos[NAME].head}"
-    assert_equal(from_pretrained(NAME), net)
+    assert_equal(from_pretrained(NAME), tiny)
     with pytest.raises(ValueError, match="organisation/name"):
-        net.push_to_hub("tiny", token=WRITE)
+        tiny.push_to_hub("tiny", token=WRITE)
 
 
 def test_staged_files_are_the_same_bytes_in_every_process(folder, staged, tmp_path):
     again = tmp_path / "again"
     script = (
-        "from pathlib import Path; from pspnet_zoo.storage.publish import stage; from pspnet_zoo.zoo.rows import Metric\n"
-        f"stage(Path({str(folder)!r}), Path({str(again)!r}), {NAME!r}, metrics=[Metric(**{asdict(CLAIMED)!r})])"
+        "from pathlib import Path; from pspnet_zoo import from_pretrained as load\n"
+        "from pspnet_zoo.storage.publish import stage; from pspnet_zoo.meta import Metric\n"
+        f"stage(Path({str(folder)!r}), Path({str(again)!r}), {NAME!r}, load=load, metrics=[Metric(**{asdict(CLAIMED)!r})])"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
     assert {p.name: p.read_bytes() for p in again.iterdir()} == {p.name: p.read_bytes() for p in staged.iterdir()}
@@ -179,28 +180,28 @@ def test_staged_files_are_the_same_bytes_in_every_process(folder, staged, tmp_pa
 # what is not published
 
 
-def test_a_network_that_gives_nan_is_not_published(net, tmp_path):
-    torch.nn.init.constant_(net.segmentation_head[0].bias, float("nan"))
+def test_a_network_that_gives_nan_is_not_published(tiny, tmp_path):
+    torch.nn.init.constant_(tiny.segmentation_head[0].bias, float("nan"))
     with pytest.raises(WeightsError, match="not finite"):
-        stage(net.save_pretrained(tmp_path / "source"), tmp_path / "staged", NAME)
+        stage(tiny.save_pretrained(tmp_path / "source"), tmp_path / "staged", NAME, load=from_pretrained)
 
 
 def test_a_damaged_checkpoint_is_not_published(folder, tmp_path):
     (folder / WEIGHTS_FILE).write_bytes((folder / WEIGHTS_FILE).read_bytes()[:-9])
     with pytest.raises(WeightsError, match="not a whole safetensors file"):
-        stage(folder, tmp_path / "staged", NAME)
+        stage(folder, tmp_path / "staged", NAME, load=from_pretrained)
 
 
 def test_a_foreign_report_is_refused(folder, tmp_path):
     (folder / "report.json").write_text('{"accuracy": 1}')
     with pytest.raises(WeightsError, match=r"report\.json' is not of pspnet-zoo evaluate"):
-        stage(folder, tmp_path / "staged", NAME)
+        stage(folder, tmp_path / "staged", NAME, load=from_pretrained)
 
 
-def test_numbers_of_another_kind_in_the_provenance_are_refused(net, tmp_path):
-    net.provenance = {"metrics": [{"top1": 0.7}]}
+def test_numbers_of_another_kind_in_the_provenance_are_refused(tiny, tmp_path):
+    tiny.provenance = {"metrics": [{"top1": 0.7}]}
     with pytest.raises(WeightsError, match="'metrics' of another kind"):
-        stage(net.save_pretrained(tmp_path / "source"), tmp_path / "staged", NAME)
+        stage(tiny.save_pretrained(tmp_path / "source"), tmp_path / "staged", NAME, load=from_pretrained)
 
 
 # the card
@@ -234,9 +235,9 @@ def test_the_use_in_the_card_works(hub, staged, tmp_path, monkeypatch):
     assert (tmp_path / "overlay.png").exists()
 
 
-def test_a_card_invents_nothing(net, tmp_path):
-    net.provenance = net.labels = None
-    stage(net.save_pretrained(tmp_path / "source"), tmp_path / "staged", NAME)
+def test_a_card_invents_nothing(tiny, tmp_path):
+    tiny.provenance = tiny.labels = None
+    stage(tiny.save_pretrained(tmp_path / "source"), tmp_path / "staged", NAME, load=from_pretrained)
     text = (tmp_path / "staged" / "README.md").read_text()
     data = ModelCard(text).data
     assert data.license is None and data.eval_results is None and data.datasets is None
@@ -245,9 +246,9 @@ def test_a_card_invents_nothing(net, tmp_path):
 
 
 @pytest.mark.parametrize(("base", "found"), [("timm/resnet50.a1_in1k", "timm/resnet50.a1_in1k"), ("ImageNet, by torch", None)])
-def test_the_base_model_is_named_only_by_its_id_on_the_hub(net, tmp_path, base, found):
-    net.provenance = {"base_model": base, "license": "Research only"}
-    stage(net.save_pretrained(tmp_path / "source"), tmp_path / "staged", NAME)
+def test_the_base_model_is_named_only_by_its_id_on_the_hub(tiny, tmp_path, base, found):
+    tiny.provenance = {"base_model": base, "license": "Research only"}
+    stage(tiny.save_pretrained(tmp_path / "source"), tmp_path / "staged", NAME, load=from_pretrained)
     data = ModelCard((tmp_path / "staged" / "README.md").read_text()).data
     assert data.base_model == found and (data.license, data.license_name) == ("other", "research-only")
 
@@ -278,13 +279,13 @@ def run(monkeypatch, capsys):
     return run
 
 
-def test_publish_a_folder_and_print_its_row(hub, net, folder, run, tmp_path):
+def test_publish_a_folder_and_print_its_row(hub, tiny, folder, run, tmp_path):
     Image.effect_noise((56, 40), 60).convert("RGB").save(tmp_path / "photo.jpg")
     code, out, _ = run(folder, "--to", NAME, "--example", tmp_path / "photo.jpg")
     head = hub.repos[NAME].head
     assert code == 0 and f"Published: {hub.endpoint}/{NAME}/commit/{head}" in out and f'revision="{head}"' in out
     assert "example.jpg" in hub.repos[NAME].at("main")[1]
-    assert_equal(from_pretrained(NAME), net)
+    assert_equal(from_pretrained(NAME), tiny)
     code, out, _ = run(folder, "--to", NAME, "--example", tmp_path / "photo.jpg")
     assert code == 0 and "Unchanged" in out and WRITE not in out
 
@@ -295,13 +296,13 @@ def test_a_dry_run_shows_the_card_and_sends_nothing(hub, folder, run):
     assert not hub.requests
 
 
-def test_all_publishes_what_is_at_hand_and_goes_on_after_a_failure(hub, net, run, tmp_path, monkeypatch):
+def test_all_publishes_what_is_at_hand_and_goes_on_after_a_failure(hub, tiny, run, tmp_path, monkeypatch):
     from pspnet_zoo.upstream import cache
 
     monkeypatch.setattr(registry, "CHECKPOINTS", rows := registry.CHECKPOINTS[:3])
     monkeypatch.setattr(cli_publish, "CHECKPOINTS", rows)
     for row in rows[:2]:
-        net.save_pretrained(cache._folder(row))
+        tiny.save_pretrained(cache._folder(row))
     hub.faults.append(Fault("POST", f"{rows[0].name}/commit/", status=400))
     code, out, err = run("--all", "--to", ORG)
     assert code == 2 and "1 of 2 were not published" in err and "answered 400" in err and f"{ORG}/{rows[1].name}/commit/" in out
@@ -328,6 +329,7 @@ def test_contradictions_are_refused(hub, monkeypatch, arguments, message):
     assert not hub.requests
 
 
-def test_a_pushed_model_is_staged_like_a_folder(hub, net):
-    done = push_model(net, NAME, token=WRITE)
-    assert done.size == len(hub.repos[NAME].at(done.commit)[1][WEIGHTS_FILE].data)
+def test_a_pushed_model_is_staged_like_a_folder(hub, tiny):
+    url = tiny.push_to_hub(NAME, token=WRITE)
+    files = hub.repos[NAME].at(url.rpartition("/")[2])[1]
+    assert files[WEIGHTS_FILE].data and CARD_FILE in files

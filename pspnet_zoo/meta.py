@@ -1,0 +1,81 @@
+"""What travels with weights: the meaning of classes, what the network expects of a picture, and numbers. Imports nothing heavy."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IGNORE = 255
+"""The id of pixels that neither train nor count; Cityscapes' trainId for them."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Names and colours of the class ids 0, 1, 2, ...
+
+    Raises:
+        ValueError: If names and colours differ in number, or a colour is not three integers of 0 to 255.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    """RGB, 0 to 255."""
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.colors):
+            raise ValueError(f"{len(self.names)} class names and {len(self.colors)} colours; there must be one colour a class")
+        for name, color in zip(self.names, self.colors, strict=True):
+            if len(color) != 3 or any(type(c) is not int or not 0 <= c <= 255 for c in color):
+                raise ValueError(f"The colour of class '{name}' is {color}; it must be three integers of 0 to 255")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Normalisation of an RGB picture; it travels with the weights.
+
+    Called on a (..., 3, H, W) uint8 tensor, RGB, it gives (x / 255 * range - mean) / std as float32, with the channels in `order`.
+    """
+
+    mean: tuple[float, ...]
+    """Of each channel, on the scale of `range`."""
+    std: tuple[float, ...]
+    """Of each channel, on the scale of `range`."""
+    range: float = 1.0
+    """What white (255) is scaled to before mean and std are applied."""
+    max_pixels: int = 2048 * 1024
+    """The largest picture to give as it is; a predictor shrinks larger ones, near the scale of training and within memory."""
+    order: Literal["RGB", "BGR"] = "RGB"
+    """Of the channels that the network reads, and of `mean` and `std`."""
+
+    def __call__(self, image: "Tensor") -> "Tensor":
+        import torch
+
+        mean, std = (torch.tensor(v, device=image.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        if self.order == "BGR":
+            image = image.flip(-3)
+        return (image.float() * (self.range / 255) - mean) / std
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number with everything that makes it comparable."""
+
+    name: str
+    """What was measured: "miou", "mean_accuracy", "pixel_accuracy" or "loss"."""
+    value: float
+    """As a fraction of 1, except the loss."""
+    dataset: str
+    split: str
+    protocol: str
+    """How: input size, scales, flip, windows."""
+    origin: Literal["measured", "claimed"]
+    """"measured" by this project with its own command, or "claimed" by the checkpoint's source."""
+    multi_scale: bool = False
+    """Whether predictions at several scales were averaged."""
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.value:.4f} {self.origin} ({self.dataset} {self.split}, {self.protocol})"
