@@ -35,7 +35,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Normalisation of an RGB picture; it travels with the weights.
+    """Size and normalisation of an RGB picture; it travels with the weights.
 
     Called on a (..., 3, H, W) uint8 tensor, RGB, it gives (x / 255 * range - mean) / std as float32, with the channels in `order`.
     """
@@ -48,8 +48,15 @@ class Preprocess:
     """What white (255) is scaled to before mean and std are applied."""
     max_pixels: int = 2048 * 1024
     """The largest picture to give as it is; a predictor shrinks larger ones, near the scale of training and within memory."""
+    enlarge: float = 1.0
+    """The sides of what the network is given, in those of the picture, 1 or more: networks see pictures at the scale that they were
+    trained at. A picture is enlarged no further than to `max_pixels`."""
     order: Literal["RGB", "BGR"] = "RGB"
     """Of the channels that the network reads, and of `mean` and `std`."""
+
+    def enlargement(self, height: int, width: int) -> float:
+        """How much larger than a picture of that size the network is given it, 1 or more."""
+        return max(min(self.enlarge, (self.max_pixels / (height * width)) ** 0.5), 1.0)
 
     def __call__(self, image: "Tensor") -> "Tensor":
         import torch

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -145,7 +145,7 @@ def class_scores(model: PSPNet, image: Tensor, protocol: Protocol) -> Tensor:
     Args:
         model: On the device to run on.
         image: (3, H, W) uint8 RGB.
-        protocol: How it is segmented.
+        protocol: How it is segmented. Without `within`, its scales are of what `model.preprocess.enlarge` makes of the picture.
 
     Returns:
         (C, H, W) float32, on the model's device.
@@ -155,6 +155,9 @@ def class_scores(model: PSPNet, image: Tensor, protocol: Protocol) -> Tensor:
         output = model(x.contiguous(memory_format=torch.channels_last))
         return output[0] if isinstance(output, tuple) else output
 
+    if protocol.within is None:  # else the protocol says the size
+        factor = model.preprocess.enlargement(image.shape[-2], image.shape[-1])
+        protocol = replace(protocol, scales=tuple(scale * factor for scale in protocol.scales))
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

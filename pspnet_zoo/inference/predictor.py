@@ -101,9 +101,10 @@ class Predictor:
         pixels = read_image(Path(image)) if isinstance(image, str | PathLike) else to_rgb(image)
         height, width = pixels.shape[:2]
         x = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.device)  # (1, 3, H, W)
-        shrink = min((self.model.preprocess.max_pixels / (height * width)) ** 0.5, 1.0)
-        if shrink < 1:
-            size = (max(round(height * shrink), 1), max(round(width * shrink), 1))
+        preprocess = self.model.preprocess
+        factor = min(preprocess.enlargement(height, width), (preprocess.max_pixels / (height * width)) ** 0.5)
+        if factor != 1:
+            size = (max(round(height * factor), 1), max(round(width * factor), 1))
             x = F.interpolate(x.float(), size=size, mode="bilinear", antialias=True)
         x = self.model.preprocess(x)
         window = self.model.encoder.image_size

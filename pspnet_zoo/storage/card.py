@@ -167,7 +167,9 @@ def _network(model: Network) -> str:
     rows = [f"| {key} | {model.config[key]} |" for key in _POLICY]
     p = model.preprocess
     rows.append(f"| input | {p.order}, 0 to {p.range:g}, minus {list(p.mean)}, divided by {list(p.std)} |")
-    return "\n".join(["| | |", "|---|---|", *rows]) + "\n\n`net.preprocess` does this to a uint8 RGB picture."
+    if p.enlarge != 1:
+        rows.append(f"| size | sides {p.enlarge:g} times the picture's, up to {p.max_pixels:,} pixels |")
+    return "\n".join(["| | |", "|---|---|", *rows]) + "\n\n`net.preprocess` normalises a uint8 RGB picture."
 
 
 def _labels(model: Network) -> str:

@@ -53,6 +53,24 @@ def test_the_loss_of_whole_pictures_is_the_cross_entropy(net, camvid):
     assert result.loss == pytest.approx(F.cross_entropy(logits, truth, ignore_index=255).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("protocol", [PROTOCOLS["whole"], PROTOCOLS["whole_ms"]])
+def test_scales_are_of_the_size_that_the_network_was_trained_at(net, camvid, protocol):
+    image, _ = CamVid(camvid, "val")[0]
+    by_hand = class_scores(net, image, replace(protocol, scales=tuple(1.5 * s for s in protocol.scales)))
+    net.preprocess = replace(net.preprocess, enlarge=1.5)
+    torch.testing.assert_close(class_scores(net, image, protocol), by_hand)
+    net.preprocess = replace(net.preprocess, max_pixels=64 * 48)
+    assert not torch.allclose(class_scores(net, image, protocol), by_hand)
+
+
+def test_a_protocol_that_says_the_size_is_not_enlarged(net, camvid):
+    image, _ = CamVid(camvid, "val")[0]
+    protocol = Protocol(source="test", within=(80, 60))
+    before = class_scores(net, image, protocol)
+    net.preprocess = replace(net.preprocess, enlarge=1.5)
+    assert torch.equal(class_scores(net, image, protocol), before)
+
+
 def test_the_json_has_the_protocol_in_words_and_numbers(net, camvid):
     numbers = evaluate(net, CamVid(camvid, "val"), SLIDE).as_json()
     assert numbers["protocol"] == "windows of 32x32, stride 21x21, probabilities averaged, scales 0.5, 1, flip"

@@ -7,6 +7,8 @@ from PIL import Image
 
 from pspnet_zoo import Predictor, PSPNet
 from pspnet_zoo.data.labels import CAMVID, Labels
+from pspnet_zoo.evaluation.evaluate import class_ids
+from pspnet_zoo.inference.protocols import PROTOCOLS
 from pspnet_zoo.meta import Preprocess
 
 
@@ -47,6 +49,26 @@ def test_a_larger_picture_is_shrunk_for_the_network_and_comes_back_whole(net):
     net.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
     mask = small(noise(80, 112)).mask
     assert seen == [(1, 3, 40, 56)] and mask.shape == (80, 112)
+
+
+@pytest.mark.parametrize(
+    ("size", "enlarge", "seen"),
+    [((40, 56), 1.5, (60, 84)), ((60, 84), 1.5, (80, 112)), ((80, 112), 1.5, (80, 112)), ((160, 224), 1.5, (80, 112))],
+    ids=["enlarged", "within max_pixels", "as it is", "shrunk"],
+)
+def test_the_network_sees_a_picture_at_its_scale(net, size, enlarge, seen):
+    net.preprocess = Preprocess((0.5,) * 3, (0.5,) * 3, max_pixels=80 * 112, enlarge=enlarge)
+    sizes = []
+    net.encoder.register_forward_pre_hook(lambda module, inputs: sizes.append(tuple(inputs[0].shape[-2:])))
+    mask = Predictor(net, device="cpu")(noise(*size)).mask
+    assert sizes == [seen] and mask.shape == size
+
+
+def test_an_enlarged_picture_has_the_ids_that_evaluation_sees(net):
+    net.preprocess = Preprocess((0.5,) * 3, (0.5,) * 3, enlarge=1.5)
+    picture = noise(41, 57)
+    ids = class_ids(net, torch.from_numpy(picture).permute(2, 0, 1), PROTOCOLS["whole"])
+    assert (Predictor(net, device="cpu")(picture).mask == ids.numpy()).mean() > 0.999
 
 
 def test_shares_add_up_to_one(predictor):

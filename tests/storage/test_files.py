@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch
 import pspnet_zoo
 from pspnet_zoo import PSPNet, WeightsError, from_pretrained
 from pspnet_zoo.storage import files
+from pspnet_zoo.storage.files import CONFIG_FILE
 
 
 @pytest.fixture
@@ -29,6 +31,15 @@ def test_a_saved_network_comes_back_whole(net, folder):
     assert loaded.labels == net.labels and loaded.preprocess == net.preprocess and loaded.provenance == net.provenance
     assert loaded.config == net.config
     assert not any(t.is_meta for t in [*loaded.parameters(), *loaded.buffers()])
+
+
+def test_a_checkpoint_from_before_enlargement_is_not_enlarged(net, folder):
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    assert config["preprocess"].pop("enlarge") == 1
+    (folder / CONFIG_FILE).write_text(json.dumps(config))
+    assert from_pretrained(folder).preprocess == net.preprocess
+    net.preprocess = replace(net.preprocess, enlarge=1.5)
+    assert from_pretrained(net.save_pretrained(folder)).preprocess.enlarge == 1.5
 
 
 @pytest.mark.parametrize("encoder", ["resnetblur18", "resnet10t", "tf_efficientnet_lite0"])
