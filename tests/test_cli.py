@@ -14,6 +14,7 @@ from PIL import Image
 
 from pspnet_zoo import PSPNet
 from pspnet_zoo.cli import app as cli
+from pspnet_zoo.data.labels import CAMVID
 
 
 @pytest.fixture
@@ -125,6 +126,11 @@ TRAIN = ["train", "--recipe", "camvid", "-o", "run", "--data", "{camvid}"]
         ([*TRAIN, "--init", "/nowhere"], "No '/nowhere/config.json'"),
         ([*TRAIN, "--init", "pspnet_lite0.voc"], "'pspnet_lite0' has no weights 'voc'"),
         ([*TRAIN, "--resume"], "No weights at"),
+        (["train", "-o", "run"], "Nothing says what is in the pictures; give --data, or --teacher and --unlabelled"),
+        (["train", "-o", "run", "--unlabelled", "{camvid}/test"], "Nothing says what is in the pictures"),
+        ([*TRAIN, "--teacher", "pspnet_lite0.camvid", "--teacher-protocol", "all"], "--teacher-protocol is 'all'; it can be whole"),
+        ([*TRAIN, "--teacher", "pspnet_lite0.camvid", "--teacher-mapping", "m.json"], "No file 'm.json'"),
+        ([*TRAIN, "--teacher-confidence", "2"], "teacher_confidence is 2.0; it must be between 0 and 1"),
         ([*TRAIN, "--recipe", "mine"], "recipe is 'mine'; it can be paper, semseg"),
         (["data", "check", "/nowhere"], "No folder '/nowhere'"),
         (["data", "check", "/nowhere", "--dataset", "kitti"], "dataset is 'kitti'; it can be camvid, cityscapes, folder"),
@@ -172,6 +178,28 @@ def test_train_then_evaluate_then_predict(run, camvid, tmp_path):
     assert code == 0
     with Image.open(tmp_path / "out" / "000_mask.png") as mask:
         assert np.array(mask).max() < 11
+
+
+def test_a_student_is_taught_without_masks_then_with_them_and_other_classes(run, model, camvid, tmp_path):
+    options = ["--recipe", "camvid", "--iterations", 2, "--batch-size", 2, "--crop", 32, 48, "--workers", 0]
+    options += ["--model", "pspnet_test_efficientnet", "--teacher", model, "--unlabelled", camvid / "test"]
+    code, _, err = run("train", "-o", tmp_path / "a", "--unlabelled", camvid / "val", "--teacher-protocol", "whole_ms", *options)
+    assert code == 0 and "The teacher's probabilities of 5 pictures take 0.0 GB in " in err
+    assert len(list((tmp_path / "a" / "teacher").glob("*/*.safetensors"))) == 5
+    config = json.loads((tmp_path / "a" / "model" / "config.json").read_text())
+    assert config["labels"]["names"] == list(CAMVID.names) and config["provenance"]["data"] == "5 pictures without masks"
+    assert config["provenance"]["teachers"]["networks"][0]["name"] == str(model)
+    mapping = tmp_path / "classes.json"
+    mapping.write_text(
+        json.dumps({"ground": ["road", "pavement"], "rest": [n for n in CAMVID.names if n not in ("road", "pavement")]})
+    )
+    code, _, _ = run("train", "-o", tmp_path / "b", "--teacher-mapping", mapping, "--teacher-stride", 2, *options)
+    labels = json.loads((tmp_path / "b" / "model" / "config.json").read_text())["labels"]
+    assert code == 0 and labels["names"] == ["ground", "rest"]
+    code, _, _ = run("train", "-o", tmp_path / "c", "--data", camvid, "--teacher-cache", tmp_path / "kept", *options)
+    provenance = json.loads((tmp_path / "c" / "model" / "config.json").read_text())["provenance"]
+    assert code == 0 and provenance["data"] == "camvid, split train, 5 pictures; 2 pictures without masks"
+    assert len(list((tmp_path / "kept").glob("*/*.safetensors"))) == 7
 
 
 def test_evaluate_writes_a_report_a_page_and_the_predictions(run, model, camvid, tmp_path):

@@ -23,7 +23,9 @@ class Recipe:
     decay_norms: Annotated[bool, "Whether norms and biases decay too."] = True
     power: Annotated[float, "The learning rate falls as (1 - step / iterations) to this power."] = 0.9
     min_lr: Annotated[float, "What it falls to."] = 0.0
-    scale: Annotated[tuple[float, float], "Bounds of the random resizing factor."] = (0.5, 2.0)
+    scale: Annotated[
+        tuple[float, float], "Bounds of the random resizing factor, of the size at which the network sees a picture."
+    ] = (0.5, 2.0)
     rotate: Annotated[float, "Largest random rotation, in degrees; half of the pictures are rotated."] = 0.0
     blur: Annotated[float, "Probability of a 5x5 Gaussian blur."] = 0.0
     cat_max_ratio: Annotated[float, "A crop is drawn again, up to ten times, while one class has more of it than this."] = 1.0
@@ -39,6 +41,11 @@ class Recipe:
     dice_weight: Annotated[
         float, "Of the soft Dice loss, which counts a class alike however few pixels it has, beside the cross entropy."
     ] = 0.0
+    teacher_weight: Annotated[float, "Of the teacher's loss, where there is a teacher, beside the cross entropy."] = 1.0
+    teacher_temperature: Annotated[
+        float, "Teacher's and student's logits are divided by it; above 1, the less likely classes count more."
+    ] = 1.0
+    teacher_confidence: Annotated[float, "Only pixels whose likeliest class has at least this probability are taught."] = 0.0
     ema_decay: Annotated[float, "The result is the running average of the weights with this decay; 0 for the last weights."] = 0.0
     freeze: Annotated[
         Literal["nothing", "norms", "encoder"], "What does not learn: 'norms' keep their statistics, an 'encoder' keeps all."
@@ -50,11 +57,11 @@ class Recipe:
     evaluate_every: Annotated[int, "Steps between evaluations on the val split; 0 for none."] = 500
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch_size", "crop", "lr", "scale", "accumulation", "checkpoint_every"):
+        for name in ("iterations", "batch_size", "crop", "lr", "scale", "teacher_temperature", "accumulation", "checkpoint_every"):
             value = getattr(self, name)
             if min(value if isinstance(value, tuple) else (value,)) <= 0:
                 raise ValueError(f"{name} is {value}; it must be positive")
-        for name in ("ema_decay", "ohem_threshold", "blur"):
+        for name in ("ema_decay", "ohem_threshold", "blur", "teacher_confidence"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
         if self.evaluate_every < 0:

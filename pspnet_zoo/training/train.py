@@ -28,9 +28,11 @@ from ..data.labels import IGNORE
 from ..evaluation.evaluate import Evaluation, class_ids, evaluate
 from ..inference import draw
 from ..inference.protocols import PROTOCOLS
+from ..meta import Preprocess
 from ..models import PSPNet
 from ..storage.files import WeightsError, read_state, write_atomically, write_state
 from .depthwise import FastDepthwise
+from .distill import TeacherScores, distillation_loss, places, sample, taught
 from .loss import pixel_mass, segmentation_loss
 from .recipes import Recipe
 from .transforms import training_transform
@@ -50,6 +52,7 @@ def train(
     folder: Path,
     *,
     validation: SegmentationDataset | None = None,
+    teacher: TeacherScores | None = None,
     resume: bool = False,
     workers: int = 0,
     cpu: bool = False,
@@ -67,6 +70,7 @@ def train(
         recipe: The run's numbers.
         folder: Takes `recipe.json`, a `tensorboard` log, the network with the best mIoU on `validation` as `best`, and
             `checkpoint.safetensors`, replaced every `recipe.checkpoint_every` steps, at a signal, and at the end.
+        teacher: Scores of the pictures of `dataset`, beside or in place of their masks; those that are missing are computed first.
         validation: Evaluated every `recipe.evaluate_every` steps and at the end; None for never.
         resume: Continue from the folder's checkpoint, with the weights that an uninterrupted run would have had.
         workers: Processes that read pictures, for each that trains; 0 reads in this one. The result does not depend on it.
@@ -96,9 +100,12 @@ def train(
     _freeze(model, recipe.freeze)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         convert_sync_batchnorm(model)
-    run = _Run(model, recipe, accelerator, folder / CHECKPOINT)
+    run = _Run(model, recipe, accelerator, folder / CHECKPOINT, teacher.name if teacher else None)
     if resume:
         run.load()
+    if teacher:
+        teacher.prepare(process=accelerator.process_index, processes=accelerator.num_processes)
+        accelerator.wait_for_everyone()
     class_weights = None
     if recipe.class_weight_power:
         class_weights = (class_shares(dataset).clamp(min=1e-6) ** -recipe.class_weight_power).to(accelerator.device)
@@ -106,7 +113,7 @@ def train(
     # float32 is no faster by parts, see benchmarks/depthwise.py
     by_parts = accelerator.device.type == "cpu" and recipe.precision == "bf16" and not compile
     convolutions = FastDepthwise() if by_parts else nullcontext()
-    stream = _Stream(dataset, recipe, [m * 255 / model.preprocess.range for m in model.preprocess.mean])
+    stream = _Stream(dataset, teacher, recipe, model.preprocess)
     order = _batches(recipe, run.step, accelerator.process_index, accelerator.num_processes)
     batches = iter(DataLoader(stream, batch_sampler=order, num_workers=workers, worker_init_fn=_ignore_stop_signals))
     model.train()
@@ -114,11 +121,11 @@ def train(
         while run.step < recipe.iterations:
             rate = run.set_rate()
             step_batches = [[tensor.to(accelerator.device) for tensor in next(batches)] for _ in range(recipe.accumulation)]
-            masses = [pixel_mass(masks, class_weights) for _, masks, _ in step_batches]
+            masses = [_mass(masks, targets, class_weights, recipe) for _, masks, _, targets in step_batches]
             # every pixel of the step counts alike, whichever process or part it is in
-            mean_mass = run.mean(torch.stack(masses).sum()).clamp(min=1e-6)
+            mean_mass = run.mean(torch.stack(masses).sum(dim=0)).clamp(min=1e-6)
             loss = torch.zeros((), device=accelerator.device)
-            for part, ((images, masks, positions), mass) in enumerate(zip(step_batches, masses, strict=True)):
+            for part, ((images, masks, positions, targets), mass) in enumerate(zip(step_batches, masses, strict=True)):
                 number = (run.step * recipe.accumulation + part) * accelerator.num_processes + accelerator.process_index
                 torch.manual_seed(_seed(recipe.seed, number))  # dropout
                 is_last = part + 1 == recipe.accumulation
@@ -134,7 +141,17 @@ def train(
                         ohem_threshold=recipe.ohem_threshold,
                         ohem_min_kept=recipe.ohem_min_kept,
                         dice_weight=recipe.dice_weight,
-                    ) * (mass / mean_mass)
+                    ) * (mass[0] / mean_mass[0])
+                    if teacher:
+                        distillation = distillation_loss(
+                            outputs,
+                            targets,
+                            known=teacher.known,
+                            temperature=recipe.teacher_temperature,
+                            confidence=recipe.teacher_confidence,
+                            aux_weight=recipe.aux_weight,
+                        )
+                        part_loss = part_loss + recipe.teacher_weight * distillation * (mass[1] / mean_mass[1])
                     if not math.isfinite(part_loss.item()):
                         raise FloatingPointError(
                             f"The loss is {part_loss.item()} at step {run.step}; lower the learning rate ({recipe.lr}), or look at "
@@ -166,6 +183,11 @@ def train(
     return run.finish()
 
 
+def _mass(masks: Tensor, targets: Tensor, class_weights: Tensor | None, recipe: Recipe) -> Tensor:
+    """(2,) float: the pixels that count for the masks' loss, and for the teacher's."""
+    return torch.stack([pixel_mass(masks, class_weights), taught(targets, recipe.teacher_confidence).sum().float()])
+
+
 def class_shares(dataset: SegmentationDataset) -> Tensor:
     """(classes,) float: the fraction of the pixels that count which each class has."""
     counts = torch.zeros(len(dataset.labels), dtype=torch.int64)
@@ -177,8 +199,8 @@ def class_shares(dataset: SegmentationDataset) -> Tensor:
 class _Run:
     """The state of a run: what a checkpoint holds."""
 
-    def __init__(self, model: PSPNet, recipe: Recipe, accelerator: Accelerator, path: Path) -> None:
-        self.model, self.recipe, self.accelerator, self.path = model, recipe, accelerator, path
+    def __init__(self, model: PSPNet, recipe: Recipe, accelerator: Accelerator, path: Path, teacher: str | None) -> None:
+        self.model, self.recipe, self.accelerator, self.path, self.teacher = model, recipe, accelerator, path, teacher
         self.step, self.best = 0, -1.0
         self.average = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
         groups = model.param_groups(recipe.lr, recipe.head_factor, decay_norms=recipe.decay_norms)
@@ -226,7 +248,7 @@ class _Run:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.module.state_dict().items()}
         scaler = self.accelerator.scaler
         numbers = {"step": self.step, "best": self.best, "scaler": scaler.state_dict() if scaler else None}
-        write_state(self.path, tensors, {**numbers, "recipe": asdict(self.recipe)})
+        write_state(self.path, tensors, {**numbers, "recipe": asdict(self.recipe), "teacher": self.teacher})
 
     def load(self) -> None:
         tensors, state = read_state(self.path)
@@ -234,6 +256,8 @@ class _Run:
             raise WeightsError(
                 f"'{self.path}' is of a run with another recipe, {state.get('recipe')}; resume with the same numbers"
             )
+        if state.get("teacher") != self.teacher:
+            raise WeightsError(f"'{self.path}' is of a run with other teachers; resume with the same ones, protocol and mapping")
         try:
             self.model.load_state_dict(_part(tensors, "model."))
             if self.average:
@@ -295,19 +319,23 @@ def _example(model: PSPNet, dataset: SegmentationDataset, index: int) -> np.ndar
 
 
 class _Stream(Dataset):
-    """Augmented pictures by their position in the whole run: each epoch is a permutation of its own."""
+    """Augmented pictures by their position in the whole run: each epoch is a permutation of its own.
 
-    def __init__(self, dataset: SegmentationDataset, recipe: Recipe, mean: list[float]) -> None:
-        self.dataset = dataset
+    Each is the picture, its mask, its position, and what the teacher says of it, of no class where there is no teacher.
+    """
+
+    def __init__(self, dataset: SegmentationDataset, teacher: TeacherScores | None, recipe: Recipe, preprocess: Preprocess) -> None:
+        self.dataset, self.teacher = dataset, teacher
         self.seed = recipe.seed
+        enlarge = preprocess.enlarge
         self.transform = training_transform(
             crop=recipe.crop,
-            scale=recipe.scale,
+            scale=(recipe.scale[0] * enlarge, recipe.scale[1] * enlarge),
             rotate=recipe.rotate,
             blur=recipe.blur,
             cat_max_ratio=recipe.cat_max_ratio,
             photometric=recipe.photometric,
-            mean=mean,
+            mean=[m * 255 / preprocess.range for m in preprocess.mean],
         )
 
     def index(self, position: int) -> int:
@@ -316,12 +344,16 @@ class _Stream(Dataset):
         order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(_seed(self.seed, -1 - epoch)))
         return int(order[place])
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int]:
-        pair = self.dataset[self.index(position)]
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int, Tensor]:
+        index = self.index(position)
+        pair = self.dataset[index]
+        where = [places(*pair[0].shape[-2:])] if self.teacher else []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_seed(self.seed, position))
-            image, mask = self.transform(*pair)
-        return image.as_subclass(Tensor), mask.as_subclass(Tensor).long(), position
+            image, mask, *where = self.transform(*pair, *where)
+        mask = mask.as_subclass(Tensor).long()
+        target = sample(self.teacher[index], where[0]) if self.teacher else mask.new_zeros(0, *mask.shape)
+        return image.as_subclass(Tensor), mask, position, target.half()
 
 
 def _batches(recipe: Recipe, step: int, process: int, processes: int) -> Iterator[list[int]]:

@@ -4,7 +4,7 @@ Everything random is drawn from torch's global generator.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,26 @@ Window = tuple[int, int, int, int]
 """Top, left, height and width, in pixels."""
 
 
+class Places(tv_tensors.TVTensor):
+    """(3, H, W) float: where in its picture each pixel comes from, and 1 inside it. See `distill.places`.
+
+    Every geometric step here treats it as the picture, with 0 outside; what changes colours leaves it alone.
+    """
+
+
+def _as_picture(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda inpt, *args, **options: kernel(inpt.as_subclass(Tensor), *args, **options).as_subclass(Places)
+
+
+for _functional, _kernel in (
+    (F.resize, F.resize_image),
+    (F.crop, F.crop_image),
+    (F.horizontal_flip, F.horizontal_flip_image),
+    (F.pad, F.pad_image),
+):
+    F.register_kernel(_functional, Places)(_as_picture(_kernel))
+
+
 def training_transform(
     *,
     crop: tuple[int, int],
@@ -30,7 +50,7 @@ def training_transform(
     cat_max_ratio: float = 1.0,
     photometric: bool = True,
 ) -> v2.Compose:
-    """Scale, rotate, crop, blur, flip, distort and pad an (Image, Mask) pair of uint8, in this order.
+    """Scale, rotate, crop, blur, flip, distort and pad an (Image, Mask) pair of uint8, or that and its `Places`, in this order.
 
     Each step is one of an upstream, and off where that upstream lacks it, so that both recipes are this one with their numbers:
     semseg's with `rotate=10, blur=0.5, photometric=False`, mmseg's with `cat_max_ratio=0.75`.
@@ -117,8 +137,7 @@ class RandomCrop(v2.Transform):
         return {"window": window, "angle": angle}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        fill = IGNORE if isinstance(inpt, tv_tensors.Mask) else self.fill
-        return _turn_and_crop(inpt, params["window"], params["angle"], fill)
+        return _turn_and_crop(inpt, params["window"], params["angle"], _fill(inpt, self.fill))
 
     def _draw(self, mask: Tensor) -> Window:
         full_height, full_width = mask.shape
@@ -174,10 +193,16 @@ class PadTo(v2.Transform):
         self.crop, self.fill = crop, fill
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        height, width = (max(crop - side, 0) for side, crop in zip(F.get_size(inpt), self.crop, strict=True))
+        height, width = (max(crop - side, 0) for side, crop in zip(inpt.shape[-2:], self.crop, strict=True))
         top, left = height // 2, width // 2
-        fill = IGNORE if isinstance(inpt, tv_tensors.Mask) else self.fill
-        return F.pad(inpt, [left, top, width - left, height - top], fill=fill)
+        return F.pad(inpt, [left, top, width - left, height - top], fill=_fill(inpt, self.fill))
+
+
+def _fill(inpt: Tensor, color: list[float]) -> float | list[float]:
+    """What lies outside."""
+    if isinstance(inpt, tv_tensors.Mask):
+        return IGNORE
+    return 0.0 if isinstance(inpt, Places) else color
 
 
 def _turn_and_crop(inpt: Tensor, window: Window, angle: float, fill: float | list[float]) -> Tensor:
@@ -200,7 +225,8 @@ def _turn_and_crop(inpt: Tensor, window: Window, angle: float, fill: float | lis
     pixels = inpt.as_subclass(Tensor).reshape(-1, full_height, full_width) - background
     mode = "nearest" if isinstance(inpt, tv_tensors.Mask) else "bilinear"
     turned = functional.grid_sample(pixels[None], grid, mode, "zeros", align_corners=False)[0] + background
-    return type(inpt)(turned.round().to(torch.uint8).reshape(*inpt.shape[:-2], height, width))
+    turned = turned.reshape(*inpt.shape[:-2], height, width)
+    return (turned if isinstance(inpt, Places) else turned.round().to(torch.uint8)).as_subclass(type(inpt))
 
 
 def _uniform(low: float, high: float) -> float:

@@ -127,6 +127,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(net, camvid, tmp_path):
     assert (tmp_path / CHECKPOINT).read_bytes() == kept
 
 
+def test_pictures_are_scaled_from_the_size_at_which_the_network_sees_them(net, camvid, tmp_path):
+    dataset, twin, losses = CamVid(camvid, "train"), copy.deepcopy(net), []
+    net.preprocess = replace(net.preprocess, enlarge=1.5)
+    for name, network, scale in (("by it", net, (1.0, 1.2)), ("by hand", twin, (1.5, 1.5 * 1.2))):
+        recipe = replace(RECIPE, iterations=1, scale=scale)
+        train(network, dataset, recipe, tmp_path / name, progress=lambda step, loss, lr: losses.append(loss))
+    assert losses[0] == losses[1] and same(net, twin)
+
+
 def test_class_shares_are_of_the_pixels_that_count(camvid):
     dataset = CamVid(camvid, "train")
     masks = torch.stack([dataset[i][1].as_subclass(torch.Tensor) for i in range(len(dataset))])

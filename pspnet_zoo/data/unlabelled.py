@@ -1,0 +1,65 @@
+"""Pictures without masks, and several data sets as one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torchvision import tv_tensors
+
+from .dataset import SegmentationDataset
+from .images import read_image
+from .labels import IGNORE, Labels
+from .pairs import list_pictures
+
+
+class Unlabelled:
+    """The pictures of a folder, by name; every pixel of their masks is ignored.
+
+    Args:
+        folder: Searched for pictures, not its subfolders.
+        labels: What the ids of the data set that it is used with mean.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no picture in it.
+    """
+
+    masks: Sequence[Path] = ()
+
+    def __init__(self, folder: Path, labels: Labels) -> None:
+        self.images: Sequence[Path] = list_pictures(folder)
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        """(3, H, W) uint8 RGB, and (H, W) uint8 of 255."""
+        image = torch.from_numpy(read_image(self.images[index])).permute(2, 0, 1)
+        return tv_tensors.Image(image), tv_tensors.Mask(torch.full(image.shape[-2:], IGNORE, dtype=torch.uint8))
+
+
+class Joined:
+    """Data sets with the same labels, one after the other.
+
+    Raises:
+        ValueError: If there is none, or their labels differ.
+    """
+
+    def __init__(self, parts: Sequence[SegmentationDataset]) -> None:
+        if len({part.labels.names for part in parts}) != 1:
+            raise ValueError(f"{len(parts)} data sets were given; it takes one or more, with the same classes")
+        self.parts = parts
+        self.labels = parts[0].labels
+        self.images: Sequence[Path] = [image for part in parts for image in part.images]
+        self.masks: Sequence[Path] = [mask for part in parts for mask in part.masks]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        """As its data set has it."""
+        for part in self.parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError("The data set has fewer pictures")

@@ -1,0 +1,295 @@
+"""A teacher's scores as a training target: computed once, kept on disk, and carried through a picture's augmentation.
+
+The augmentation moves a map of places instead of the scores: `places` gives the source of every pixel, any geometric step that
+treats it as a picture keeps it right, and `sample` looks the scores up once, for the pixels of the crop alone.
+
+Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), section 2.
+"""
+
+import errno
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..data.dataset import SegmentationDataset
+from ..data.images import read_image
+from ..evaluation.evaluate import class_scores
+from ..inference.protocols import Protocol
+from ..meta import Labels
+from ..models import PSPNet
+from ..storage.errors import WeightsError
+from ..storage.files import read_state, weights_digest, write_state
+from .transforms import Places
+
+Progress = Callable[[int, int], None]
+"""Called after each picture with how many this process has done, and of how many."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What says how likely each of the student's classes is."""
+
+    name: str
+    """Tells it from every other: scores that were kept under this name are used again."""
+    probabilities: Callable[[Tensor], Tensor]
+    """From (3, H, W) uint8 RGB to (C, H, W) float, 0..1. Where they sum to less than 0.5, it does not know; so for a class that
+    `known` leaves out."""
+    known: frozenset[int]
+    """The student's classes that it can tell."""
+
+
+def network_teacher(
+    model: PSPNet, protocol: Protocol, labels: Labels, mapping: Mapping[str, Sequence[str]] | None = None
+) -> Teacher:
+    """A network as a teacher.
+
+    Args:
+        model: On the device to run on.
+        protocol: How it segments a picture.
+        labels: The student's.
+        mapping: For each of the student's classes, the teacher's classes whose probabilities form it; none where the teacher does
+            not know the class. None where both have the same classes.
+
+    Raises:
+        ValueError: If the teacher has no labels, the classes differ without a mapping, or the mapping does not fit both.
+    """
+    if model.labels is None:
+        raise ValueError("The teacher has no labels, so its classes have no names; set model.labels to pspnet_zoo.Labels")
+    matrix = _matrix(model.labels.names, labels.names, mapping)
+
+    def probabilities(image: Tensor) -> Tensor:
+        scores = class_scores(model, image, protocol).exp()
+        return torch.einsum("sc,chw->shw", matrix.to(scores.device), scores)
+
+    settings = [weights_digest(model.state_dict()), repr(protocol), repr(model.preprocess), matrix.tolist()]
+    known = frozenset(matrix.any(dim=1).nonzero().flatten().tolist())
+    return Teacher(hashlib.sha256(json.dumps(settings).encode()).hexdigest(), probabilities, known)
+
+
+def read_mapping(path: Path) -> dict[str, list[str]]:
+    """The mapping of `network_teacher` from a JSON file: {"student's class": ["teacher's class", ...], ...}.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it says something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"No file '{path}'")
+    try:
+        mapping = json.loads(path.read_text("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"'{path}' is not JSON: {error}") from None
+    lists = mapping.values() if isinstance(mapping, dict) else [None]
+    if not all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in lists):
+        raise ValueError(f"""'{path}' must be an object of lists of names, as {{"road": ["road", "parking"], "sky": ["sky"]}}""")
+    return mapping
+
+
+def _matrix(teacher: Sequence[str], student: Sequence[str], mapping: Mapping[str, Sequence[str]] | None) -> Tensor:
+    """(student's classes, teacher's classes) float: 1 where the one is part of the other."""
+    if mapping is None:
+        if tuple(teacher) != tuple(student):
+            raise ValueError(
+                f"The teacher's classes are {', '.join(teacher)}; the student's are {', '.join(student)}. Say with a mapping which "
+                "of the teacher's form each of the student's"
+            )
+        return torch.eye(len(student))
+    if wrong := sorted(set(student) ^ mapping.keys()):
+        raise ValueError(
+            f"The mapping must have each of the student's classes and no other; look at {', '.join(wrong)}. An empty list says "
+            "that the teacher does not know a class"
+        )
+    parts = [name for names in mapping.values() for name in names]
+    if unknown := sorted(set(parts) - set(teacher)):
+        raise ValueError(f"The mapping names {', '.join(unknown)}; the teacher's classes are {', '.join(teacher)}")
+    if twice := sorted({name for name in parts if parts.count(name) > 1}):
+        raise ValueError(f"The mapping has {', '.join(twice)} more than once; the teacher's classes are each part of one class")
+    return torch.tensor([[float(name in mapping[own]) for name in teacher] for own in student])
+
+
+class TeacherScores:
+    """What teachers say of a data set's pictures, averaged, from files.
+
+    Args:
+        folder: Of the files. Scores of several sets of teachers, and of pictures of any data set, can share it.
+        teachers: One or more.
+        dataset: Its pictures; its labels are the classes of the teachers' probabilities.
+        stride: A picture's sides in the sides of its scores: 1 keeps every pixel, 4 takes a sixteenth of the space.
+
+    Raises:
+        ValueError: If there is no teacher, they know different classes, or the stride is not positive.
+    """
+
+    def __init__(self, folder: Path, teachers: Sequence[Teacher], dataset: SegmentationDataset, *, stride: int = 1) -> None:
+        if not teachers or len({t.known for t in teachers}) > 1:
+            raise ValueError(f"{len(teachers)} teachers were given; it takes one or more, which know the same classes")
+        if stride < 1:
+            raise ValueError(f"stride is {stride}; it must be 1 or more")
+        self.teachers, self.dataset, self.stride = teachers, dataset, stride
+        self.known = sorted(teachers[0].known)
+        """The student's classes that the teachers can tell."""
+        names = sorted(teacher.name for teacher in teachers)
+        self.name = hashlib.sha256(json.dumps([names, stride]).encode()).hexdigest()
+        """Tells these scores from those of other teachers."""
+        self.folder = folder / self.name[:16]
+        self._digests: dict[int, str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "teachers": ()}  # for the workers, which only read; a network on a GPU cannot go along
+
+    def path(self, index: int) -> Path:
+        """The file with the scores of a picture; it follows from what is in the picture's file."""
+        if index not in self._digests:
+            self._digests[index] = hashlib.sha256(Path(self.dataset.images[index]).read_bytes()).hexdigest()
+        return self.folder / f"{self._digests[index][:32]}.safetensors"
+
+    def size(self, index: int) -> int:
+        """Bytes of the scores of a picture."""
+        with Image.open(self.dataset.images[index]) as image:
+            width, height = image.size
+        return 2 * len(self.dataset.labels) * -(-height // self.stride) * -(-width // self.stride)
+
+    def compute(self, index: int) -> Tensor:
+        """(C, h, w) float16 scores of a picture, 0..1, h and w its sides through the stride, rounded up."""
+        image = torch.from_numpy(read_image(Path(self.dataset.images[index]))).permute(2, 0, 1)
+        scores = torch.stack([teacher.probabilities(image).float() for teacher in self.teachers]).mean(dim=0)
+        if self.stride > 1:
+            size = [-(-side // self.stride) for side in scores.shape[-2:]]
+            scores = F.interpolate(scores[None], size=size, mode="bilinear", antialias=True)[0]
+        return scores.to("cpu", torch.float16)
+
+    def prepare(self, *, process: int = 0, processes: int = 1, progress: Progress | None = None) -> int:
+        """Compute what is missing or damaged; several processes share the pictures. Stopped, it goes on where it was.
+
+        Returns:
+            How many pictures this process computed.
+
+        Raises:
+            OSError: If there is no space left, or the folder cannot be written.
+            ImageError: If a picture cannot be read.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        todo = [index for index in range(process, len(self.dataset), processes) if self._read(index) is None]
+        needed, free = processes * sum(map(self.size, todo)), shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise OSError(self._no_space(f"{len(todo)} pictures need {_gigabytes(needed)}, and {_gigabytes(free)} are free"))
+        for done, index in enumerate(todo):
+            try:
+                self._write(index, self.compute(index))
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                left = sum(self.size(i) for i in todo[done:])
+                raise OSError(self._no_space(f"{done} of {len(todo)} pictures are done, {_gigabytes(left)} are left")) from None
+            if progress:
+                progress(done + 1, len(todo))
+        return len(todo)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """(C, h, w) float16, 0..1: what `compute` gave.
+
+        Raises:
+            WeightsError: If the file is missing or damaged; `prepare` mends that.
+        """
+        scores = self._read(index)
+        if scores is None:
+            raise WeightsError(f"'{self.path(index)}', a teacher's scores, was damaged while training; go on with --resume")
+        return scores
+
+    def _read(self, index: int) -> Tensor | None:
+        try:
+            tensors, state = read_state(self.path(index))
+            scores = tensors["scores"]
+        except (WeightsError, KeyError):
+            return None
+        return scores if state.get("sha256") == _digest(scores) else None
+
+    def _write(self, index: int, scores: Tensor) -> None:
+        state = {"sha256": _digest(scores), "picture": Path(self.dataset.images[index]).name}
+        write_state(self.path(index), {"scores": scores.contiguous()}, state)
+
+    def _no_space(self, what: str) -> str:
+        return (
+            f"No space for the teacher's scores in '{self.folder}': {what}. Free some, choose a folder on another disk, or a "
+            "larger stride; what is there is kept"
+        )
+
+
+def _digest(scores: Tensor) -> str:
+    return hashlib.sha256(scores.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
+
+
+def places(height: int, width: int) -> Places:
+    """(3, H, W) float: x and y of every pixel's centre, -1..1 between the picture's edges, and 1 for inside the picture."""
+    y = (torch.arange(height) * 2 + 1) / height - 1
+    x = (torch.arange(width) * 2 + 1) / width - 1
+    return torch.stack([x.expand(height, width), y[:, None].expand(height, width), torch.ones(height, width)]).as_subclass(Places)
+
+
+def sample(scores: Tensor, where: Tensor) -> Tensor:
+    """The scores at the places that an augmentation left.
+
+    Args:
+        scores: (C, h, w) of the whole picture, at any size.
+        where: (3, H, W) float, what became of the picture's `places`.
+
+    Returns:
+        (C, H, W) float32; 0 outside the picture.
+    """
+    grid = where[:2].permute(1, 2, 0)[None]
+    found = F.grid_sample(scores[None].float(), grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
+    return found * (where[2] > 0.999)
+
+
+def taught(target: Tensor, confidence: float) -> Tensor:
+    """(N, H, W) bool: the pixels that the teacher knows, with at least this probability of its likeliest class."""
+    known = target.sum(dim=1) > 0.5
+    return known & (target.amax(dim=1) >= confidence) if target.shape[1] else known
+
+
+def distillation_loss(
+    logits: Tensor | tuple[Tensor, Tensor],
+    target: Tensor,
+    *,
+    known: Sequence[int],
+    temperature: float = 1.0,
+    confidence: float = 0.0,
+    aux_weight: float = 0.4,
+) -> Tensor:
+    """Mean Kullback-Leibler divergence of student and teacher over the pixels that are `taught`, times the temperature squared.
+
+    Args:
+        logits: (N, C, H, W), or the pair with the auxiliary head's.
+        target: (N, C, H, W) float, the teacher's probabilities. Where they sum to less than 1, the rest belongs to no class of the
+            student, and they are compared as if it were not there.
+        known: The classes that are compared.
+        temperature: Both sides' logits are divided by it, so that above 1 the less likely classes count more.
+        confidence: Pixels whose likeliest class has less than this probability do not count, 0 to 1.
+        aux_weight: Of the auxiliary head's loss.
+
+    Returns:
+        A scalar, in nats; 0 if no pixel counts.
+    """
+    if isinstance(logits, tuple):
+        options = {"known": known, "temperature": temperature, "confidence": confidence}
+        main, auxiliary = (distillation_loss(part, target, **options) for part in logits)
+        return main + aux_weight * auxiliary
+    counted = taught(target, confidence)
+    # a teacher's logits are the logarithms of its probabilities, up to a constant that no softmax sees
+    chosen = target.float().movedim(1, -1)[counted][:, known] ** (1 / temperature)
+    wanted = chosen / chosen.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    found = (logits.float().movedim(1, -1)[counted][:, known] / temperature).log_softmax(dim=1)
+    return F.kl_div(found, wanted, reduction="sum") * temperature**2 / counted.sum().clamp(min=1)

