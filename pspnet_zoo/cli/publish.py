@@ -81,7 +81,7 @@ def _publish_one(model: str, to: str, private: bool, dry_run: bool, photo: Path 
             return
         done = push(folder, repo, private=private, commit_message=f"Publish {repo.partition('/')[2]}")
     say(f"{'Published' if done.is_new else 'Unchanged'}: {done.url}")
-    say(f"Read back and compared. The field of its row in pspnet_zoo/zoo/checkpoints.py:\n    {done.row}")
+    say(f"Read back and compared. Its row in pspnet_zoo/zoo/copies.py:\n    {done.row}")
 
 
 def _example(source: Path, photo: Path) -> bytes:

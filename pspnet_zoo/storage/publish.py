@@ -43,9 +43,9 @@ class Published:
 
     @property
     def row(self) -> str:
-        """The field of the registry's row, as Python."""
+        """The row of `pspnet_zoo/zoo/copies.py`, as Python."""
         name = self.repo.partition("/")[2]
-        return f'hub=HubCopy(repo="{name}", revision="{self.commit}", sha256="{self.sha256}", size={self.size}),'
+        return f'"{name}": HubCopy(repo="{name}", revision="{self.commit}", sha256="{self.sha256}", size={self.size}),'
 
 
 def stage(

@@ -4,6 +4,7 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import timm
 from ..data.labels import CAMVID
 from ..models import list_backbones
 from .checkpoints import DEFAULT_TAGS, UPSTREAM
+from .copies import COPIES
 from .rows import Checkpoint as Checkpoint
 from .rows import Metric as Metric
 
@@ -40,7 +42,7 @@ _LITE0_CAMVID = Checkpoint(
     labels=CAMVID,
 )
 
-CHECKPOINTS: tuple[Checkpoint, ...] = (_LITE0_CAMVID, *UPSTREAM)
+CHECKPOINTS: tuple[Checkpoint, ...] = tuple(replace(row, hub=COPIES.get(row.name)) for row in (_LITE0_CAMVID, *UPSTREAM))
 """Every published checkpoint. An architecture's default is the one in `DEFAULT_TAGS`, or else its first."""
 
 _SHORT_ENCODERS = {

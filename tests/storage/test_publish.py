@@ -63,9 +63,7 @@ def test_what_is_published_loads_elsewhere_by_name_commit_and_tag(hub, tiny, sta
 def test_the_printed_row_makes_create_take_the_copy(hub, tiny, staged, monkeypatch):
     done = push(staged, NAME, token=WRITE)
     monkeypatch.setenv("PSPNET_ZOO_NAMESPACE", ORG)
-    row = replace(
-        find("pspnet_r50c.mmseg_cityscapes"), hub=eval(done.row.removeprefix("hub=").removesuffix(","), {"HubCopy": HubCopy})
-    )
+    row = replace(find("pspnet_r50c.mmseg_cityscapes"), hub=eval(f"{{{done.row}}}", {"HubCopy": HubCopy})["tiny"])
     monkeypatch.setattr(registry, "CHECKPOINTS", (row,))
     assert_equal(create(row.name), tiny)
 

@@ -1,0 +1,7 @@
+"""Where checkpoints of the zoo are on the Hugging Face Hub, pinned: `tools/publish_weights.py pin` writes the rows."""
+
+from collections.abc import Mapping
+
+from .rows import HubCopy
+
+COPIES: Mapping[str, HubCopy] = {}
