@@ -59,7 +59,7 @@ def test_a_bad_file_does_not_stop_the_others(run, model, tmp_path):
     assert code == 2
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_mask.png", "a_overlay.png", "c_mask.png", "c_overlay.png"]
     lines = [line for line in err.splitlines() if "Error" in line]
-    assert len(lines) == 2 and "b.jpg' is not a picture" in lines[0] and "No file" in lines[1]
+    assert len(lines) == 2 and "No file" in lines[0] and "b.jpg' is not a picture" in lines[1]
 
 
 def test_every_kind_of_picture_is_done(run, model, tmp_path):
@@ -114,7 +114,7 @@ TRAIN = ["train", "--recipe", "camvid", "-o", "run", "--data", "{camvid}"]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["predict", "a.jpg", "--model", "pspnet_nowhere"], "Unknown model 'pspnet_nowhere'"),
+        (["predict", "{camvid}/val/000.png", "--model", "pspnet_nowhere"], "Unknown model 'pspnet_nowhere'"),
         (["info", "pspnet_r5"], "Unknown model 'pspnet_r5'"),
         (["evaluate", "pspnet_lite0.camvid", "--data", "/nowhere"], "No folder '/nowhere/val'"),
         (["evaluate", "pspnet_lite0.camvid", "--data", "{camvid}", "--protocol", "slide"], "protocol is 'slide'; it can be whole"),

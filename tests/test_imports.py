@@ -67,7 +67,7 @@ import torch, timm
 before, start = set(sys.modules), time.process_time()  # whatever else the machine does
 import pspnet_zoo
 seconds = time.process_time() - start
-extras = {"accelerate", "onnx", "onnxruntime", "tensorboard", "torchmetrics", "segmentation_models_pytorch", "typer"}
+extras = {"accelerate", "av", "onnx", "onnxruntime", "pyarrow", "ray", "segmentation_models_pytorch", "tensorboard", "typer"}
 assert not extras & (set(sys.modules) - before), extras & set(sys.modules)
 print(seconds)
 """

@@ -1,7 +1,10 @@
 """Pictures and masks from files, whatever their kind, as arrays."""
 
+import threading
 import warnings
+from os import PathLike
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -10,12 +13,18 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", "
 """File name endings that are taken for pictures when a folder is read, lower case."""
 
 
+_HEADERS = threading.Lock()  # catch_warnings changes the whole process
+
+
 class ImageError(ValueError):
     """A file that is not a picture, or not one that can be read; the message names it."""
 
 
-def read_image(path: Path) -> np.ndarray:
-    """A picture as people see it: (H, W, 3) uint8 RGB, turned as its EXIF says. See `to_rgb`.
+def read_image(path: Path | BinaryIO) -> np.ndarray:
+    """A picture as people see it: (H, W, 3) uint8 RGB, turned as its EXIF says. See `to_rgb`. Safe in threads.
+
+    Args:
+        path: Or an open file.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -66,16 +75,16 @@ def read_mask(path: Path) -> np.ndarray:
     return np.array(image)
 
 
-def _open(path: Path) -> Image.Image:
-    path = Path(path)
-    if not path.exists():
+def _open(path: Path | BinaryIO) -> Image.Image:
+    if isinstance(path, str | PathLike) and not Path(path).exists():
         raise FileNotFoundError(f"No file '{path}'")
     try:
-        with warnings.catch_warnings():
+        with _HEADERS, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return ImageOps.exif_transpose(image)
+            opened = Image.open(path)
+        with opened as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         raise ImageError(f"'{path}' is not a picture that Pillow knows") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -1,6 +1,7 @@
 """Picture in, picture out."""
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -10,60 +11,20 @@ from PIL import Image
 from torch.nn import functional as F
 
 from ..data.images import read_image, to_rgb
-from ..data.labels import Labels
 from ..factory import load
 from ..models import PSPNet
-from . import draw
+from .pipeline import WORKERS, segment_all
+from .prediction import Prediction
 from .protocols import sliding_window
+from .video import segment_video
 
 DEFAULT_MODEL = "pspnet_lite0.camvid"
 """Ships with the package."""
 
+Picture = str | PathLike[str] | Image.Image | np.ndarray
+"""What a predictor takes for a picture."""
 
-@dataclass(frozen=True)
-class Prediction:
-    """A segmented picture."""
-
-    image: np.ndarray
-    """(H, W, 3) uint8 RGB: the picture."""
-    mask: np.ndarray
-    """(H, W) uint8: the class id of every pixel."""
-    labels: Labels
-    """What the ids mean."""
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """The fraction of the picture that each class takes, by name; together 1."""
-        counts = np.bincount(self.mask.ravel(), minlength=len(self.labels)) / self.mask.size
-        return dict(zip(self.labels.names, counts.tolist(), strict=True))
-
-    def colorize(self) -> Image.Image:
-        """The mask in the classes' colours, RGB."""
-        return Image.fromarray(draw.colorize(self.mask, self.labels))
-
-    def overlay(self, alpha: float = 0.5, *, legend: bool = False) -> Image.Image:
-        """The picture under the classes' colours.
-
-        Args:
-            alpha: 0 shows the picture only, 1 the colours only.
-            legend: Add the classes' names and shares at the right.
-
-        Raises:
-            ValueError: If alpha is not between 0 and 1.
-        """
-        picture = Image.fromarray(draw.overlay(self.image, self.mask, self.labels, alpha))
-        return draw.with_legend(picture, self.labels, self.shares) if legend else picture
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the mask: an indexed picture whose values are the class ids and whose palette has their colours.
-
-        Raises:
-            ValueError: If the path does not end in .png, which keeps the ids exact.
-            OSError: If it cannot be written.
-        """
-        if Path(path).suffix.lower() != ".png":
-            raise ValueError(f"'{path}' does not end in .png; other formats would change the class ids")
-        draw.indexed(self.mask, self.labels).save(path)
+_log = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -86,7 +47,7 @@ class Predictor:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model.to(self.device).to(memory_format=torch.channels_last).eval()
 
-    def __call__(self, image: str | PathLike[str] | Image.Image | np.ndarray) -> Prediction:
+    def __call__(self, image: Picture) -> Prediction:
         """Segment one picture.
 
         Args:
@@ -98,9 +59,92 @@ class Predictor:
             FileNotFoundError: If there is no such file.
             ImageError: If it is not a picture.
         """
-        pixels = read_image(Path(image)) if isinstance(image, str | PathLike) else to_rgb(image)
-        height, width = pixels.shape[:2]
-        x = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.device)  # (1, 3, H, W)
+        return self.segment([self.read(image)])[0]
+
+    @staticmethod
+    def read(image: Picture) -> np.ndarray:
+        """The pixels of what `__call__` takes, (H, W, 3) uint8 RGB. Safe in threads."""
+        return read_image(Path(image)) if isinstance(image, str | PathLike) else to_rgb(image)
+
+    def stream(self, pictures: Iterable[Picture], *, batch_size: int = 1, workers: int = WORKERS) -> Iterator[Prediction]:
+        """Segment many pictures, in order, while the next ones are read in threads.
+
+        A picture that cannot be read is left out, with a warning in the log; `pipeline.segment_all` tells which.
+
+        Args:
+            pictures: Each as `__call__` takes it; taken one by one, so that they may be endless.
+            batch_size: Neighbours of one size that a GPU is given at once. A CPU takes them one by one: batches there gain no time,
+                and would change the last bits of the scores.
+            workers: Threads that read.
+
+        Raises:
+            ValueError: If a number is not positive.
+        """
+        for result in segment_all(self.segment, self.read, pictures, batch_size=batch_size, workers=workers):
+            if result.prediction is not None:
+                yield result.prediction
+            else:
+                _log.warning("A picture was left out: %s", result.error)
+
+    def video(self, path: str | PathLike[str], *, every: int = 1, smooth: float = 0.0) -> Iterator[tuple[float, Prediction]]:
+        """Segment the frames of a video while the next ones are decoded. Needs the extra `video`.
+
+        Args:
+            path: Of any format that FFmpeg reads.
+            every: 2 takes every second frame, and so on.
+            smooth: See `smoothed`.
+
+        Yields:
+            When a frame is shown, in seconds from the beginning, and its prediction, turned as the file says.
+
+        Raises:
+            ValueError: If `every` is not positive, or `smooth` not from 0 to below 1.
+            FileNotFoundError: If there is no such file.
+            VideoError: If it is not a video; after the last frame, if its end is missing.
+            ImportError: If PyAV is not installed.
+        """
+        for frame, prediction in segment_video(self.smoothed(smooth), path, every=every):
+            yield frame.time, prediction
+
+    def smoothed(self, past: float) -> Callable[[np.ndarray], Prediction]:
+        """A function of a video's frames, in order, whose class probabilities are averaged over time.
+
+        It calms edges that flicker where the camera stands still. What moves is dragged: the past is not moved along.
+
+        Args:
+            past: Weight of the average so far, from 0 (none) to below 1; the frame before the n-th last has the weight
+                (1 - past) * past ** n.
+
+        Returns:
+            Maps (H, W, 3) uint8 RGB to a prediction. A frame of another size begins a new average.
+
+        Raises:
+            ValueError: If `past` is out of range.
+        """
+        if not 0 <= past < 1:
+            raise ValueError(f"smooth is {past}; it must be from 0 (each frame alone) to below 1")
+        if past == 0:
+            return lambda pixels: self.segment([pixels])[0]
+        average: torch.Tensor | None = None
+
+        def segment(pixels: np.ndarray) -> Prediction:
+            nonlocal average
+            now = self._scores([pixels]).softmax(dim=1)
+            average = now if average is None or average.shape != now.shape else average.mul_(past).add_(now, alpha=1 - past)
+            return self._predictions(average, [pixels])[0]
+
+        return segment
+
+    def segment(self, pictures: Sequence[np.ndarray]) -> list[Prediction]:
+        """Segment (H, W, 3) uint8 RGB arrays of one size: on a GPU at once, on a CPU one by one; see `stream`."""
+        if self.device.type == "cpu" and len(pictures) > 1:
+            return [self.segment([picture])[0] for picture in pictures]
+        return self._predictions(self._scores(pictures), pictures)
+
+    def _scores(self, pictures: Sequence[np.ndarray]) -> torch.Tensor:
+        """(N, C, h, w) logits of pictures of one size, at the size that the network was given."""
+        height, width = pictures[0].shape[:2]
+        x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(self.device)  # (N, 3, H, W)
         preprocess = self.model.preprocess
         factor = min(preprocess.enlargement(height, width), (preprocess.max_pixels / (height * width)) ** 0.5)
         if factor != 1:
@@ -109,10 +153,15 @@ class Predictor:
         x = self.model.preprocess(x)
         window = self.model.encoder.image_size
         if window is None:
-            logits = self._logits(x)
-        else:  # windows overlap by a third, as in hszhao/semseg
-            logits = sliding_window(self._logits, x, window, (-(-window[0] * 2 // 3), -(-window[1] * 2 // 3)))
-        return Prediction(pixels, _argmax(logits, (height, width)).cpu().numpy(), self.labels)
+            return self._logits(x)
+        # windows overlap by a third, as in hszhao/semseg
+        return sliding_window(self._logits, x, window, (-(-window[0] * 2 // 3), -(-window[1] * 2 // 3)))
+
+    def _predictions(self, scores: torch.Tensor, pictures: Sequence[np.ndarray]) -> list[Prediction]:
+        masks = [_argmax(one[None], pixels.shape[:2]).cpu().numpy() for one, pixels in zip(scores, pictures, strict=True)]
+        labels = self.model.labels
+        assert labels is not None
+        return [Prediction(pixels, mask, labels) for pixels, mask in zip(pictures, masks, strict=True)]
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         output = self.model.predict(x.contiguous(memory_format=torch.channels_last))

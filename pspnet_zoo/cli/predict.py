@@ -1,0 +1,327 @@
+"""The command `pspnet-zoo predict`: pictures, folders of them, and videos."""
+
+import io
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import Progress
+from rich.table import Table
+
+from .terminal import complain, err, out, progress_bar, say
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..data.find import Found
+    from ..inference.pipeline import Segmented
+    from ..inference.predictor import Predictor
+    from ..inference.shares import SharesReport
+
+_COLUMNS = 4  # pictures that have a column of their own in the table
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A picture or video, and where its results go."""
+
+    source: Path
+    stem: str
+    overlay: Path | None
+    mask: Path | None
+
+    @property
+    def targets(self) -> list[Path]:
+        return [path for path in (self.overlay, self.mask) if path is not None]
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What is kept of a picture when its files are written."""
+
+    job: _Job
+    size: tuple[int, int] | None
+    shares: dict[str, float] | None
+    seconds: float
+    error: Exception | None
+
+
+@dataclass
+class _Totals:
+    """Shares of all pictures and the first few, in memory that does not grow."""
+
+    pictures: int = 0
+    failures: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    first: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def add(self, name: str, shares: dict[str, float]) -> None:
+        self.pictures += 1
+        if len(self.first) < _COLUMNS:
+            self.first[name] = shares
+        for key, share in shares.items():
+            self.sums[key] = self.sums.get(key, 0.0) + share
+
+    def fail(self, error: Exception) -> None:
+        complain(error)
+        self.failures += 1
+
+
+def predict(
+    pictures: Annotated[
+        list[Path],
+        # what cannot be read is reported by the loop, which goes on with the others
+        typer.Argument(
+            metavar="FILE_OR_FOLDER...",
+            help="Pictures, videos, folders of pictures, or patterns such as 'in/**/*.jpg'.",
+            readable=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("predictions"),
+    model: Annotated[str, typer.Option(help="A model of the zoo, or the folder of a checkpoint.")] = "pspnet_lite0.camvid",
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Weight of the colours in the overlay.")] = 0.5,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders below too; the results mirror them.")] = False,
+    masks_only: Annotated[bool, typer.Option("--masks-only", help="No overlays.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out what has its results: goes on after a run that was stopped.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="A row a picture or frame: size, share of each class; .csv, .jsonl or .parquet.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures of equal size that a GPU gets at once; CPUs take one.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that read, and as many that write.  [default: cores, at most 4]")
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Videos: only each N-th frame.")] = 1,
+    masks: Annotated[Path | None, typer.Option(help="Videos: folder for a mask a frame, NAME_000123.png.")] = None,
+    smooth: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Videos: weight of the past when class scores are averaged over time.")
+    ] = 0.0,
+) -> None:
+    """Segment pictures and videos: overlays, masks of class ids, and a table of what is in them.
+
+    A picture that cannot be read is reported and the others are still done; the exit code is then 2.
+    """
+    from ..inference.shares import SharesReport, check_report
+    from ..inference.video import pyav
+
+    totals = _Totals()
+    found = list(_find(pictures, recursive, output, totals))
+    jobs, videos = _jobs(found, output, masks_only, totals)
+    if videos and masks_only and masks is None:
+        raise ValueError("A video's masks need a folder with --masks-only; give --masks DIR")
+    try:
+        if report is not None:
+            check_report(report)
+        if videos:
+            pyav()
+    except ImportError as error:
+        complain(error)
+        raise typer.Exit(2) from None
+    there = [job for job in (*jobs, *videos) if skip_existing and job.targets and all(path.exists() for path in job.targets)]
+    left_out = {job.source for job in there}
+    jobs, videos = ([job for job in some if job.source not in left_out] for some in (jobs, videos))
+    if not (jobs or videos or there):
+        raise typer.Exit(2)
+    replaced = sum(path.exists() for job in (*jobs, *videos) for path in job.targets)
+    from ..inference.predictor import Predictor
+
+    predictor = Predictor(model)
+    output.mkdir(parents=True, exist_ok=True)
+    labels = predictor.model.labels
+    assert labels is not None
+    rows = nullcontext() if report is None else SharesReport(report, labels.names, video=bool(videos))
+    done = 0
+    try:
+        with rows as table, progress_bar() as bar:
+            if table is not None:
+                _report_skipped(there, table, labels.names)
+            for item in _pictures(predictor, jobs, bar, alpha, batch_size, workers):
+                if item.error is not None:
+                    totals.fail(item.error)
+                elif item.shares is not None:
+                    totals.add(item.job.stem, item.shares)
+                    done += 1
+                if table is not None:
+                    table.add(item.job.source, size=item.size, shares=item.shares, seconds=item.seconds, error=item.error)
+            for job in videos:
+                try:
+                    _video(predictor, job, table, totals, bar, (alpha, every, masks, smooth))
+                    done += 1
+                except (ValueError, OSError) as error:
+                    totals.fail(error)
+                    if table is not None:
+                        table.add(job.source, error=error)
+    except KeyboardInterrupt:
+        say(f"Stopped with {done} of {len(jobs) + len(videos)} done; the same command with --skip-existing goes on.", err)
+        raise typer.Exit(130) from None
+    if totals.pictures:
+        out.print(_shares_table(totals))
+    _closing(done, len(there), replaced, output, report)
+    if totals.failures:
+        raise typer.Exit(2)
+
+
+def _closing(done: int, skipped: int, replaced: int, output: Path, report: Path | None) -> None:
+    notes = [f"{skipped} were there before"] * bool(skipped) + [f"{replaced} older files were replaced"] * bool(replaced and done)
+    say(f"Wrote the results of {done} to {output}" + (f"; {', '.join(notes)}" if notes else ""))
+    if report is not None:
+        say(f"Wrote {report}")
+
+
+def _find(arguments: list[Path], recursive: bool, output: Path, totals: _Totals) -> "Iterator[Found]":
+    """The files that are meant; an argument that gives none is reported."""
+    from ..data.find import find_files
+
+    for argument in arguments:
+        try:
+            found = find_files(argument, recursive=recursive, without=output)
+            if missing := [f.path for f in found if not f.path.exists()]:
+                raise FileNotFoundError(f"No file '{missing[0]}'")
+            yield from found
+        except (ValueError, OSError) as error:
+            totals.fail(error)
+
+
+def _jobs(found: "list[Found]", output: Path, masks_only: bool, totals: _Totals) -> tuple[list[_Job], list[_Job]]:
+    """Pictures and videos with their targets; one that would overwrite an input is reported."""
+    from ..inference.video import SUFFIXES as VIDEOS
+
+    inputs = {file.path.resolve() for file in found}
+    pictures: list[_Job] = []
+    videos: list[_Job] = []
+    for file, stem in zip(found, _unique_stems([f.name for f in found]), strict=True):
+        if file.path.suffix.lower() in VIDEOS:
+            videos.append(job := _Job(file.path, stem, None if masks_only else output / f"{stem}_overlay.mp4", None))
+        else:
+            overlay = None if masks_only else output / f"{stem}_overlay.png"
+            pictures.append(job := _Job(file.path, stem, overlay, output / f"{stem}_mask.png"))
+        if taken := [path for path in job.targets if path.resolve() in inputs]:
+            totals.fail(ValueError(f"'{taken[0]}' is one of the pictures to segment; choose another folder with -o"))
+            (videos if job in videos else pictures).remove(job)
+    return pictures, videos
+
+
+def _unique_stems(names: list[Path]) -> list[str]:
+    """Names for the results, with their folders; those that would fall together get numbers."""
+    stems: dict[str, None] = {}  # in order
+    for name in names:
+        stem = name.with_suffix("").as_posix()
+        numbered = (f"{stem}_{n}" for n in count(2))
+        stems[next(s for s in chain([stem], numbered) if s not in stems)] = None
+    return list(stems)
+
+
+def _pictures(
+    predictor: "Predictor", jobs: list[_Job], bar: Progress, alpha: float, batch_size: int, workers: int | None
+) -> Iterator[_Done]:
+    """Segment pictures; each is read before and written behind the network, in threads."""
+    from ..inference.pipeline import WORKERS, in_order, segment_all
+
+    if not jobs:
+        return
+    workers = workers or WORKERS
+    task = bar.add_task("segmenting", total=len(jobs))
+    results = segment_all(predictor.segment, lambda job: predictor.read(job.source), jobs, batch_size=batch_size, workers=workers)
+    for item in in_order(lambda result: _write(result, alpha), results, workers=workers):
+        yield item
+        bar.advance(task)
+
+
+def _write(result: "Segmented[_Job]", alpha: float) -> _Done:
+    from ..storage.files import write_atomically
+
+    job, prediction = result.source, result.prediction
+    if prediction is None:
+        return _Done(job, None, None, result.seconds, result.error)
+    try:
+        if job.overlay is not None:
+            write_atomically(job.overlay, _png(prediction.overlay(alpha, legend=True)))
+        if job.mask is not None:  # last, so that a picture whose mask is there is done
+            write_atomically(job.mask, prediction.png())
+    except OSError as error:
+        return _Done(job, prediction.mask.shape, None, result.seconds, error)
+    return _Done(job, prediction.mask.shape, prediction.shares, result.seconds, None)
+
+
+def _png(picture: "Image") -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "png", compress_level=1)  # a quarter of the time, an eighth more bytes
+    return buffer.getvalue()
+
+
+def _report_skipped(jobs: Iterable[_Job], table: "SharesReport", classes: tuple[str, ...]) -> None:
+    """Rows of pictures that were done before, from their masks."""
+    import numpy as np
+
+    from ..data.images import read_mask
+
+    for job in jobs:
+        if job.mask is None:
+            continue  # a video's frames are not looked at again
+        try:
+            ids = read_mask(job.mask)
+        except (ValueError, OSError) as error:
+            table.add(job.source, error=error)
+            continue
+        counts = np.bincount(ids.ravel(), minlength=len(classes)) / ids.size
+        table.add(job.source, size=ids.shape, shares=dict(zip(classes, counts.tolist(), strict=False)))
+
+
+def _video(
+    predictor: "Predictor",
+    job: _Job,
+    table: "SharesReport | None",
+    totals: _Totals,
+    bar: Progress,
+    options: tuple[float, int, Path | None, float],
+) -> None:
+    from ..inference.video import overlay_video, probe, segment_video
+    from ..storage.files import write_atomically
+
+    alpha, every, masks, smooth = options
+    info = probe(job.source)
+    task = bar.add_task(f"{job.source.name} frames", total=info.frames and -(-info.frames // every))
+    segment = predictor.smoothed(smooth)
+    items = (
+        segment_video(segment, job.source, every=every)
+        if job.overlay is None
+        else overlay_video(segment, job.source, job.overlay, alpha=alpha, every=every)
+    )
+    start, frames, sums = time.perf_counter(), 0, {}
+    try:
+        for frame, prediction in items:
+            if masks is not None:
+                write_atomically(masks / f"{job.stem}_{frame.index:06}.png", prediction.png())
+            shares = prediction.shares
+            sums = {name: sums.get(name, 0.0) + share for name, share in shares.items()}
+            frames += 1
+            seconds = time.perf_counter() - start
+            if table is not None:
+                size = prediction.mask.shape
+                table.add(job.source, size=size, shares=shares, seconds=seconds / frames, frame=frame.index, time=frame.time)
+            bar.update(task, advance=1, description=f"{job.source.name}, {frames / seconds:.1f} frames/s")
+    finally:
+        bar.update(task, total=frames)  # of some videos the number is an estimate
+        if frames:
+            totals.add(job.stem, {name: share / frames for name, share in sums.items()})
+    if job.overlay is not None and (lost := sorted(set(info.sound) - set(probe(job.overlay).sound))):
+        say(f"mp4 cannot hold the sound of '{job.source}' ({', '.join(lost)}); the overlay has none", err)
+
+
+def _shares_table(totals: _Totals) -> Table:
+    """Classes by picture; many pictures are averaged into one column."""
+    columns = totals.first
+    if totals.pictures > _COLUMNS:
+        columns = {f"mean of {totals.pictures} pictures": {n: s / totals.pictures for n, s in totals.sums.items()}}
+    table = Table("class", *map(os.path.basename, columns), title="share of the picture")
+    for name in sorted(totals.sums, key=lambda n: -totals.sums[n]):
+        if totals.sums[name]:
+            table.add_row(name, *(f"{column[name]:.1%}" for column in columns.values()))
+    return table

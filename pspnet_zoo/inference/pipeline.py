@@ -1,0 +1,181 @@
+"""Many pictures through one network: read ahead, segmented in order, written behind.
+
+Reading and writing run in threads, since Pillow's codecs and numpy leave Python's lock; the network runs in the caller's thread.
+All queues are bounded, so that memory does not grow with the number of pictures.
+
+Docs: docs/explanation/scale.md.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .prediction import Prediction
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+WORKERS = min(4, os.cpu_count() or 1)
+"""Threads that read or write pictures, if no number is given."""
+
+
+@dataclass(frozen=True)
+class Segmented(Generic[S]):
+    """What became of one picture."""
+
+    source: S
+    """The picture as it was given."""
+    prediction: "Prediction | None"
+    """None where it could not be read."""
+    error: ValueError | OSError | None
+    """Why it could not be read."""
+    seconds: float
+    """Spent on reading it and in the network; a batch's time is shared out evenly."""
+
+
+@dataclass(frozen=True)
+class _Read(Generic[S]):
+    source: S
+    pixels: np.ndarray | None
+    error: ValueError | OSError | None
+    seconds: float
+
+
+def segment_all(
+    segment: Callable[[list[np.ndarray]], "list[Prediction]"],
+    read: Callable[[S], np.ndarray],
+    pictures: Iterable[S],
+    *,
+    batch_size: int = 1,
+    workers: int = WORKERS,
+) -> Iterator[Segmented[S]]:
+    """Segment pictures in order, and go on after one that cannot be read.
+
+    Args:
+        segment: Maps (H, W, 3) uint8 RGB pictures of one size to their predictions.
+        read: Gives a picture's pixels; it is called in threads.
+        pictures: What `read` takes.
+        batch_size: The most pictures that `segment` is given at once: neighbours of one size.
+        workers: Threads that read.
+
+    Raises:
+        ValueError: If a number is not positive.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be positive")
+
+    def read_one(source: S) -> _Read[S]:
+        start = time.perf_counter()
+        pixels = error = None
+        try:
+            pixels = read(source)
+        except (ValueError, OSError) as problem:
+            error = problem
+        return _Read(source, pixels, error, time.perf_counter() - start)
+
+    batch: list[_Read[S]] = []
+    for item in in_order(read_one, pictures, workers=workers, ahead=workers + batch_size):
+        if batch and (item.pixels is None or item.pixels.shape != batch[0].pixels.shape or len(batch) == batch_size):  # type: ignore[union-attr]
+            yield from _segment(segment, batch)
+            batch = []
+        if item.pixels is None:
+            yield Segmented(item.source, None, item.error, item.seconds)
+        else:
+            batch.append(item)
+    if batch:
+        yield from _segment(segment, batch)
+
+
+def _segment(segment: Callable[[list[np.ndarray]], "list[Prediction]"], batch: list[_Read[S]]) -> Iterator[Segmented[S]]:
+    start = time.perf_counter()
+    predictions = segment([item.pixels for item in batch if item.pixels is not None])
+    seconds = (time.perf_counter() - start) / len(batch)
+    for item, prediction in zip(batch, predictions, strict=True):
+        yield Segmented(item.source, prediction, None, item.seconds + seconds)
+
+
+def in_order(function: Callable[[S], T], items: Iterable[S], *, workers: int = WORKERS, ahead: int | None = None) -> Iterator[T]:
+    """What `function` makes of each item, in the order of the items, computed in threads.
+
+    `items` is read in the caller's thread, so that a generator there, such as one that runs a network, works while the threads do.
+
+    Args:
+        function: Called in the threads; what it raises is raised here, in its turn.
+        items: May be endless.
+        workers: Threads.
+        ahead: The most results that are computed or wait before the caller takes them; None is twice the threads.
+
+    Raises:
+        ValueError: If a number is not positive.
+    """
+    ahead = 2 * workers if ahead is None else ahead
+    if workers < 1 or ahead < 1:
+        raise ValueError(f"workers is {workers} and ahead is {ahead}; both must be positive")
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="pspnet-zoo") as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:  # of a caller that stopped early
+                future.cancel()
+
+
+def read_ahead(items: Iterable[T], size: int) -> Iterator[T]:
+    """The same items, taken from `items` in a thread of its own, at most `size` before they are asked for.
+
+    What `items` raises is raised here, in its turn. A caller that stops early ends the thread after the item at work.
+    """
+    queue: Queue[tuple[T | None, BaseException | None, bool]] = Queue(size)
+    stopped = Event()
+
+    def put(entry: tuple[T | None, BaseException | None, bool]) -> None:
+        while not stopped.is_set():
+            try:
+                queue.put(entry, timeout=0.1)
+                return
+            except Full:
+                pass
+
+    def work() -> None:
+        try:
+            for item in items:
+                put((item, None, False))
+                if stopped.is_set():
+                    return
+            put((None, None, True))
+        except BaseException as error:
+            put((None, error, True))
+
+    thread = Thread(target=work, name="pspnet-zoo ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error, last = queue.get()
+            if error is not None:
+                raise error
+            if last:
+                return
+            yield item  # type: ignore[misc]  # None only in the last entry
+            del item  # not kept alive while the next one is waited for
+    finally:
+        stopped.set()
+        while True:  # wakes the thread if it waits for a place
+            try:
+                queue.get_nowait()
+            except Empty:
+                break
+        thread.join()

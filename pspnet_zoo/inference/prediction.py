@@ -1,0 +1,65 @@
+"""A segmented picture: its mask, what it shows, and files of it."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..meta import Labels
+from ..storage.files import write_atomically
+from . import draw
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A segmented picture."""
+
+    image: np.ndarray
+    """(H, W, 3) uint8 RGB: the picture."""
+    mask: np.ndarray
+    """(H, W) uint8: the class id of every pixel."""
+    labels: Labels
+    """What the ids mean."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The fraction of the picture that each class takes, by name; together 1."""
+        counts = np.bincount(self.mask.ravel(), minlength=len(self.labels)) / self.mask.size
+        return dict(zip(self.labels.names, counts.tolist(), strict=True))
+
+    def colorize(self) -> Image.Image:
+        """The mask in the classes' colours, RGB."""
+        return Image.fromarray(draw.colorize(self.mask, self.labels))
+
+    def overlay(self, alpha: float = 0.5, *, legend: bool = False) -> Image.Image:
+        """The picture under the classes' colours.
+
+        Args:
+            alpha: 0 shows the picture only, 1 the colours only.
+            legend: Add the classes' names and shares at the right.
+
+        Raises:
+            ValueError: If alpha is not between 0 and 1.
+        """
+        picture = Image.fromarray(draw.overlay(self.image, self.mask, self.labels, alpha))
+        return draw.with_legend(picture, self.labels, self.shares) if legend else picture
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the mask, whole or not at all: an indexed picture of the class ids whose palette has the classes' colours.
+
+        Raises:
+            ValueError: If the path does not end in .png, which keeps the ids exact.
+            OSError: If it cannot be written.
+        """
+        if Path(path).suffix.lower() != ".png":
+            raise ValueError(f"'{path}' does not end in .png; other formats would change the class ids")
+        write_atomically(Path(path), self.png())
+
+    def png(self) -> bytes:
+        """What `save` writes."""
+        buffer = BytesIO()
+        draw.indexed(self.mask, self.labels).save(buffer, "png")
+        return buffer.getvalue()

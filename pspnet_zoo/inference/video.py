@@ -1,0 +1,335 @@
+"""Videos: frames as people see them, segmented, and drawn into a video of the same times and sound.
+
+Needs the extra `video` (PyAV). Decoding, network and encoding overlap; memory does not grow with the length.
+
+Docs: docs/how-to/segment-videos.md.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..data.images import ImageError
+from .pipeline import read_ahead
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer, OutputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+    from .prediction import Prediction
+
+SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"})
+"""File name endings that are taken for videos, lower case."""
+
+_AHEAD = 4  # frames that wait between two steps
+_CUT_OFF = 0.5  # seconds that a file may end before its header says, as rounding does
+
+
+class VideoError(ImageError):
+    """A file that is not a video, or one that is cut off; the message names it."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a video."""
+
+    index: int
+    """Position among all frames of the video, from 0."""
+    time: float
+    """When it is shown, in seconds from the video's beginning."""
+    pts: int
+    """The same in ticks of the video's time base."""
+    pixels: np.ndarray
+    """(H, W, 3) uint8 RGB, turned and mirrored as the file says."""
+
+
+@dataclass(frozen=True)
+class _Sound:
+    """A packet of sound with times from the beginning of the file."""
+
+    stream: int
+    """Its number. `packet.stream` must not be asked for it: the file may be closed by now."""
+    packet: "Packet"
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file's header says of its video."""
+
+    frames: int | None
+    """How many, or about how many where only the duration is known; None if neither is."""
+    seconds: float | None
+    """Duration."""
+    sound: list[str]
+    """Codecs of its audio streams."""
+
+
+def probe(path: str | os.PathLike[str]) -> VideoInfo:
+    """What a video's header says.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        VideoError: If it is not a video.
+        ImportError: If PyAV is not installed.
+    """
+    with _open(Path(path)) as container:
+        stream = container.streams.video[0]
+        seconds = container.duration / 1e6 if container.duration else None
+        rate = stream.average_rate or stream.guessed_rate
+        frames = stream.frames or (round(seconds * rate) if seconds and rate else None)
+        return VideoInfo(frames, seconds, [audio.codec_context.name for audio in container.streams.audio])
+
+
+def read_video(path: str | os.PathLike[str], *, every: int = 1) -> Iterator[Frame]:
+    """The frames of a video, decoded in a thread ahead of the caller.
+
+    Args:
+        path: Any container and codec that FFmpeg decodes; its first video stream is taken.
+        every: 2 takes every second frame, and so on.
+
+    Raises:
+        ValueError: If `every` is not positive.
+        FileNotFoundError: If there is no such file.
+        VideoError: If it is not a video; after the last frame, if its end is missing.
+        ImportError: If PyAV is not installed.
+    """
+    if every < 1:
+        raise ValueError(f"every is {every}; it must be 1 (each frame) or more")
+    for item in read_ahead(_decode(Path(path), every), _AHEAD):
+        if isinstance(item, Frame):
+            yield item
+
+
+def segment_video(
+    segment: "Callable[[np.ndarray], Prediction]", source: str | os.PathLike[str], *, every: int = 1
+) -> "Iterator[tuple[Frame, Prediction]]":
+    """Each frame with its prediction; decoding and network work ahead of the caller.
+
+    Args:
+        segment: Maps (H, W, 3) uint8 RGB to a prediction; called with the frames in order, in a thread.
+        source: See `read_video`.
+        every: See `read_video`.
+
+    Raises:
+        ValueError: As `read_video`.
+    """
+    return read_ahead(((frame, segment(frame.pixels)) for frame in read_video(source, every=every)), _AHEAD)
+
+
+def overlay_video(
+    segment: "Callable[[np.ndarray], Prediction]",
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    alpha: float = 0.5,
+    every: int = 1,
+) -> "Iterator[tuple[Frame, Prediction]]":
+    """Segment a video and write it as mp4 (H.264) with the classes' colours laid over it.
+
+    Frames keep their times, so that a variable frame rate stays one. Sound is copied where mp4 can hold it. A side of an odd number
+    of pixels gets one more row or column, the last one repeated, since H.264's usual format has even sides only. The file appears
+    under its name when the last frame has been taken from the iterator, and not at all if that does not happen.
+
+    Args:
+        segment: Maps (H, W, 3) uint8 RGB to a prediction.
+        source: See `read_video`.
+        target: File to write; an older one is replaced.
+        alpha: See `Prediction.overlay`.
+        every: See `read_video`.
+
+    Yields:
+        Each frame with its prediction, once it is encoded.
+
+    Raises:
+        OSError: If the file cannot be written.
+        ValueError: As `read_video`, after what could be read has been written.
+    """
+    if every < 1:
+        raise ValueError(f"every is {every}; it must be 1 (each frame) or more")
+    source, target = Path(source), Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.stem}.{os.getpid()}.part.mp4")
+    cut_off: VideoError | None = None
+    try:
+        with _Writer(source, part) as writer:
+            items = read_ahead(_segmented(segment, read_ahead(_decode(source, every), _AHEAD)), _AHEAD)
+            while True:
+                try:
+                    item = next(items)
+                except StopIteration:
+                    break
+                except VideoError as error:
+                    cut_off = error
+                    break
+                if not isinstance(item, tuple):
+                    writer.sound(item)
+                    continue
+                frame, prediction = item
+                writer.frame(np.asarray(prediction.overlay(alpha)), frame.pts)
+                yield frame, prediction
+            del items
+            if not writer.frames:
+                raise cut_off or VideoError(f"'{source}' has no frame that can be read")
+        os.replace(part, target)
+    finally:
+        with suppress(FileNotFoundError):
+            part.unlink()
+    if cut_off is not None:
+        raise cut_off
+
+
+def _segmented(segment: "Callable[[np.ndarray], Prediction]", items: "Iterator[Frame | _Sound]") -> Iterator[Any]:
+    """Frames with their predictions; packets of sound pass through."""
+    for item in items:
+        yield (item, segment(item.pixels)) if isinstance(item, Frame) else item
+
+
+def pyav() -> Any:
+    """The module `av`.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    try:
+        import av
+    except ImportError:
+        raise ImportError("Videos need PyAV; install the extra: pip install 'pspnet-zoo[video]'") from None
+    return av
+
+
+def _open(path: Path) -> "InputContainer":
+    av = pyav()
+    if not path.is_file():
+        raise FileNotFoundError(f"No file '{path}'")
+    try:
+        container = av.open(str(path))
+    except av.FFmpegError as error:
+        raise VideoError(f"'{path}' cannot be read as a video: {error.strerror}") from None
+    if not container.streams.video:
+        container.close()
+        raise VideoError(f"'{path}' has no video stream")
+    return container
+
+
+def _decode(path: Path, every: int) -> "Iterator[Frame | _Sound]":
+    """Frames and packets of sound, in the order of the file, with times from the beginning of the file."""
+    av = pyav()
+    with _open(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        start = Fraction(container.start_time or 0, 1_000_000)
+        offset, base = round(start / _base(stream)), _base(stream)
+        index, last, end, packets, failure = 0, -(2**62), 0.0, 0, None
+        sound = [audio for audio in container.streams.audio if audio.codec_context.name]
+        try:
+            for packet in container.demux(stream, *sound):
+                if packet.size and packet.pts is not None and packet.time_base:
+                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base - start))
+                if packet.stream is not stream:
+                    if packet.dts is not None:
+                        yield _sound(packet, start)
+                    continue
+                packets += bool(packet.size)
+                for frame in packet.decode():
+                    # a broken file may have no times, or one twice; encoders need them to grow
+                    last = max(frame.pts - offset if frame.pts is not None else last + 1, last + 1, -offset)
+                    if index % every == 0:
+                        yield Frame(index, float(last * base), last, _upright(frame))  # type: ignore[arg-type]
+                    index += 1
+        except av.FFmpegError as error:
+            failure = error.strerror
+        counted = stream.frames if "mp4" in container.format.name else 0  # others' headers estimate
+        if packets < counted:
+            failure = failure or f"{packets} of {counted} frames are there"
+        elif container.duration and end + _CUT_OFF < container.duration / 1e6:
+            failure = failure or f"{end:.1f} of {container.duration / 1e6:.1f} seconds are there"
+        if failure:
+            raise VideoError(f"'{path}' is cut off or damaged: {failure}. What could be read was done")
+
+
+def _base(stream: "VideoStream | AudioStream") -> Fraction:
+    return stream.time_base or Fraction(1, 1000)
+
+
+def _sound(packet: "Packet", start: Fraction) -> _Sound:
+    shift = round(start / (packet.time_base or Fraction(1, 1000)))
+    packet.pts, packet.dts = (None if time is None else time - shift for time in (packet.pts, packet.dts))
+    return _Sound(packet.stream_index, packet)
+
+
+def _upright(frame: "VideoFrame") -> np.ndarray:
+    """(H, W, 3) uint8 RGB, turned by quarters and mirrored as the frame's display matrix says."""
+    pixels = frame.to_ndarray(format="rgb24")
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return pixels
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5]  # x' = a x + c y, y' = b x + d y
+    if abs(b) > abs(a):
+        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+class _Writer:
+    """An mp4 file of H.264 with the time base and the sound of another file."""
+
+    def __init__(self, source: Path, path: Path) -> None:
+        self.frames = 0
+        self._early: list[Packet] = []  # sound before the first picture, whose size opens the file
+        self._source, self._path, self._av = source, path, pyav()
+
+    def __enter__(self) -> "_Writer":
+        self._input: InputContainer = _open(self._source)
+        self._output: OutputContainer = self._av.open(str(self._path), "w", format="mp4")
+        video = self._input.streams.video[0]
+        self._base, self._ratio = _base(video), video.sample_aspect_ratio
+        self._video: VideoStream = self._output.add_stream("libx264", rate=video.average_rate or 25)
+        self._sound = {
+            audio.index: self._output.add_stream_from_template(audio)
+            for audio in self._input.streams.audio
+            if audio.codec_context.name in self._output.supported_codecs
+        }
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.frames and error[0] is None:
+            self._output.mux(self._video.encode())
+        with suppress(self._av.FFmpegError, ValueError):  # nothing was written
+            self._output.close()
+        self._input.close()
+
+    def frame(self, pixels: np.ndarray, pts: int) -> None:
+        height, width = pixels.shape[:2]
+        pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
+        if not self.frames:
+            self._begin(pixels.shape[0], pixels.shape[1])
+        frame = self._av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        frame.pts, frame.time_base = pts, self._base
+        self.frames += 1
+        self._output.mux(self._video.encode(frame))
+
+    def _begin(self, height: int, width: int) -> None:
+        context = self._video.codec_context
+        self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
+        self._video.time_base = context.time_base = self._base
+        context.options = {"crf": "20", "preset": "veryfast"}
+        context.colorspace = 6  # SMPTE 170M, what FFmpeg converts RGB to
+        for packet in self._early:
+            self._output.mux(packet)
+
+    def sound(self, sound: _Sound) -> None:
+        if (stream := self._sound.get(sound.stream)) is None:
+            return
+        sound.packet.stream = stream
+        if self.frames:
+            self._output.mux(sound.packet)
+        else:
+            self._early.append(sound.packet)

@@ -1,0 +1,242 @@
+"""`pspnet-zoo predict` on folders and videos, as typed."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pspnet_zoo import Predictor
+from pspnet_zoo.cli import app as cli
+from tests.inference.damage import damaged
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["pspnet-zoo", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        return (exit.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def model(net, tmp_path):
+    return net.save_pretrained(tmp_path / "model")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Nine pictures of three sizes in three folders, and ten that cannot be read."""
+    random = np.random.default_rng(0)
+    for i in range(9):
+        path = tmp_path / "photos" / ("." if i < 3 else "x" if i < 6 else "x/y") / f"{i}.{'jpg' if i % 2 else 'png'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (40 + i // 4, 57, 3), dtype=np.uint8)).save(path)
+    for name, data in damaged().items():
+        (tmp_path / "photos" / "x" / name).write_bytes(data)
+    return tmp_path / "photos"
+
+
+def masks(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*_mask.png"))}
+
+
+def alone(model, photos):
+    """What one-by-one prediction writes."""
+    predictor, expected = Predictor(model), {}
+    for path in photos.rglob("[0-9].*"):
+        buffer = io.BytesIO()
+        predictor(path).save(path.with_name("one.png"))
+        buffer.write(path.with_name("one.png").read_bytes())
+        path.with_name("one.png").unlink()
+        expected[path.relative_to(photos).with_suffix("").as_posix() + "_mask.png"] = buffer.getvalue()
+    return expected
+
+
+@pytest.mark.parametrize("options", [[], ["--batch-size", 4, "--workers", 1], ["--batch-size", 3, "--workers", 7, "--masks-only"]])
+def test_results_mirror_the_folders_and_equal_one_by_one_prediction(run, model, photos, tmp_path, options):
+    code, out, err = run("predict", photos, "-r", "-o", tmp_path / "out", "--model", model, *options)
+    assert code == 2 and err.count("Error: ") == 10 and all(name in err for name in damaged()) and "mean of 9 pictures" in out
+    assert masks(tmp_path / "out") == alone(model, photos)
+    overlays = [] if "--masks-only" in options else list((tmp_path / "out").rglob("*_overlay.png"))
+    assert len([p for p in (tmp_path / "out").rglob("*") if p.is_file()]) == 9 + len(overlays) and len(overlays) in (0, 9)
+
+
+def test_a_pattern_that_the_shell_left_alone(run, model, photos, tmp_path):
+    code, _, _ = run("predict", photos / "**" / "[0-9].jpg", "-o", tmp_path / "out", "--model", model)
+    assert code == 0 and sorted(masks(tmp_path / "out")) == ["1_mask.png", "x/3_mask.png", "x/5_mask.png", "x/y/7_mask.png"]
+
+
+def test_results_inside_the_folder_are_no_pictures_of_the_next_run(run, model, photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    for _ in range(2):
+        run("predict", ".", "-r", "--model", model)
+    assert len(masks(photos / "predictions")) == 9
+
+
+def test_what_has_its_results_is_left_out_and_still_reported(run, model, photos, tmp_path):
+    arguments = ["predict", photos / "x" / "y", photos, "-o", tmp_path / "out", "--model", model]
+    assert run(*arguments, "--report", tmp_path / "first.csv")[0] == 0
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
+    (tmp_path / "out" / "7_overlay.png").unlink()
+    (tmp_path / "out" / ".8_mask.png.half").write_bytes(b"half")
+    (tmp_path / "out" / "8_mask.png").unlink()
+    code, out, _ = run(*arguments, "--skip-existing", "--report", tmp_path / "second.csv")
+    assert code == 0 and "results of 2 to" in out and "4 were there before" in out
+    changed = {p.name for p in before if p.stat().st_mtime_ns != before[p]}
+    assert changed == {"7_overlay.png", "7_mask.png", "8_overlay.png", "8_mask.png"}
+    first, second = (list(csv.DictReader((tmp_path / f"{n}.csv").read_text().splitlines())) for n in ("first", "second"))
+    for rows in (first, second):
+        rows.sort(key=lambda row: row["path"])
+        for row in rows:
+            del row["seconds"]
+    assert first == second and len(first) == 6
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_the_report_has_a_row_for_each_picture_bad_ones_included(run, model, photos, tmp_path, suffix):
+    run("predict", photos, "-r", "-o", tmp_path / "out", "--model", model, "--report", tmp_path / f"r.{suffix}")
+    text = (tmp_path / f"r.{suffix}").read_text()
+    rows = list(csv.DictReader(io.StringIO(text))) if suffix == "csv" else [json.loads(line) for line in text.splitlines()]
+    assert sorted(row["path"] for row in rows) == sorted(str(p) for p in photos.rglob("*") if p.is_file())
+    predictor = Predictor(model)
+    for row in rows:
+        if Path(row["path"]).name in damaged():
+            assert row["error"] and not row["height"]
+            continue
+        prediction = predictor(row["path"])
+        shares = row["shares"] if suffix == "jsonl" else {n: float(row[f"share_{n}"]) for n in prediction.shares}
+        assert shares == prediction.shares and not row["error"] and float(row["seconds"]) > 0
+        assert (int(row["height"]), int(row["width"])) == prediction.mask.shape
+
+
+def test_a_link_at_a_results_name_is_replaced_and_not_followed(run, model, photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "precious.png").write_bytes(b"precious")
+    (tmp_path / "out" / "0_mask.png").symlink_to(tmp_path / "precious.png")
+    code, out, _ = run("predict", photos / "0.png", "-o", tmp_path / "out", "--model", model)
+    assert code == 0 and (tmp_path / "precious.png").read_bytes() == b"precious" and "1 older files were replaced" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--report", "r.txt"], "must end in one of .csv, .jsonl, .parquet"),
+        (["nowhere.jpg"], "No file 'nowhere.jpg'"),
+        (["*.nothing"], "No pictures in '*.nothing'"),
+    ],
+)
+def test_mistakes_are_said_before_a_model_is_loaded(run, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("predict", *options, *([] if options[0][0] != "-" else ["x.jpg"]), "--model", "pspnet_nowhere")
+    assert code == 2 and message in err and "Unknown model" not in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_leaves_whole_files_and_says_how_to_go_on(model, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i in range(400):
+        Image.effect_noise((96, 80), 60).convert("RGB").save(tmp_path / "photos" / f"{i:03}.png")
+    command = [sys.executable, "-m", "pspnet_zoo.cli", "predict", tmp_path / "photos", "-o", tmp_path / "out", "--model", model]
+    command += ["--report", tmp_path / "r.csv"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "out").glob("*_mask.png"))) < 20 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--skip-existing goes on" in err and "Traceback" not in err
+    done = list((tmp_path / "out").iterdir())
+    assert 40 <= len(done) < 800 and not [p for p in done if p.name.startswith(".")]
+    for path in done:
+        with Image.open(path) as image:
+            image.load()
+    rows = len((tmp_path / "r.csv").read_text().splitlines()) - 1
+    assert 1 <= rows <= len(list((tmp_path / "out").glob("*_mask.png")))
+    result = subprocess.run([*command, "--skip-existing"], env=environment, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0 and len(list((tmp_path / "out").glob("*_mask.png"))) == 400
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 401
+
+
+class TestVideo:
+    @pytest.fixture
+    def clip(self, tmp_path):
+        pytest.importorskip("av", reason="the extra video is not installed")
+        from tests.inference.clips import times, write_clip
+
+        return write_clip(tmp_path / "clip.mkv", times(20), height=47, width=63, rotation=90, sound=True)
+
+    def test_an_overlay_masks_and_a_row_a_frame(self, run, model, clip, tmp_path):
+        from tests.inference.clips import read_clip, times
+
+        options = ["--masks", tmp_path / "masks", "--report", tmp_path / "r.jsonl"]
+        code, out, err = run("predict", clip, "-o", tmp_path / "out", "--model", model, *options)
+        assert code == 0 and "share of the picture" in out and "frames/s" in err
+        frames, sound = read_clip(tmp_path / "out" / "clip_overlay.mp4")
+        assert len(frames) == 20 and len(sound) > 5
+        rows = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+        assert [row["frame"] for row in rows] == list(range(20)) and [row["time"] for row in rows] == [t / 1000 for t in times(20)]
+        predictions = [prediction for _, prediction in Predictor(model).video(clip)]
+        for row, prediction in zip(rows, predictions, strict=True):
+            assert row["shares"] == prediction.shares and (row["height"], row["width"]) == (63, 47)
+            with Image.open(tmp_path / "masks" / f"clip_{row['frame']:06}.png") as mask:
+                assert (np.array(mask) == prediction.mask).all()
+
+    def test_every_nth_frame_and_masks_only(self, run, model, clip, tmp_path):
+        options = ["--every", 6, "--masks-only", "--masks", tmp_path / "masks"]
+        assert run("predict", clip, "-o", tmp_path / "out", "--model", model, *options)[0] == 0
+        assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [f"clip_{i:06}.png" for i in (0, 6, 12, 18)]
+        assert not list((tmp_path / "out").iterdir())
+        code, _, err = run("predict", clip, "-o", tmp_path / "out", "--model", model, "--masks-only")
+        assert code == 2 and "give --masks DIR" in err
+
+    def test_a_video_that_is_cut_off_is_done_as_far_as_it_goes_with_exit_code_two(self, run, model, clip, tmp_path):
+        from tests.inference.clips import read_clip
+
+        clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+        code, out, err = run("predict", clip, "-o", tmp_path / "out", "--model", model)
+        assert code == 2 and "cut off" in err and "share of the picture" in out
+        assert 0 < len(read_clip(tmp_path / "out" / "clip_overlay.mp4")[0]) < 20
+
+    def test_a_text_file_called_a_video_does_not_stop_the_pictures(self, run, model, photos, tmp_path):
+        pytest.importorskip("av")
+        (tmp_path / "text.mp4").write_text("no video")
+        code, _, err = run("predict", tmp_path / "text.mp4", photos / "0.png", "-o", tmp_path / "out", "--model", model)
+        assert code == 2 and "cannot be read as a video" in err and len(masks(tmp_path / "out")) == 1
+
+    def test_smoothing_averages_probabilities_over_time(self, net, tmp_path):
+        frames = np.random.default_rng(0).integers(0, 256, (4, 40, 56, 3), dtype=np.uint8)
+        predictor = Predictor(net)
+        assert (predictor.smoothed(0.0)(frames[0]).mask == predictor(frames[0]).mask).all()
+        smooth, average = predictor.smoothed(0.75), None
+        for frame in frames:
+            now = predictor._scores([frame]).softmax(dim=1)[0].numpy()
+            average = now if average is None else 0.75 * average + 0.25 * now
+            assert (smooth(frame).mask == average.argmax(axis=0)).mean() > 0.999
+        assert smooth(frames[0][:20]).mask.shape == (20, 56)  # another size begins anew
+        with pytest.raises(ValueError, match="smooth is 1"):
+            predictor.smoothed(1)
+
+    def test_without_pyav_the_command_says_what_to_install(self, run, model, clip, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "av", None)
+        code, _, err = run("predict", clip, "-o", tmp_path / "out", "--model", model)
+        assert code == 2 and "pip install 'pspnet-zoo[video]'" in err
+
+
+def test_bulk_without_ray_says_what_to_install(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "pspnet_zoo.inference.bulk", raising=False)
+    code, _, err = run("bulk", tmp_path, tmp_path / "out")
+    assert code == 2 and "pip install 'pspnet-zoo[bulk]'" in err

@@ -1,0 +1,48 @@
+import pytest
+from PIL import Image
+
+from pspnet_zoo.data.find import find_files
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for name in ("b.png", "a.JPG", "._a.jpg", "notes.txt", "x/c.png", "x/y/d.webp", ".hidden/e.png", "out/f.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / name, "png")
+    return tmp_path
+
+
+def names(found):
+    return [f.name.as_posix() for f in found]
+
+
+def test_a_folder_gives_its_own_pictures_or_all_below(tree):
+    assert names(find_files(tree)) == ["a.JPG", "b.png"]
+    assert names(find_files(tree, recursive=True, without=tree / "out")) == ["a.JPG", "b.png", "x/c.png", "x/y/d.webp"]
+    assert [f.path for f in find_files(tree / "x", recursive=True)] == [tree / "x" / "c.png", tree / "x" / "y" / "d.webp"]
+
+
+def test_a_file_is_taken_whatever_its_name(tree):
+    (found,) = find_files(tree / "notes.txt")
+    assert found.path == tree / "notes.txt" and found.name.as_posix() == "notes.txt"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [("*.png", ["b.png"]), ("**/*.png", ["b.png", "out/f.png", "x/c.png"]), ("x/*", ["c.png"]), ("?.*", ["a.JPG", "b.png"])],
+)
+def test_a_pattern_gives_what_it_matches_below_its_fixed_part(tree, pattern, expected):
+    assert names(find_files(tree / pattern)) == expected
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_itself(tree):
+    Image.new("RGB", (2, 2)).save(tree / "[ab].png")
+    assert names(find_files(tree / "[ab].png")) == ["[ab].png"]
+
+
+def test_nothing_is_said(tree):
+    (tree / "empty" / "below").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"No pictures \(below it: --recursive\) in"):
+        find_files(tree / "empty")
+    with pytest.raises(ValueError, match=r"No pictures in '.*\*.bmp'"):
+        find_files(tree / "*.bmp")

@@ -1,0 +1,156 @@
+import threading
+import time
+from itertools import count
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pspnet_zoo import Predictor
+from pspnet_zoo.data.labels import CAMVID
+from pspnet_zoo.inference.pipeline import in_order, read_ahead, segment_all
+from pspnet_zoo.inference.prediction import Prediction
+
+
+def slow_square(i):
+    time.sleep(0.02 if i % 3 == 0 else 0.001)
+    return i * i
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("ahead", [1, 3, 50])
+def test_results_come_in_the_order_of_the_items(workers, ahead):
+    assert list(in_order(slow_square, range(20), workers=workers, ahead=ahead)) == [i * i for i in range(20)]
+
+
+def test_no_more_is_computed_ahead_than_allowed():
+    started = []
+    results = in_order(lambda i: started.append(i), count(), workers=2, ahead=5)
+    for taken in range(1, 8):
+        next(results)
+        time.sleep(0.02)
+        assert len(started) == taken + 4
+    results.close()
+
+
+def test_threads_work_while_the_items_are_made():
+    """A generator that waits for what a thread does with the item before it would hang otherwise."""
+    done = [threading.Event() for _ in range(4)]
+
+    def items():
+        for i in range(4):
+            assert i == 0 or done[i - 1].wait(10)
+            yield i
+
+    assert list(in_order(lambda i: done[i].set(), items(), workers=1)) == [None] * 4
+
+
+def test_an_error_is_raised_in_its_turn_and_ends_the_threads():
+    results = in_order(lambda i: 1 // (3 - i), count(), workers=2)
+    assert [next(results) for _ in range(3)] == [0, 0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert not [t for t in threading.enumerate() if t.name.startswith("pspnet-zoo")]
+
+
+@pytest.mark.parametrize(("workers", "ahead"), [(0, 1), (1, 0), (-1, 4)])
+def test_a_number_that_is_not_positive_is_refused(workers, ahead):
+    with pytest.raises(ValueError, match="must be positive"):
+        next(in_order(slow_square, [1], workers=workers, ahead=ahead))
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        next(segment_all(lambda p: [], lambda s: s, [1], batch_size=0))
+
+
+def test_read_ahead_gives_the_same_items_and_at_most_so_many_early():
+    taken = []
+
+    def items():
+        for i in range(20):
+            taken.append(i)
+            yield i
+
+    ahead = read_ahead(items(), 3)
+    for i in range(20):
+        assert next(ahead) == i
+        time.sleep(0.01)
+        assert len(taken) <= i + 1 + 3 + 1  # in the queue, and one that waits for a place
+    assert list(ahead) == []
+
+
+def test_read_ahead_raises_after_the_items_before():
+    def items():
+        yield 1
+        raise OSError("the end is missing")
+
+    ahead = read_ahead(items(), 4)
+    assert next(ahead) == 1
+    with pytest.raises(OSError, match="the end is missing"):
+        next(ahead)
+
+
+def test_a_caller_that_stops_early_ends_the_thread():
+    ahead = read_ahead(count(), 2)
+    assert next(ahead) == 0
+    ahead.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("pspnet-zoo")]
+
+
+def predict(pixels):
+    return Prediction(pixels, pixels[..., 0] % 11, CAMVID)
+
+
+def test_neighbours_of_one_size_are_batched_and_nothing_else():
+    sizes = [(4, 6), (4, 6), (4, 6), (6, 4), None, (6, 4), (6, 4), (4, 6)]
+    pictures = [None if s is None else np.full((*s, 3), i, np.uint8) for i, s in enumerate(sizes)]
+    batches = []
+
+    def segment(batch):
+        batches.append([int(p[0, 0, 0]) for p in batch])
+        return [predict(p) for p in batch]
+
+    def read(picture):
+        if picture is None:
+            raise ValueError("no picture")
+        return picture
+
+    results = list(segment_all(segment, read, pictures, batch_size=2))
+    assert batches == [[0, 1], [2], [3], [5, 6], [7]]
+    assert [r.prediction is None for r in results] == [p is None for p in pictures] and str(results[4].error) == "no picture"
+    for picture, result in zip(pictures, results, strict=True):
+        assert result.source is picture and result.seconds >= 0
+        assert picture is None or result.prediction.image is picture
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures():
+    """Pixels that were read and not yet dropped, at most."""
+    alive, most = set(), 0
+
+    class Pixels(np.ndarray):
+        def __del__(self):
+            alive.discard(id(self))
+
+    def read(i):
+        nonlocal most
+        pixels = np.zeros((2, 2, 3), np.uint8).view(Pixels)
+        alive.add(id(pixels))
+        most = max(most, len(alive))
+        return pixels
+
+    for _ in segment_all(lambda batch: [predict(p) for p in batch], read, range(300), batch_size=3, workers=2):
+        pass
+    assert most <= 15
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (3, 2), (8, 5)])
+def test_a_stream_gives_what_one_by_one_gives_to_the_byte(net, tmp_path, caplog, batch_size, workers):
+    random = np.random.default_rng(0)
+    files = []
+    for i in range(12):
+        files.append(tmp_path / f"{i}.{'jpg' if i % 2 else 'png'}")
+        Image.fromarray(random.integers(0, 256, (40 + i // 4, 57, 3), dtype=np.uint8)).save(files[-1])
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    predictor = Predictor(net)
+    alone = [predictor(file).mask.tobytes() for file in files]
+    pictures = [*files[:5], tmp_path / "bad.png", *map(str, files[5:])]
+    assert [p.mask.tobytes() for p in predictor.stream(pictures, batch_size=batch_size, workers=workers)] == alone
+    assert "bad.png' is not a picture" in caplog.text

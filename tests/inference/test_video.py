@@ -1,0 +1,133 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+pytest.importorskip("av", reason="the extra video is not installed")
+
+from pspnet_zoo.data.labels import CAMVID
+from pspnet_zoo.inference.prediction import Prediction
+from pspnet_zoo.inference.video import VideoError, overlay_video, probe, read_video
+from tests.inference.clips import picture, read_clip, times, write_clip
+
+COUNT = 40
+
+
+def segment(pixels):
+    """Class 1 where it is reddish, 0 elsewhere."""
+    return Prediction(pixels, (pixels[..., 0] > 128).astype(np.uint8), CAMVID)
+
+
+def close(a, b):
+    return a.shape == b.shape and np.abs(a.astype(int) - b).mean() < 6  # of 255: the loss of two encodings
+
+
+@pytest.mark.parametrize(
+    ("suffix", "height", "width", "rotation"),
+    [(".mp4", 48, 64, 0), (".mp4", 48, 64, 90), (".mp4", 47, 63, 90), (".mkv", 47, 64, 180), (".mov", 48, 63, 270)],
+)
+def test_a_video_keeps_its_frames_times_and_sound_and_comes_out_upright(tmp_path, suffix, height, width, rotation):
+    milliseconds = times(COUNT)
+    source = write_clip(tmp_path / f"in{suffix}", milliseconds, height=height, width=width, rotation=rotation, sound=True)
+    seen = list(overlay_video(segment, source, tmp_path / "out.mp4", alpha=0))
+    frames, sound = read_clip(tmp_path / "out.mp4")
+    assert [time for time, _ in frames] == [Fraction(t, 1000) for t in milliseconds]
+    assert [frame.index for frame, _ in seen] == list(range(COUNT)) and len(frames) == COUNT
+    assert sound == read_clip(source)[1] and len(sound) > 10
+    upright = np.rot90(picture(5, height, width), rotation // 90)  # counter-clockwise
+    assert close(seen[5][0].pixels, upright)
+    padded = np.pad(upright, ((0, upright.shape[0] % 2), (0, upright.shape[1] % 2), (0, 0)), "edge")
+    assert close(frames[5][1], padded) and frames[5][1].shape == padded.shape
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_overlay_has_the_colours_of_the_classes(tmp_path):
+    source = write_clip(tmp_path / "in.mp4", times(3))
+    list(overlay_video(segment, source, tmp_path / "out.mp4", alpha=1))
+    pixels = read_clip(tmp_path / "out.mp4")[0][1][1]
+    for at, class_id in (((4, 30), 1), ((30, 40), 0)):
+        assert np.abs(pixels[at].astype(int) - CAMVID.colors[class_id]).max() < 12
+
+
+def test_every_nth_frame_keeps_its_time(tmp_path):
+    milliseconds = times(COUNT)
+    source = write_clip(tmp_path / "in.mp4", milliseconds)
+    frames = list(read_video(source, every=7))
+    assert [frame.index for frame in frames] == list(range(0, COUNT, 7))
+    assert [frame.time for frame in frames] == [milliseconds[i] / 1000 for i in range(0, COUNT, 7)]
+    list(overlay_video(segment, source, tmp_path / "out.mp4", every=7))
+    assert [time for time, _ in read_clip(tmp_path / "out.mp4")[0]] == [Fraction(t, 1000) for t in milliseconds[::7]]
+    with pytest.raises(ValueError, match="every is 0"):
+        next(read_video(source, every=0))
+
+
+def test_times_count_from_the_beginning_of_the_file(tmp_path):
+    milliseconds = [0, 40, 90, 200, 210]
+    source = write_clip(tmp_path / "in.ts", milliseconds, first=5000, sound=True)
+    seen = [frame.time for frame in read_video(source)]
+    assert np.diff(seen) == pytest.approx(np.diff(milliseconds) / 1000, abs=1e-4) and 0 <= seen[0] < 0.1  # sound may begin earlier
+    list(overlay_video(segment, source, tmp_path / "out.mp4"))
+    assert [float(time) for time, _ in read_clip(tmp_path / "out.mp4")[0]] == pytest.approx(seen, abs=1e-4)
+
+
+@pytest.mark.parametrize(("suffix", "options"), [(".mkv", {}), (".mp4", {"movflags": "faststart"})])
+def test_a_video_whose_end_is_missing_gives_what_is_there_and_then_says_so(tmp_path, suffix, options):
+    milliseconds = times(COUNT)
+    whole = write_clip(tmp_path / f"whole{suffix}", milliseconds, sound=True, options=options).read_bytes()
+    cut = tmp_path / f"cut{suffix}"
+    cut.write_bytes(whole[: len(whole) * 6 // 10])
+    seen = []
+    with pytest.raises(VideoError, match="cut off or damaged"):
+        seen.extend(iter_all(overlay_video(segment, cut, tmp_path / "out.mp4"), seen))
+    frames, _ = read_clip(tmp_path / "out.mp4")
+    assert 5 < len(frames) < COUNT and len(seen) == len(frames)
+    assert [time for time, _ in frames] == [Fraction(t, 1000) for t in milliseconds[: len(frames)]]
+
+
+def iter_all(items, seen):
+    for item in items:
+        seen.append(item)
+    return []
+
+
+def test_a_whole_video_is_not_called_cut_off(tmp_path):
+    for suffix in (".mp4", ".mkv", ".avi", ".ts"):
+        codec = "mpeg4" if suffix == ".avi" else "libx264"
+        source = write_clip(tmp_path / f"in{suffix}", list(range(0, 1000, 40)), sound=suffix != ".avi", codec=codec)
+        assert len(list(read_video(source))) == 25
+
+
+def test_what_is_no_video_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(VideoError, match=r"text.mp4' cannot be read as a video"):
+        next(read_video(tmp_path / "text.mp4"))
+    with pytest.raises(FileNotFoundError, match="No file"):
+        next(overlay_video(segment, tmp_path / "none.mp4", tmp_path / "out.mp4"))
+    assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob(".*"))
+
+
+def test_a_caller_that_stops_leaves_no_file(tmp_path):
+    source = write_clip(tmp_path / "in.mp4", times(COUNT))
+    frames = overlay_video(segment, source, tmp_path / "out.mp4")
+    next(frames)
+    frames.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_an_error_of_the_network_is_raised_and_leaves_no_file(tmp_path):
+    source = write_clip(tmp_path / "in.mp4", times(COUNT))
+    with pytest.raises(ZeroDivisionError):
+        list(overlay_video(lambda pixels: 1 // 0, source, tmp_path / "out.mp4"))
+    assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_probe_says_how_long_a_video_is(tmp_path):
+    info = probe(write_clip(tmp_path / "in.mp4", times(COUNT), sound=True))
+    assert info.frames == COUNT and info.sound == ["aac"] and info.seconds == pytest.approx(times(COUNT)[-1] / 1000, abs=0.2)
+
+
+def test_without_pyav_the_error_says_what_to_install(tmp_path, monkeypatch):
+    source = write_clip(tmp_path / "in.mp4", [0])
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(ImportError, match=r"pip install 'pspnet-zoo\[video\]'"):
+        next(read_video(source))
