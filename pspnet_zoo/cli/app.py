@@ -11,6 +11,7 @@ from rich.table import Table
 from ..factory import create, load
 from ..storage.errors import WeightsError
 from ..zoo.registry import CHECKPOINTS, find, is_checkpoint, list_models
+from .bulk import bulk
 from .data import app as data_app
 from .evaluate import evaluate
 from .predict import predict
@@ -37,6 +38,7 @@ def main() -> None:
 
 
 app.command()(predict)
+app.command()(bulk)
 app.command()(train)
 app.command()(evaluate)
 app.command()(publish)

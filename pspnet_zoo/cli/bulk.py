@@ -1,0 +1,78 @@
+"""The command `pspnet-zoo bulk`: pictures by the million, on one machine or a cluster."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from .terminal import complain, err, out, progress_bar, say
+
+if TYPE_CHECKING:
+    from ..inference.bulk import Summary
+
+
+def bulk(
+    source: Annotated[
+        str,
+        typer.Argument(help="A folder, a text file of paths, or Parquet with bytes or paths; s3:// and gs:// too."),
+    ],
+    destination: Annotated[str, typer.Argument(help="Folder for Parquet shards; s3:// and gs:// too.")],
+    model: Annotated[str, typer.Option(help="A model of the zoo, or the folder of a checkpoint.")] = "pspnet_lite0.camvid",
+    column: Annotated[str | None, typer.Option(help="Of Parquet.  [default: image, bytes or path]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes with the network, a core each.  [default: all cores, or as GPUs hold]")
+    ] = None,
+    gpus_per_worker: Annotated[float, typer.Option(min=0, help="0.5 lets two workers share a GPU.")] = 0,
+    rows_per_shard: Annotated[int, typer.Option(min=1, help="Pictures a shard; what is done again when a worker is lost.")] = 256,
+    as_files: Annotated[bool, typer.Option("--as-files", help="Masks as PNG files below masks/ instead of in the shards.")] = False,
+    address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster, 'auto' or ray://HOST:10001.  [default: this machine alone]")
+    ] = None,
+) -> None:
+    """Segment every picture of a source exactly once, by Ray Data, into Parquet shards.
+
+    The same command again does what is missing. A picture that cannot be read is a row with its error.
+    """
+    try:
+        from ..inference.bulk import run
+    except ImportError as error:
+        complain(error)
+        raise typer.Exit(2) from None
+
+    with progress_bar() as bar:
+        task = bar.add_task("starting", total=None)
+
+        def progress(summary: "Summary", total: int) -> None:
+            rate = f"{summary.pictures / summary.seconds:.1f} pictures/s" if summary.seconds else "starting workers"
+            bar.update(task, total=total, completed=summary.skipped + summary.pictures, description=rate)
+
+        try:
+            summary = run(
+                source,
+                destination,
+                model,
+                column=column,
+                workers=workers,
+                gpus_per_worker=gpus_per_worker,
+                rows_per_shard=rows_per_shard,
+                as_files=as_files,
+                address=address,
+                progress=progress,
+            )
+        except KeyboardInterrupt:
+            bar.stop()
+            say(f"Stopped. The shards in {destination} are whole; the same command goes on.", err)
+            raise typer.Exit(130) from None
+    _print(summary, destination)
+
+
+def _print(summary: "Summary", destination: str) -> None:
+    if summary.workers:
+        table = Table("worker", "pictures", "pictures a second at work")
+        for name, (pictures, seconds) in sorted(summary.workers.items()):
+            table.add_row(name, f"{pictures:,}", f"{pictures / seconds:.1f}" if seconds else "-")
+        out.print(table)
+    rate = f", {summary.pictures / summary.seconds:.1f} a second" if summary.seconds else ""
+    skipped = f"; {summary.skipped:,} were there before" if summary.skipped else ""
+    failures = f", {summary.failures:,} of them could not be read (see the column error)" if summary.failures else ""
+    say(f"Segmented {summary.pictures:,} pictures{rate}{failures}{skipped}. Results: {destination}")

@@ -1,0 +1,268 @@
+"""Bulk work against one picture after another, on a real Ray of this machine."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("ray", reason="the extra bulk is not installed")
+
+import pyarrow as pa
+import pyarrow.dataset as pds
+import pyarrow.parquet as pq
+import ray
+
+from pspnet_zoo import Predictor, PSPNet
+from pspnet_zoo.data.labels import CAMVID
+from pspnet_zoo.inference import bulk
+from tests.inference.damage import damaged
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    net = PSPNet("test_efficientnet", None, classes=len(CAMVID), psp_out_channels=16)
+    net.labels = CAMVID
+    return str(net.save_pretrained(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    # of the workers, who inherit it
+    os.environ.update(PYTHONPATH=str(ROOT), AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", object_store_memory=200 * 2**20)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def one_thread():
+    """As workers have, since torch's last bits depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def write_pictures(folder, count, *, bad=True, size=(40, 56)):
+    random = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        height, width = size[0] + i % 3, size[1] + i % 2 * 4
+        path = folder / f"{i % 5}" / f"{i:05}.{'jpg' if i % 2 else 'png'}"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+    for name, data in (damaged() if bad else {}).items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def check(destination, folder, model, names=None):
+    """Every picture once, each mask as one-by-one prediction has it, and an error for each that cannot be read."""
+    rows = pds.dataset(str(destination)).to_table().to_pylist()
+    names = names or sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.*"))
+    assert sorted(row["path"] for row in rows) == names
+    predictor = Predictor(model)
+    for row in rows:
+        if row["path"] in damaged():
+            assert row["error"] and row["mask"] is row["shares"] is row["height"] is None
+            continue
+        prediction = predictor(folder / row["path"])
+        with Image.open(io.BytesIO(row["mask"])) as mask:
+            assert (np.array(mask) == prediction.mask).all(), row["path"]
+        buffer = io.BytesIO()
+        prediction.save(path := folder.parent / "one.png")
+        buffer.write(path.read_bytes())
+        assert row["mask"] == buffer.getvalue() and row["error"] is None
+        assert row["shares"] == prediction.shares and (row["height"], row["width"]) == prediction.mask.shape
+    return rows
+
+
+@pytest.mark.usefixtures("local_ray", "one_thread")
+class TestOnOneMachine:
+    @pytest.mark.parametrize(("workers", "rows"), [(1, 7), (2, 16)])
+    def test_every_picture_is_there_once_and_as_if_predicted_alone(self, tmp_path, model, workers, rows):
+        source = write_pictures(tmp_path / "src", 30)
+        summary = bulk.run(str(source), str(tmp_path / "out"), model, workers=workers, rows_per_shard=rows)
+        assert (summary.pictures, summary.failures, summary.skipped) == (40, 10, 0)
+        assert sum(n for n, _ in summary.workers.values()) == 40 and summary.seconds > 0
+        check(tmp_path / "out", source, model)
+        before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
+        again = bulk.run(str(source), str(tmp_path / "out"), model, workers=workers, rows_per_shard=rows)
+        assert (again.pictures, again.skipped) == (0, 40)
+        (tmp_path / "out" / "part-000001.parquet").unlink()
+        again = bulk.run(str(source), str(tmp_path / "out"), model, workers=workers, rows_per_shard=rows)
+        assert (again.pictures, again.skipped) == (rows, 40 - rows)
+        check(tmp_path / "out", source, model)
+        after = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
+        assert [p.name for p in before if before[p] != after[p]] == ["part-000001.parquet"]
+
+    def test_a_changed_source_or_model_is_refused(self, tmp_path, model):
+        source = write_pictures(tmp_path / "src", 3, bad=False)
+        bulk.run(str(source), str(tmp_path / "out"), model, workers=1)
+        Image.new("RGB", (8, 8)).save(source / "new.png")
+        with pytest.raises(ValueError, match="the pictures have changed, pictures was 3, now 4"):
+            bulk.run(str(source), str(tmp_path / "out"), model, workers=1)
+        (source / "new.png").unlink()
+        torch.manual_seed(1)
+        net = PSPNet("test_efficientnet", None, classes=len(CAMVID), psp_out_channels=16)
+        net.labels = CAMVID
+        with pytest.raises(ValueError, match="it is another model"):
+            bulk.run(str(source), str(tmp_path / "out"), str(net.save_pretrained(tmp_path / "other")), workers=1)
+
+    def test_parquet_in_and_files_out(self, tmp_path, model):
+        source = write_pictures(tmp_path / "src", 6, bad=False)
+        names = sorted(p.relative_to(source).as_posix() for p in source.rglob("*.*"))
+        data = [(source / name).read_bytes() for name in names]
+        (tmp_path / "set").mkdir()
+        pq.write_table(
+            pa.table({"image": [*data, b"bad"], "path": [*names, None]}), tmp_path / "set" / "a.parquet", row_group_size=2
+        )
+        summary = bulk.run(str(tmp_path / "set"), str(tmp_path / "out"), model, workers=1, rows_per_shard=3, as_files=True)
+        assert (summary.pictures, summary.failures) == (7, 1)
+        rows = pds.dataset([str(p) for p in sorted((tmp_path / "out").glob("*.parquet"))]).to_table().to_pylist()
+        assert [row["path"] for row in rows] == [*names, "a.parquet/6"] and rows[-1]["mask"] is None and rows[-1]["error"]
+        for row in rows[:-1]:
+            with Image.open(tmp_path / "out" / row["mask"]) as mask:
+                assert (np.array(mask) == Predictor(model)(source / row["path"]).mask).all()
+
+    def test_source_and_destination_on_s3(self, tmp_path, model, s3):
+        source = write_pictures(tmp_path / "src", 8)
+        for path in source.rglob("*.*"):
+            s3.put(f"in/{path.relative_to(source).as_posix()}", path.read_bytes())
+        summary = bulk.run(s3.uri("in"), s3.uri("out"), model, workers=2, rows_per_shard=5)
+        assert (summary.pictures, summary.failures) == (18, 10)
+        (tmp_path / "out").mkdir()
+        assert all(name.startswith(("part-", "_manifest")) for name in s3.names("out/"))
+        for name in s3.names("out/"):
+            (tmp_path / "out" / name).write_bytes(s3.get(f"out/{name}"))
+        check(tmp_path / "out", source, model)
+        assert bulk.run(s3.uri("in"), s3.uri("out"), model, workers=2, rows_per_shard=5).skipped == 18
+
+    def test_a_worker_that_cannot_write_ends_the_job_in_one_sentence(self, tmp_path, model):
+        source = write_pictures(tmp_path / "src", 1, bad=False)
+        (tmp_path / "out" / "masks").mkdir(parents=True)
+        (tmp_path / "out" / "masks" / "0").write_text("in the way of a folder")
+        with pytest.raises(OSError, match="The worker .* failed: .*masks/0"):
+            bulk.run(str(source), str(tmp_path / "out"), model, workers=1, as_files=True)
+
+    @pytest.mark.slow
+    def test_five_thousand_small_pictures(self, tmp_path, model):
+        source = write_pictures(tmp_path / "src", 4990, size=(24, 32))
+        summary = bulk.run(str(source), str(tmp_path / "out"), model, workers=2)
+        assert (summary.pictures, summary.failures) == (5000, 10)
+        check(tmp_path / "out", source, model)
+
+
+class S3:
+    """A bucket of moto's server, which speaks S3 over HTTP on 127.0.0.1."""
+
+    def __init__(self, endpoint):
+        import boto3
+
+        self._endpoint = endpoint
+        self._client = boto3.client("s3", endpoint_url=f"http://{endpoint}", region_name="us-east-1")
+        self._client.create_bucket(Bucket="bucket")
+
+    def uri(self, path):
+        return f"s3://bucket/{path}?scheme=http&endpoint_override={self._endpoint}&region=us-east-1&allow_bucket_creation=true"
+
+    def put(self, key, data):
+        self._client.put_object(Bucket="bucket", Key=key, Body=data)
+
+    def get(self, key):
+        return self._client.get_object(Bucket="bucket", Key=key)["Body"].read()
+
+    def names(self, prefix):
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket="bucket", Prefix=prefix)
+        names = [item["Key"][len(prefix) :] for page in pages for item in page.get("Contents", [])]
+        return [name for name in names if name]
+
+
+@pytest.fixture(scope="module")
+def s3_server():
+    server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    yield "{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server):
+    return S3(s3_server)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_a_killed_worker_and_a_removed_node_lose_and_double_nothing(tmp_path, model):
+    from ray.cluster_utils import Cluster
+
+    assert not ray.is_initialized()
+    source = write_pictures(tmp_path / "src", 600)
+    os.environ["PYTHONPATH"] = str(ROOT)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    done, killed, removed = [], [], []
+
+    def interfere(summary, total):
+        done.append(summary.pictures)
+        if summary.pictures >= 100 and not killed:
+            killed.append(next(iter(summary.workers)))
+            os.kill(int(killed[0].rpartition(":")[2]), signal.SIGKILL)
+        if summary.pictures >= 300 and not removed:
+            removed.append(True)
+            cluster.remove_node(second, allow_graceful=False)
+
+    try:
+        summary = bulk.run(str(source), str(tmp_path / "out"), model, rows_per_shard=10, progress=interfere)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert killed and removed and len(summary.workers) >= 2
+    rows = check(tmp_path / "out", source, model)
+    assert len(rows) == 610 and not list((tmp_path / "out").glob(".*"))
+
+
+DRIVER = """
+import sys
+from pspnet_zoo.inference import bulk
+summary = bulk.run(*sys.argv[1:4], workers=2, rows_per_shard=10)
+print(summary.pictures, summary.skipped)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_a_killed_driver_is_completed_by_the_same_command(tmp_path, model):
+    source, out = write_pictures(tmp_path / "src", 600), tmp_path / "out"
+    command = [sys.executable, "-c", DRIVER, source, out, model]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while len(list(out.glob("part-*"))) < 15 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    time.sleep(5)  # Ray ends the workers of a driver that is gone
+    before = {p: p.stat().st_mtime_ns for p in out.glob("part-*")}
+    assert 15 <= len(before) < 61
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.stdout.split() == [str(610 - 10 * len(before)), str(10 * len(before))], result.stderr
+    assert all(p.stat().st_mtime_ns == mtime for p, mtime in before.items())  # nothing was done twice
+    check(out, source, model)
+    assert json.loads((out / "_manifest.json").read_text())["pictures"] == 610

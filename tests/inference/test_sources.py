@@ -1,0 +1,127 @@
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("pyarrow", reason="the extra bulk is not installed")
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pspnet_zoo.inference.sources import open_source, read_part
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "pictures"
+    for i, name in enumerate(["b.png", "a.jpg", "sub/c.png", "sub/deep/d.webp", "e %#?.png"]):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 3), (i, i, i)).save(root / name)
+    (root / "notes.txt").write_text("no picture")
+    (root / "._a.jpg").write_bytes(b"macOS")
+    (root / "_tmp").mkdir()
+    (root / "_tmp" / "x.png").write_bytes(b"of another program")
+    return root
+
+
+def everything(source, size):
+    """All inputs, through parts of `size`."""
+    return [item for first in range(0, len(source), size) for item in read_part(source.part(first, min(first + size, len(source))))]
+
+
+def table(path, columns, row_group_size=3):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_a_folder_gives_its_pictures_at_any_depth_in_order(folder, size):
+    source = open_source(str(folder))
+    items = everything(source, size)
+    assert [i.name for i in items] == ["a.jpg", "b.png", "e %#?.png", "sub/c.png", "sub/deep/d.webp"]
+    assert [i.read() for i in items] == [(folder / i.name).read_bytes() for i in items]
+
+
+def test_a_list_names_pictures_by_relative_and_absolute_paths_and_uris(folder):
+    lines = ["a.jpg", "", "sub/c.png", str(folder / "b.png"), (folder / "b.png").as_uri()]
+    (folder / "list.txt").write_text("\n".join(lines))
+    items = everything(open_source(str(folder / "list.txt")), 2)
+    assert [i.name for i in items] == [line for line in lines if line]
+    assert [i.read() for i in items] == [(folder / n).read_bytes() for n in ("a.jpg", "sub/c.png", "b.png", "b.png")]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+def test_a_parquet_data_set_of_bytes_is_read_row_by_row(tmp_path, size):
+    data = [bytes([i]) * (i + 1) for i in range(17)]
+    table(tmp_path / "set" / "0.parquet", {"image": data[:8], "path": [f"{i}.jpg" for i in range(8)]})
+    table(tmp_path / "set" / "sub" / "1.parquet", {"image": data[8:], "path": [f"{i}.jpg" for i in range(8, 17)]}, 4)
+    source = open_source(str(tmp_path / "set"))
+    items = everything(source, size)
+    assert len(source) == 17 and [i.read() for i in items] == data
+    assert [i.name for i in items] == [f"{i}.jpg" for i in range(17)]
+    assert [i.place for i in items] == [*(f"0.parquet/{i}" for i in range(8)), *(f"sub/1.parquet/{i}" for i in range(9))]
+
+
+def test_only_the_row_groups_of_a_part_are_read(tmp_path, monkeypatch):
+    table(tmp_path / "0.parquet", {"image": [bytes([i]) for i in range(12)]}, 3)
+    groups = []
+    original = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pq.ParquetFile, "iter_batches", lambda s, n, row_groups, **k: groups.extend(row_groups) or original(s, n, row_groups, **k)
+    )
+    source = open_source(str(tmp_path / "0.parquet"))
+    assert [i.read() for i in read_part(source.part(4, 8))] == [bytes([i]) for i in range(4, 8)] and groups == [1, 2]
+
+
+def test_a_parquet_file_of_paths_is_relative_to_its_folder(folder):
+    table(folder / "set.parquet", {"path": ["a.jpg", str(folder / "b.png")], "other": [1, 2]})
+    items = everything(open_source(str(folder / "set.parquet")), 1)
+    assert [i.read() for i in items] == [(folder / n).read_bytes() for n in ("a.jpg", "b.png")]
+    assert [i.place for i in items] == ["set.parquet/0", "set.parquet/1"]
+
+
+def test_pictures_as_hugging_face_data_sets_store_them(tmp_path):
+    table(tmp_path / "0.parquet", {"photo": [{"bytes": b"x", "path": "x.jpg"}, {"bytes": b"y", "path": None}]})
+    items = everything(open_source(str(tmp_path / "0.parquet"), column="photo"), 2)
+    assert [(i.name, i.read()) for i in items] == [("x.jpg", b"x"), ("0.parquet/1", b"y")]
+
+
+def test_the_digest_changes_with_whatever_could_change_a_result(folder):
+    digests = [open_source(str(folder)).digest]
+    assert open_source(str(folder)).digest == digests[0]
+    (folder / "b.png").write_bytes((folder / "b.png").read_bytes() + b"x")
+    digests.append(open_source(str(folder)).digest)
+    os.utime(folder / "a.jpg", ns=(1, 1))
+    digests.append(open_source(str(folder)).digest)
+    (folder / "b.png").rename(folder / "z.png")
+    digests.append(open_source(str(folder)).digest)
+    (folder / "z.png").unlink()
+    digests.append(open_source(str(folder)).digest)
+    assert len(set(digests)) == 5
+
+
+def test_what_holds_no_pictures_is_refused_in_one_sentence(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.txt").write_text("\n\n")
+    (tmp_path / "noise.bin").write_bytes(b"\xff\xfe\x00")
+    table(tmp_path / "numbers.parquet", {"path": [1, 2], "x": [b"", b""]})
+    for uri, error, message in (
+        (tmp_path / "none", FileNotFoundError, "No file or folder"),
+        (tmp_path / "empty", ValueError, "No pictures and no Parquet files"),
+        (tmp_path / "empty.txt", ValueError, "lists no pictures"),
+        (tmp_path / "noise.bin", ValueError, "neither Parquet nor a text file"),
+        (folder / "a.jpg", ValueError, "is a picture"),
+        (tmp_path / "numbers.parquet", ValueError, "is int64; it must be bytes or paths"),
+        ("ftp://host/x", ValueError, "cannot be opened"),
+    ):
+        with pytest.raises(error, match=message):
+            open_source(str(uri))
+    with pytest.raises(ValueError, match="has the columns path, x; name the pictures' one by --column"):
+        open_source(str(tmp_path / "numbers.parquet"), column="image")
+
+
+def test_a_part_is_small_text(folder):
+    source = open_source(str(folder))
+    assert json.loads(source.part(1, 3))["inputs"] == ["b.png", "e %#?.png"] and np.all([len(source.part(0, 5)) < 300])
