@@ -12,5 +12,7 @@ from .upstream.convert import convert as convert
 from .zoo.registry import find as find
 from .zoo.registry import list_models as list_models
 
+__version__ = "0.1.0"
+
 from_pretrained = PSPNet.from_pretrained
 save_pretrained = PSPNet.save_pretrained
