@@ -76,7 +76,7 @@ def _publish_one(model: str, to: str, private: bool, dry_run: bool, photo: Path 
         for path in sorted(folder.iterdir()):
             say(f"{path.stat().st_size:>12,}  {path.name}")
         if dry_run:
-            say((folder / CARD_FILE).read_text())
+            say((folder / CARD_FILE).read_text(encoding="utf-8"))
             say(f"Would be published as {repo}; nothing was sent")
             return
         done = push(folder, repo, private=private, commit_message=f"Publish {repo.partition('/')[2]}")
