@@ -5,7 +5,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from .models import PSPNet
+from .models.pspnet import PSPNet
 from .storage import hub
 from .upstream.cache import cached
 from .zoo.registry import BUNDLED, find, is_checkpoint, parse_architecture

@@ -1,6 +1,7 @@
 """What travels with weights: the meaning of classes, what the network expects of a picture, and numbers. Imports nothing heavy."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ class Labels:
     names: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
     """RGB, 0 to 255."""
+    categories: Mapping[str, Sequence[int]] = field(default_factory=dict, compare=False, repr=False)
+    """Groups of classes that are measured too, by name; not stored with weights."""
+    official_ids: Sequence[int] = field(default=(), compare=False, repr=False)
+    """What an evaluation server calls the classes, where it has other ids; not stored with weights."""
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.colors):

@@ -18,8 +18,8 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from pspnet_zoo import PSPNet
 from pspnet_zoo.factory import fetch
-from pspnet_zoo.models import PSPNet
 from pspnet_zoo.storage.errors import WeightsError
 from pspnet_zoo.storage.files import write_atomically
 from pspnet_zoo.storage.publish import push, stage

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from .terminal import complain, err, out, progress_bar, say
+from .terminal import DEFAULT_MODEL, check_name, complain, err, out, progress_bar, say
 
 if TYPE_CHECKING:
     from ..inference.bulk import Summary
@@ -17,7 +17,7 @@ def bulk(
         typer.Argument(help="A folder, a text file of paths, or Parquet with bytes or paths; s3:// and gs:// too."),
     ],
     destination: Annotated[str, typer.Argument(help="Folder for Parquet shards; s3:// and gs:// too.")],
-    model: Annotated[str, typer.Option(help="A model of the zoo, or the folder of a checkpoint.")] = "pspnet_lite0.camvid",
+    model: Annotated[str, typer.Option(help="A model of the zoo, or the folder of a checkpoint.")] = DEFAULT_MODEL,
     column: Annotated[str | None, typer.Option(help="Of Parquet.  [default: image, bytes or path]")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes with the network, a core each.  [default: all cores, or as GPUs hold]")
@@ -33,6 +33,7 @@ def bulk(
 
     The same command again does what is missing. A picture that cannot be read is a row with its error.
     """
+    check_name(model)
     try:
         from ..inference.bulk import run
     except ImportError as error:

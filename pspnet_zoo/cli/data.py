@@ -1,14 +1,16 @@
 """The commands `pspnet-zoo data ...`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..data.check import SplitContents, check_dataset
 from .terminal import DatasetOption, complain, out, progress_bar, say
+
+if TYPE_CHECKING:
+    from ..data.check import SplitContents
 
 app = typer.Typer(help="Look at a data set.", no_args_is_help=True)
 
@@ -23,6 +25,8 @@ def check(
 
     If anything is wrong, it is named in a line each, and the exit code is 2.
     """
+    from ..data.check import check_dataset
+
     with progress_bar() as bar:
         task = bar.add_task("reading", total=None)
         contents, problems = check_dataset(
@@ -40,7 +44,7 @@ def check(
     say("Nothing is wrong")
 
 
-def _shares_table(contents: dict[str, SplitContents]) -> Table:
+def _shares_table(contents: "dict[str, SplitContents]") -> Table:
     shares = [c.shares for c in contents.values()]
     table = Table("class", *map(escape, contents), title="share of the pixels that count")
     for name in next(iter(contents.values())).labels.names:

@@ -5,20 +5,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from rich.table import Table
 
-from ..data.open import open_dataset
-from ..evaluation.evaluate import Evaluation, predict_all
-from ..evaluation.evaluate import evaluate as measure
-from ..evaluation.report import html_page, prediction_saver, report, worst_and_best
-from ..factory import load
 from ..inference.protocols import PROTOCOLS
-from ..storage.files import write_atomically
-from .terminal import DataOption, DatasetOption, ModelArgument, out, progress_bar, say
+from .terminal import DataOption, DatasetOption, ModelArgument, check_name, out, progress_bar, say
+
+if TYPE_CHECKING:
+    import torch
+    from rich.table import Table
+
+    from ..evaluation.evaluate import Evaluation
 
 
 def evaluate(
@@ -40,6 +38,14 @@ def evaluate(
     Started by torchrun, the processes share the pictures and give the same numbers as one. A split without ground truth can only
     be predicted, with --save-predictions.
     """
+    check_name(model)
+    from ..data.open import open_dataset
+    from ..evaluation.evaluate import evaluate as measure
+    from ..evaluation.evaluate import predict_all
+    from ..evaluation.report import html_page, prediction_saver, report, worst_and_best
+    from ..factory import load
+    from ..storage.files import write_atomically
+
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol is '{protocol}'; it can be {', '.join(PROTOCOLS)}")
     pictures = open_dataset(dataset, data, split)
@@ -80,7 +86,9 @@ def evaluate(
         say(f"Wrote {len(pictures)} predictions to {save_predictions}")
 
 
-def _table(result: Evaluation) -> Table:
+def _table(result: "Evaluation") -> "Table":
+    from rich.table import Table
+
     table = Table("class", "IoU")
     for values in (result.iou, result.category_iou or {}):
         for name, iou in values.items():
@@ -100,8 +108,10 @@ def _table(result: Evaluation) -> Table:
 
 
 @contextmanager
-def _processes() -> Iterator[tuple[int, int, torch.device]]:
+def _processes() -> "Iterator[tuple[int, int, torch.device]]":
     """This process's number, how many there are and its device; where torchrun started several, they are joined meanwhile."""
+    import torch
+
     rank, count, local_rank = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if count == 1:

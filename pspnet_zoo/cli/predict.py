@@ -14,7 +14,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from .terminal import complain, err, out, progress_bar, say
+from .terminal import DEFAULT_MODEL, check_name, complain, err, out, progress_bar, say
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,7 +84,7 @@ def predict(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("predictions"),
-    model: Annotated[str, typer.Option(help="A model of the zoo, or the folder of a checkpoint.")] = "pspnet_lite0.camvid",
+    model: Annotated[str, typer.Option(help="A model of the zoo, or the folder of a checkpoint.")] = DEFAULT_MODEL,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Weight of the colours in the overlay.")] = 0.5,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders below too; the results mirror them.")] = False,
     masks_only: Annotated[bool, typer.Option("--masks-only", help="No overlays.")] = False,
@@ -108,6 +108,7 @@ def predict(
 
     A picture that cannot be read is reported and the others are still done; the exit code is then 2.
     """
+    check_name(model)
     from ..inference.shares import SharesReport, check_report
     from ..inference.video import pyav
 

@@ -1,4 +1,4 @@
-"""The command `pspnet-zoo publish`: cli.py registers it."""
+"""The command `pspnet-zoo publish`."""
 
 import io
 import tempfile
@@ -7,13 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..factory import fetch
-from ..inference.predictor import Predictor
-from ..models import PSPNet
-from ..storage.files import WeightsError
-from ..storage.hub import namespace
-from ..storage.publish import CARD_FILE, push, stage
-from ..upstream.cache import is_cached
+from ..storage.errors import WeightsError
 from ..zoo.registry import BUNDLED, CHECKPOINTS, find
 from ..zoo.rows import Checkpoint
 from .terminal import complain, err, say
@@ -31,6 +25,8 @@ def publish(
 
     The token is the one of 'hf auth login', or HF_TOKEN. What is already there unchanged is left alone.
     """
+    from ..storage.hub import namespace
+
     if all_ == (model is not None):
         raise ValueError("Give one checkpoint to publish, or --all")
     to = to or namespace()
@@ -54,10 +50,16 @@ def publish(
 
 
 def _is_at_hand(row: Checkpoint) -> bool:
+    from ..upstream.cache import is_cached
+
     return (BUNDLED / row.folder).is_dir() if row.folder else row.source is not None and is_cached(row)
 
 
 def _publish_one(model: str, to: str, private: bool, dry_run: bool, photo: Path | None) -> None:
+    from ..factory import fetch
+    from ..models.pspnet import PSPNet
+    from ..storage.publish import CARD_FILE, push, stage
+
     row = None if Path(model).is_dir() else find(model)
     source = Path(model) if row is None else fetch(row)
     repo = to if "/" in to else f"{to}/{row.name if row else source.resolve().name}"
@@ -85,6 +87,8 @@ def _publish_one(model: str, to: str, private: bool, dry_run: bool, photo: Path 
 
 
 def _example(source: Path, photo: Path) -> bytes:
+    from ..inference.predictor import Predictor
+
     buffer = io.BytesIO()
     Predictor(source)(photo).overlay(legend=True).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

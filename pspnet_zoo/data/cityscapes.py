@@ -2,13 +2,16 @@
 
 Source: Cordts et al. 2016, "The Cityscapes Dataset for Semantic Urban Scene Understanding"; layout and ids of cityscapesScripts.
 Terms: non-commercial; pictures may not be passed on.
+
+The folder has `leftImg8bit/` and `gtFine/` or `gtCoarse/`. Splits are "train", "val", "test", and "train_extra" with coarse masks.
+Masks are the `*_labelTrainIds.png` where every picture of the split has one, otherwise the `*_labelIds.png`,
+translated to trainIds; the other labelIds, and 255, are ignored. "test" has no ground truth: its pictures have no masks.
 """
 
 from pathlib import Path
 
-from .cityscapes_ids import LABEL_IDS
 from .labels import CITYSCAPES, IGNORE
-from .pairs import PairedFiles, Pairs
+from .pairs import Pairs
 
 SPLITS = {
     "train": "gtFine",
@@ -21,40 +24,31 @@ SPLITS = {
 _PICTURE = "_leftImg8bit.png"
 _TRAIN_IDS = {i: i for i in (*range(len(CITYSCAPES)), IGNORE)}
 # 255 is what -1, the license plate, becomes in 8 bits; cityscapesScripts' own json2labelImg does not draw it
-_LABEL_IDS = {**dict.fromkeys((*range(34), 255), IGNORE), **{label: i for i, label in enumerate(LABEL_IDS)}}
+_LABEL_IDS = {**dict.fromkeys((*range(34), 255), IGNORE), **{label: i for i, label in enumerate(CITYSCAPES.official_ids)}}
 
 
 # torchvision.datasets.Cityscapes is not used: it unpacks archives into the folder unasked, takes any file for a picture, leaves the
 # order to the file system, does not look whether masks exist, and knows no trainIds.
-class Cityscapes(PairedFiles):
-    """A split of a folder with `leftImg8bit/` and `gtFine/` or `gtCoarse/`; see `PairedFiles`.
+def splits(root: Path) -> tuple[str, ...]:
+    """Those whose pictures have a folder."""
+    return tuple(s for s in SPLITS if (root / "leftImg8bit" / s).is_dir())
 
-    Splits are "train", "val", "test", and "train_extra" with coarse masks. Masks are the `*_labelTrainIds.png` where every picture
-    of the split has one, otherwise the `*_labelIds.png`, translated to trainIds; the other labelIds, and 255, are ignored. "test"
-    has no ground truth: it gives `images` and their number, `masks` is empty, and reading an item raises a ValueError.
-    """
 
-    @staticmethod
-    def splits(root: Path) -> tuple[str, ...]:
-        """Those whose pictures have a folder."""
-        return tuple(s for s in SPLITS if (root / "leftImg8bit" / s).is_dir())
-
-    @staticmethod
-    def find(root: Path, split: str) -> Pairs:
-        """Pictures by city and name."""
-        if split not in SPLITS:
-            raise ValueError(f"split is {split!r}; Cityscapes has {', '.join(SPLITS)}")
-        folder = root / "leftImg8bit" / split
-        if not folder.is_dir():
-            raise FileNotFoundError(f"No folder '{folder}'")
-        images = tuple(sorted(p for p in folder.glob(f"*/*{_PICTURE}") if not p.name.startswith(".")))
-        if not images:
-            raise FileNotFoundError(f"No pictures in '{folder}', named CITY/*{_PICTURE}")
-        truth = SPLITS[split]
-        if truth is None:
-            return Pairs(images, (), CITYSCAPES, {})
-        stems = [root / truth / split / p.parent.name / f"{p.name.removesuffix(_PICTURE)}_{truth}" for p in images]
-        masks = tuple(p.with_name(f"{p.name}_labelTrainIds.png") for p in stems)
-        if all(p.is_file() for p in masks):
-            return Pairs(images, masks, CITYSCAPES, _TRAIN_IDS)
-        return Pairs(images, tuple(p.with_name(f"{p.name}_labelIds.png") for p in stems), CITYSCAPES, _LABEL_IDS)
+def find(root: Path, split: str) -> Pairs:
+    """Pictures by city and name."""
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; Cityscapes has {', '.join(SPLITS)}")
+    folder = root / "leftImg8bit" / split
+    if not folder.is_dir():
+        raise FileNotFoundError(f"No folder '{folder}'")
+    images = tuple(sorted(p for p in folder.glob(f"*/*{_PICTURE}") if not p.name.startswith(".")))
+    if not images:
+        raise FileNotFoundError(f"No pictures in '{folder}', named CITY/*{_PICTURE}")
+    truth = SPLITS[split]
+    if truth is None:
+        return Pairs(images, (), CITYSCAPES, {})
+    stems = [root / truth / split / p.parent.name / f"{p.name.removesuffix(_PICTURE)}_{truth}" for p in images]
+    masks = tuple(p.with_name(f"{p.name}_labelTrainIds.png") for p in stems)
+    if all(p.is_file() for p in masks):
+        return Pairs(images, masks, CITYSCAPES, _TRAIN_IDS)
+    return Pairs(images, tuple(p.with_name(f"{p.name}_labelIds.png") for p in stems), CITYSCAPES, _LABEL_IDS)

@@ -32,3 +32,7 @@ class SegmentationDataset(Protocol):
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         """(3, H, W) uint8 RGB and (H, W) uint8 class ids, 255 where ignored."""
         ...
+
+    def mask(self, index: int) -> tv_tensors.Mask:
+        """The second of an item, without reading the picture."""
+        ...

@@ -1,49 +1,45 @@
-"""Data of one's own: a folder of pictures, a folder of masks, and the names of the classes."""
+"""Data of one's own: a folder with `classes.txt` or `classes.json`, and pictures and masks.
+
+With a folder for each split, `SPLIT/images/` and `SPLIT/masks/`, the splits are those folders. Where the folder holds `images/`
+and `masks/` itself, every fifth picture by name, from the first on, is "val", and the others are "train". A mask is a PNG with its
+picture's stem; 255 is ignored.
+"""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from .labels import IGNORE, Labels, distinct_colors
-from .pairs import PairedFiles, Pairs, list_pictures
+from .pairs import Pairs, list_pictures
 
 _VAL_EVERY = 5
 
 
-class FolderDataset(PairedFiles):
-    """A split of a folder with `classes.txt` or `classes.json`, and pictures and masks; see `PairedFiles` and `read_classes`.
+def splits(root: Path) -> tuple[str, ...]:
+    """Those that have `images/`, or "train" and "val"."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"No folder '{root}'")
+    if (root / "images").is_dir():
+        return "train", "val"
+    return tuple(sorted(p.name for p in root.iterdir() if (p / "images").is_dir()))
 
-    With a folder for each split, `SPLIT/images/` and `SPLIT/masks/`, the splits are those folders. Where the folder holds `images/`
-    and `masks/` itself, every fifth picture by name, from the first on, is "val", and the others are "train". A mask is a PNG
-    with its picture's stem; 255 is ignored.
-    """
 
-    @staticmethod
-    def splits(root: Path) -> tuple[str, ...]:
-        """Those that have `images/`, or "train" and "val"."""
-        if not root.is_dir():
-            raise FileNotFoundError(f"No folder '{root}'")
-        if (root / "images").is_dir():
-            return "train", "val"
-        return tuple(sorted(p.name for p in root.iterdir() if (p / "images").is_dir()))
-
-    @staticmethod
-    def find(root: Path, split: str) -> Pairs:
-        """Pictures by name."""
-        splits = FolderDataset.splits(root)
-        if not splits:
-            raise FileNotFoundError(f"'{root}' holds neither images/ and masks/, nor folders such as train/ and val/ that do")
-        if split not in splits:
-            raise ValueError(f"split is {split!r}; '{root}' has {', '.join(splits)}")
-        labels, ids = read_classes(root)
-        if (root / "images").is_dir():
-            masks, files = root / "masks", list_pictures(root / "images")
-            images = tuple(p for i, p in enumerate(files) if (i % _VAL_EVERY == 0) == (split == "val"))
-            if not images:
-                raise FileNotFoundError(f"'{root / 'images'}' has one picture, and it is in val; nothing is left to train on")
-        else:
-            masks, images = root / split / "masks", list_pictures(root / split / "images")
-        return Pairs(images, tuple(masks / f"{p.stem}.png" for p in images), labels, ids)
+def find(root: Path, split: str) -> Pairs:
+    """The pictures of a split by name, and their masks."""
+    known = splits(root)
+    if not known:
+        raise FileNotFoundError(f"'{root}' holds neither images/ and masks/, nor folders such as train/ and val/ that do")
+    if split not in known:
+        raise ValueError(f"split is {split!r}; '{root}' has {', '.join(known)}")
+    labels, ids = read_classes(root)
+    if (root / "images").is_dir():
+        masks, files = root / "masks", list_pictures(root / "images")
+        images = tuple(p for i, p in enumerate(files) if (i % _VAL_EVERY == 0) == (split == "val"))
+        if not images:
+            raise FileNotFoundError(f"'{root / 'images'}' has one picture, and it is in val; nothing is left to train on")
+    else:
+        masks, images = root / split / "masks", list_pictures(root / split / "images")
+    return Pairs(images, tuple(masks / f"{p.stem}.png" for p in images), labels, ids)
 
 
 def read_classes(root: Path) -> tuple[Labels, dict[int, int]]:

@@ -1,5 +1,7 @@
 """What the class ids of a data set mean, and the colours they are shown in."""
 
+from dataclasses import replace
+
 from ..meta import IGNORE as IGNORE
 from ..meta import Labels as Labels
 
@@ -55,13 +57,26 @@ def _labels(text: str) -> Labels:
     return Labels(tuple(name for name, _ in classes), colors)
 
 
-# cityscapesScripts helpers/labels.py
-CITYSCAPES = _labels(
-    "road 804080, sidewalk f423e8, building 464646, wall 66669c, fence be9999, pole 999999, traffic light faaa1e, "
-    "traffic sign dcdc00, vegetation 6b8e23, terrain 98fb98, sky 4682b4, person dc143c, rider ff0000, car 00008e, "
-    "truck 000046, bus 003c64, train 005064, motorcycle 0000e6, bicycle 770b20"
+# cityscapesScripts, cityscapesscripts/helpers/labels.py: a trainId is a position here, a labelId is what `*_labelIds.png` and the
+# evaluation server use
+CITYSCAPES = replace(
+    _labels(
+        "road 804080, sidewalk f423e8, building 464646, wall 66669c, fence be9999, pole 999999, traffic light faaa1e, "
+        "traffic sign dcdc00, vegetation 6b8e23, terrain 98fb98, sky 4682b4, person dc143c, rider ff0000, car 00008e, "
+        "truck 000046, bus 003c64, train 005064, motorcycle 0000e6, bicycle 770b20"
+    ),
+    categories={
+        "flat": (0, 1),
+        "construction": (2, 3, 4),
+        "object": (5, 6, 7),
+        "nature": (8, 9),
+        "sky": (10,),
+        "human": (11, 12),
+        "vehicle": (13, 14, 15, 16, 17, 18),
+    },
+    official_ids=(7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33),
 )
-"""trainIds 0 to 18."""
+"""trainIds 0 to 18. Its official ids are labelIds; of the categories, "void" does not count."""
 
 # VOC devkit: VOCcode/VOCinit.m, VOClabelcolormap.m
 VOC = _labels(

@@ -1,15 +1,14 @@
 """Data sets by the name of their layout."""
 
 from pathlib import Path
+from types import ModuleType
 
-from .camvid import CamVid
-from .cityscapes import Cityscapes
+from . import camvid, cityscapes, folder
 from .dataset import SegmentationDataset
-from .folder import FolderDataset
+from .layouts import LAYOUTS
 from .pairs import PairedFiles
 
-DATASETS: dict[str, type[PairedFiles]] = {"camvid": CamVid, "cityscapes": Cityscapes, "folder": FolderDataset}
-"""Layouts by name; each is called with the folder and the split."""
+_MODULES = {"camvid": camvid, "cityscapes": cityscapes, "folder": folder}
 
 
 def open_dataset(name: str, root: str | Path, split: str) -> SegmentationDataset:
@@ -19,15 +18,15 @@ def open_dataset(name: str, root: str | Path, split: str) -> SegmentationDataset
         ValueError: If the layout or the split is unknown, or the data set contradicts itself.
         FileNotFoundError: If a folder or file is missing, or the split is empty.
     """
-    return find_layout(name)(root, split)
+    return PairedFiles(find_layout(name).find(Path(root), split))
 
 
-def find_layout(name: str) -> type[PairedFiles]:
-    """The class of a layout.
+def find_layout(name: str) -> ModuleType:
+    """The module of a layout: `splits(root)` names those that a folder holds, `find(root, split)` gives their files as `Pairs`.
 
     Raises:
         ValueError: If the layout is unknown.
     """
-    if name not in DATASETS:
-        raise ValueError(f"dataset is '{name}'; it can be {', '.join(DATASETS)}")
-    return DATASETS[name]
+    if name not in LAYOUTS:
+        raise ValueError(f"dataset is '{name}'; it can be {', '.join(LAYOUTS)}")
+    return _MODULES[name]

@@ -1,6 +1,5 @@
 """Data sets of files: every picture has a mask, and the ids in the masks are translated to class ids."""
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,45 +26,39 @@ class Pairs:
 
 
 class PairedFiles(Dataset):
-    """A split of a data set of files; a layout says which.
+    """The pictures and masks of a split.
 
     Items are (Image (3, H, W) uint8 RGB, Mask (H, W) uint8 class ids, 255 where ignored), as tv_tensors.
 
     Args:
-        root: The folder of the data set.
-        split: A split of it.
+        pairs: The files; `pspnet_zoo.data.open.open_dataset` finds those of a layout.
 
     Raises:
-        ValueError: If the layout has no such split, or two pictures would share a mask.
-        FileNotFoundError: If a folder, or the mask of a picture, is missing, or the split is empty.
+        FileNotFoundError: If the mask of a picture is missing.
         ImageError: On reading an item, if a file is unreadable, a mask's size is not its picture's, or it holds an unknown id.
+        ValueError: On reading an item of a split without ground truth.
     """
 
-    def __init__(self, root: str | Path, split: str) -> None:
-        pairs = self.find(Path(root), split)
+    def __init__(self, pairs: Pairs) -> None:
         for image, mask in zip(pairs.images, pairs.masks, strict=bool(pairs.masks)):
             _require_mask(image, mask)
         self.images, self.masks, self.labels, self._ids = pairs.images, pairs.masks, pairs.labels, pairs.ids
-        self._split = split
-
-    @staticmethod
-    @abstractmethod
-    def splits(root: Path) -> tuple[str, ...]:
-        """The splits that a folder holds."""
-
-    @staticmethod
-    @abstractmethod
-    def find(root: Path, split: str) -> Pairs:
-        """The files of a split; that the masks exist is not looked at."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        if not self.masks:
-            raise ValueError(f"The split '{self._split}' has no ground truth, only pictures: read the files in .images")
-        image, mask = read_pair(self.images[index], self.masks[index], self._ids)
+        image, mask = read_pair(self.images[index], self._mask_file(index), self._ids)
         return tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)), tv_tensors.Mask(torch.from_numpy(mask))
+
+    def mask(self, index: int) -> tv_tensors.Mask:
+        """(H, W) uint8 class ids, 255 where ignored, without reading the picture."""
+        return tv_tensors.Mask(torch.from_numpy(read_ids(self._mask_file(index), self._ids)))
+
+    def _mask_file(self, index: int) -> Path:
+        if not self.masks:
+            raise ValueError(f"'{self.images[index]}' has no ground truth in this split, which has pictures only; see .images")
+        return self.masks[index]
 
 
 def read_pair(image_file: Path, mask_file: Path, ids: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -82,12 +75,25 @@ def read_pair(image_file: Path, mask_file: Path, ids: Mapping[int, int]) -> tupl
             f"'{mask_file}' is {mask.shape[1]}x{mask.shape[0]}, its picture is {image.shape[1]}x{image.shape[0]}; "
             "they must be of one size"
         )
+    return image, _translate(mask, mask_file, ids)
+
+
+def read_ids(mask_file: Path, ids: Mapping[int, int]) -> np.ndarray:
+    """(H, W) uint8 class ids of a mask, translated by `ids`.
+
+    Raises:
+        ImageError: If the file is unreadable, or holds an id that is not in `ids`.
+    """
+    return _translate(read_mask(mask_file), mask_file, ids)
+
+
+def _translate(mask: np.ndarray, mask_file: Path, ids: Mapping[int, int]) -> np.ndarray:
     found = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
     if unknown := [i for i in found if i not in ids]:
         raise ImageError(f"'{mask_file}' holds the ids {unknown}; the data set has {_ranges(sorted(ids))}")
     table = np.zeros(256, np.uint8)
     table[list(ids)] = list(ids.values())
-    return image, table[mask]
+    return table[mask]
 
 
 def list_pictures(folder: Path) -> tuple[Path, ...]:

@@ -37,6 +37,10 @@ class Unlabelled:
         image = torch.from_numpy(read_image(self.images[index])).permute(2, 0, 1)
         return tv_tensors.Image(image), tv_tensors.Mask(torch.full(image.shape[-2:], IGNORE, dtype=torch.uint8))
 
+    def mask(self, index: int) -> tv_tensors.Mask:
+        """(1, 1) uint8 of 255: nothing counts, whatever the picture's size."""
+        return tv_tensors.Mask(torch.full((1, 1), IGNORE, dtype=torch.uint8))
+
 
 class Joined:
     """Data sets with the same labels, one after the other.
@@ -58,8 +62,17 @@ class Joined:
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         """As its data set has it."""
+        part, index = self._part(index)
+        return part[index]
+
+    def mask(self, index: int) -> tv_tensors.Mask:
+        """As its data set has it."""
+        part, index = self._part(index)
+        return part.mask(index)
+
+    def _part(self, index: int) -> tuple[SegmentationDataset, int]:
         for part in self.parts:
             if index < len(part):
-                return part[index]
+                return part, index
             index -= len(part)
         raise IndexError("The data set has fewer pictures")

@@ -1,7 +1,7 @@
 """A network against a data set, in one process or several."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from ..data.cityscapes_ids import CATEGORIES
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
-from ..data.labels import CITYSCAPES, IGNORE, Labels
-from ..inference.protocols import PROTOCOLS, Protocol, segment
-from ..models import PSPNet
+from ..inference.protocols import PROTOCOLS, Protocol
+from ..inference.windows import segment
+from ..meta import IGNORE, Labels
+from ..models.pspnet import PSPNet
 from .metrics import ConfusionMatrix
 
 Save = Callable[[int, Tensor], None]
@@ -104,7 +104,7 @@ def evaluate(
     counted = int(confusion.counts.sum())
     if not counted:
         raise ValueError("Every pixel of the data set is ignored; there is nothing to measure")
-    categories = _categories(dataset.labels)
+    categories = dataset.labels.categories
     by_category = confusion.merged(list(categories.values())) if categories else None
     return Evaluation(
         miou=confusion.miou,
@@ -179,11 +179,6 @@ def _check_classes(model: PSPNet, labels: Labels) -> None:
         raise ValueError(f"The model has {model.config['classes']} classes and the data set {classes}; they must be the same")
     if model.labels is not None and model.labels.names != labels.names:
         raise ValueError(f"The model's classes are {model.labels.names}, the data set's {labels.names}")
-
-
-def _categories(labels: Labels) -> Mapping[str, Sequence[int]]:
-    """The class ids of each category; empty for labels that have none."""
-    return CATEGORIES if labels.names == CITYSCAPES.names else {}
 
 
 def _share(count: int) -> range:

@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib import metadata
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ import torchvision
 from PIL import Image
 from torch import Tensor
 
-from ..data.cityscapes_ids import LABEL_IDS
+from .. import __version__
 from ..data.dataset import SegmentationDataset
-from ..data.labels import CITYSCAPES, Labels
 from ..inference import draw
-from ..models import PSPNet
+from ..meta import Labels
+from ..models.pspnet import PSPNet
 from ..storage.files import weights_digest, write_atomically
 from .evaluate import Evaluation, class_ids
 
@@ -49,7 +48,7 @@ def report(evaluation: Evaluation, model: PSPNet, dataset: SegmentationDataset) 
         "data_sha256": data_digest(dataset),
         "provenance": model.provenance,
         "versions": {
-            "pspnet_zoo": _own_version(),
+            "pspnet_zoo": __version__,
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
             "timm": timm.__version__,
@@ -80,13 +79,6 @@ def commit() -> str | None:
         return None
 
 
-def _own_version() -> str | None:
-    try:
-        return metadata.version("pspnet-zoo")
-    except metadata.PackageNotFoundError:  # run from a clone, as torch.hub does
-        return None
-
-
 def prediction_saver(dataset: SegmentationDataset, folder: Path) -> Callable[[int, Tensor], None]:
     """A function that writes the prediction of a picture, given its position and its (H, W) uint8 class ids, as a PNG.
 
@@ -96,9 +88,9 @@ def prediction_saver(dataset: SegmentationDataset, folder: Path) -> Callable[[in
     Raises:
         ValueError: If two pictures would have one name, or a file of the data set would be overwritten.
     """
-    official = dataset.labels.names == CITYSCAPES.names
-    suffix = "_pred_labelIds.png" if official else "_mask.png"
-    paths = [folder / (image.stem.removesuffix("_leftImg8bit" if official else "") + suffix) for image in dataset.images]
+    official = np.array(dataset.labels.official_ids, np.uint8)
+    suffix = "_pred_labelIds.png" if official.size else "_mask.png"
+    paths = [folder / (image.stem.removesuffix("_leftImg8bit" if official.size else "") + suffix) for image in dataset.images]
     first: dict[Path, Path] = {}
     inputs = {path.resolve() for path in (*dataset.images, *dataset.masks)}
     for image, path in zip(dataset.images, paths, strict=True):
@@ -106,11 +98,10 @@ def prediction_saver(dataset: SegmentationDataset, folder: Path) -> Callable[[in
             raise ValueError(f"The predictions of '{other}' and '{image}' would both be '{path.name}'; rename one")
         if path.resolve() in inputs:
             raise ValueError(f"'{path}' is a file of the data set; choose another folder for the predictions")
-    label_ids = np.array(LABEL_IDS, np.uint8)
 
     def save(index: int, class_ids: Tensor) -> None:
         mask = class_ids.numpy()
-        picture = Image.fromarray(label_ids[mask]) if official else draw.indexed(mask, dataset.labels)
+        picture = Image.fromarray(official[mask]) if official.size else draw.indexed(mask, dataset.labels)
         buffer = BytesIO()
         picture.save(buffer, "PNG")
         write_atomically(paths[index], buffer.getvalue())

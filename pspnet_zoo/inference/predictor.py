@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from ..data.images import read_image, to_rgb
 from ..factory import load
-from ..models import PSPNet
+from ..models.pspnet import PSPNet
 from .pipeline import WORKERS, segment_all
 from .prediction import Prediction
-from .protocols import sliding_window
 from .video import segment_video
+from .windows import sliding_window
 
 DEFAULT_MODEL = "pspnet_lite0.camvid"
 """Ships with the package."""

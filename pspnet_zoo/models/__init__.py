@@ -1,5 +1,1 @@
-"""The network."""
-
-from .encoder import Encoder as Encoder
-from .encoder import list_backbones as list_backbones
-from .pspnet import PSPNet as PSPNet
+"""The network: `pspnet.py` is the paper's figure as code."""

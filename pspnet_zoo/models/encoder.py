@@ -11,7 +11,9 @@ from timm.layers import Format
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
-from .dilated import Dilation, ShortcutPool, dilate, pads_as_same, probe
+from .dense import pads_as_same
+from .dilated import dilate, probe
+from .policies import Dilation, ShortcutPool
 from .resized import Fit, build, measure
 
 Mechanism = Literal["dilated", "resized"]
@@ -45,8 +47,8 @@ class Encoder(nn.Module):
         in_channels: Channels of the input; timm adapts the first convolution.
         depth: Stages to use, 3 to 5: all, all but the last, all but the last two. Stages beyond are not built.
         output_stride: 8, 16 or 32 pixels: the largest stride of a feature.
-        dilation: How later strides become dilation, see `pspnet_zoo.models.dilated.Dilation`. "strided" needs output_stride=32.
-        shortcut_pool: What becomes of average pools there, see `pspnet_zoo.models.dilated.ShortcutPool`.
+        dilation: How later strides become dilation, see `pspnet_zoo.models.policies.Dilation`. "strided" needs output_stride=32.
+        shortcut_pool: What becomes of average pools there, see `pspnet_zoo.models.policies.ShortcutPool`.
         stem_width: Of a ResNet: gives it a deep stem, three 3x3 convolutions of this width, this width and twice that, in place
             of its own. timm has no weights for it.
         image_size: Side, or height and width, in pixels of the largest picture, for models that are built for one size; None for

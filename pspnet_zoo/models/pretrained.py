@@ -110,7 +110,7 @@ class Pretrained(nn.Module):
         config = {
             "model": self.config,
             "preprocess": asdict(self.preprocess),
-            "labels": asdict(self.labels) if self.labels else None,
+            "labels": {"names": self.labels.names, "colors": self.labels.colors} if self.labels else None,
             "provenance": self.provenance,
         }
         tensors = self.state_dict()

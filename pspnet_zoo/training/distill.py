@@ -25,7 +25,7 @@ from ..data.images import read_image
 from ..evaluation.evaluate import class_scores
 from ..inference.protocols import Protocol
 from ..meta import Labels
-from ..models import PSPNet
+from ..models.pspnet import PSPNet
 from ..storage.errors import WeightsError
 from ..storage.files import read_state, weights_digest, write_state
 from .transforms import Places

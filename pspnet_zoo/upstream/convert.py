@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models import PSPNet
 from ..models.pretrained import load_tensors
+from ..models.pspnet import PSPNet
 from ..storage.files import WeightsError, file_digest, matches
 from ..zoo.registry import CHECKPOINTS, find, parse_architecture
 from ..zoo.rows import Checkpoint, Source

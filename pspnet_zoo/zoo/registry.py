@@ -4,46 +4,18 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import timm
-
-from ..data.labels import CAMVID
-from ..models import list_backbones
-from .checkpoints import DEFAULT_TAGS, UPSTREAM
-from .copies import COPIES
+from .checkpoints import CHECKPOINTS as CHECKPOINTS
+from .checkpoints import DEFAULT_TAGS as DEFAULT_TAGS
 from .rows import Checkpoint as Checkpoint
-from .rows import Metric as Metric
+from .timm_names import is_timm_model, timm_models
 
 PREFIX = "pspnet_"
 
 
 BUNDLED = Path(__file__).parent / "bundled"
-
-_CAMVID_TEST = ("CamVid", "test", "480x360, 11 classes, whole image, single scale, no flip", "measured")
-
-_LITE0_CAMVID = Checkpoint(
-    architecture="pspnet_lite0",
-    tag="camvid",
-    parameters=4_170_315,
-    license="research, non-commercial (CamVid)",
-    metrics=(
-        # pspnet-zoo evaluate pspnet_lite0.camvid --dataset camvid --data CAMVID --split test
-        Metric("miou", 0.6507, *_CAMVID_TEST),
-        Metric("pixel_accuracy", 0.9033, *_CAMVID_TEST),
-        Metric("loss", 0.3042, *_CAMVID_TEST),
-        # the same with --protocol whole_ms
-        Metric("miou", 0.6762, "CamVid", "test", "480x360, 11 classes, whole image, 6 scales, flip", "measured", multi_scale=True),
-    ),
-    folder="pspnet_lite0.camvid",
-    sha256="198187b0a3e7b9bbb34c2c1b6a2d95bb047476be1ba4087ccbd28080e9696349",
-    labels=CAMVID,
-)
-
-CHECKPOINTS: tuple[Checkpoint, ...] = tuple(replace(row, hub=COPIES.get(row.name)) for row in (_LITE0_CAMVID, *UPSTREAM))
-"""Every published checkpoint. An architecture's default is the one in `DEFAULT_TAGS`, or else its first."""
 
 _SHORT_ENCODERS = {
     "lite0": "tf_efficientnet_lite0",
@@ -72,7 +44,7 @@ def parse_architecture(name: str) -> tuple[str, dict[str, Any]]:
     """
     short = name.removeprefix(PREFIX)
     encoder = _SHORT_ENCODERS.get(short, re.sub(r"^r(\d+[a-z]?)$", r"resnet\1", short))
-    if not name.startswith(PREFIX) or not timm.is_model(encoder):
+    if not name.startswith(PREFIX) or not is_timm_model(encoder):
         ids = [row.source.id for row in CHECKPOINTS if row.source]
         close = difflib.get_close_matches(name, [*list_models(), *list_models(pretrained=True), *ids], n=3)
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
@@ -119,8 +91,7 @@ def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
     else:
         stems = [PREFIX + short for short, options in _OPTIONS.items() if "encoder_stem_width" in options]
         short = {encoder: name for name, encoder in _SHORT_ENCODERS.items() if PREFIX + name not in stems}
-        encoders = list_backbones()
-        names = stems + [PREFIX + short.get(e, re.sub(r"^resnet(\d+[a-z]?)$", r"r\1", e)) for e in encoders]
+        names = stems + [PREFIX + short.get(e, re.sub(r"^resnet(\d+[a-z]?)$", r"r\1", e)) for e in timm_models()]
     return sorted(fnmatch.filter(names, pattern), key=_natural)
 
 

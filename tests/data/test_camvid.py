@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from pspnet_zoo.data.camvid import CamVid
 from pspnet_zoo.data.images import ImageError
+from pspnet_zoo.data.open import open_dataset
 
 
 def test_pairs_are_uint8_with_unlabelled_pixels_ignored(camvid):
-    dataset = CamVid(camvid, "train")
+    dataset = open_dataset("camvid", camvid, "train")
     image, mask = dataset[0]
     assert len(dataset) == 5 and len(dataset.labels) == 11
     assert image.shape == (3, 48, 64) and mask.shape == (48, 64) and image.dtype == mask.dtype == torch.uint8
@@ -21,7 +21,7 @@ def test_a_mask_of_another_size_is_named(camvid):
     path = camvid / "val" / ".." / "valannot" / "001.png"
     Image.new("L", (10, 10)).save(path)
     with pytest.raises(ImageError, match=r"001.png' is 10x10, its picture is 64x48"):
-        CamVid(camvid, "val")[1]
+        open_dataset("camvid", camvid, "val")[1]
 
 
 def test_an_id_outside_the_label_set_is_named(camvid):
@@ -29,18 +29,18 @@ def test_an_id_outside_the_label_set_is_named(camvid):
     mask[3, 3], mask[4, 4] = 12, 200
     Image.fromarray(mask).save(camvid / "valannot" / "002.png")
     with pytest.raises(ImageError, match=r"002.png' holds the ids \[12, 200\]"):
-        CamVid(camvid, "val")[2]
+        open_dataset("camvid", camvid, "val")[2]
 
 
 def test_what_is_missing_is_named(camvid):
     with pytest.raises(ValueError, match="split is 'all'; CamVid has train, val, test"):
-        CamVid(camvid, "all")
+        open_dataset("camvid", camvid, "all")
     with pytest.raises(FileNotFoundError, match="No folder '.*nowhere/train'"):
-        CamVid(camvid / "nowhere", "train")
+        open_dataset("camvid", camvid / "nowhere", "train")
     (camvid / "testannot" / "000.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"000.png' has no mask"):
-        CamVid(camvid, "test")
+        open_dataset("camvid", camvid, "test")
     for file in (camvid / "val").iterdir():
         file.unlink()
     with pytest.raises(FileNotFoundError, match="No pictures in"):
-        CamVid(camvid, "val")
+        open_dataset("camvid", camvid, "val")

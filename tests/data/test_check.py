@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from pspnet_zoo.data.check import check_dataset
-from pspnet_zoo.data.cityscapes import Cityscapes
+from pspnet_zoo.data.open import open_dataset
 
 
 def test_counts_and_shares_are_those_of_the_masks(camvid):
@@ -31,12 +31,12 @@ def test_a_split_without_truth_has_sizes_and_no_shares(cityscapes):
 
 
 def test_every_problem_is_a_line_that_names_the_file(cityscapes):
-    train = Cityscapes(cityscapes, "train")
+    train = open_dataset("cityscapes", cityscapes, "train")
     Image.new("L", (8, 8)).save(train.masks[0])
     Image.new("L", (64, 32), 77).save(train.masks[1])
     train.masks[2].unlink()
     train.images[3].write_bytes(b"no picture")
-    for file in Cityscapes(cityscapes, "test").images:
+    for file in open_dataset("cityscapes", cityscapes, "test").images:
         file.unlink()
     seen = []
     contents, problems = check_dataset("cityscapes", cityscapes, progress=lambda done, total: seen.append((done, total)))

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pspnet_zoo.data.cityscapes import Cityscapes
 from pspnet_zoo.data.images import ImageError, read_image
+from pspnet_zoo.data.open import open_dataset
 
 # cityscapesScripts helpers/labels.py, written down once more: labelIds that count, in the order of their trainIds
 COUNTING = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
@@ -19,7 +19,7 @@ def label_ids(path):
 
 @pytest.mark.parametrize(("split", "count"), [("train", 4), ("val", 3), ("train_extra", 2)])
 def test_pairs_are_uint8_with_train_ids(cityscapes, split, count):
-    dataset = Cityscapes(cityscapes, split)
+    dataset = open_dataset("cityscapes", cityscapes, split)
     assert len(dataset) == len(dataset.images) == len(dataset.masks) == count and len(dataset.labels) == 19
     for index in range(count):
         image, mask = dataset[index]
@@ -31,7 +31,7 @@ def test_pairs_are_uint8_with_train_ids(cityscapes, split, count):
 
 
 def test_pictures_and_masks_are_of_one_frame_in_the_order_of_cities(cityscapes):
-    dataset = Cityscapes(cityscapes, "train")
+    dataset = open_dataset("cityscapes", cityscapes, "train")
     assert [p.parent.name for p in dataset.images] == ["traincity0", "traincity0", "traincity1", "traincity1"]
     for image, mask in zip(dataset.images, dataset.masks, strict=True):
         assert mask.parent.name == image.parent.name
@@ -40,31 +40,31 @@ def test_pictures_and_masks_are_of_one_frame_in_the_order_of_cities(cityscapes):
 
 
 def test_train_ids_are_read_where_every_picture_has_them(cityscapes):
-    expected = [Cityscapes(cityscapes, "val")[i][1] for i in range(3)]
-    masks = Cityscapes(cityscapes, "val").masks
+    expected = [open_dataset("cityscapes", cityscapes, "val")[i][1] for i in range(3)]
+    masks = open_dataset("cityscapes", cityscapes, "val").masks
     for mask, ids in zip(masks, expected, strict=True):
-        assert Cityscapes(cityscapes, "val").masks == masks  # not yet every one
+        assert open_dataset("cityscapes", cityscapes, "val").masks == masks  # not yet every one
         Image.fromarray(ids.numpy()).save(mask.with_name(mask.name.replace("labelIds", "labelTrainIds")))
-    dataset = Cityscapes(cityscapes, "val")
+    dataset = open_dataset("cityscapes", cityscapes, "val")
     assert all(p.name.endswith("_gtFine_labelTrainIds.png") for p in dataset.masks)
     assert all(torch.equal(dataset[i][1], expected[i]) for i in range(3))
 
 
 def test_the_license_plate_stored_in_eight_bits_is_ignored(cityscapes):
-    path = Cityscapes(cityscapes, "val").masks[0]
+    path = open_dataset("cityscapes", cityscapes, "val").masks[0]
     Image.fromarray(np.full((32, 64), -1, np.int8).view(np.uint8)).save(path)
-    assert Cityscapes(cityscapes, "val")[0][1].unique().tolist() == [255]
+    assert open_dataset("cityscapes", cityscapes, "val")[0][1].unique().tolist() == [255]
 
 
 def test_an_id_above_33_is_named(cityscapes):
-    path = Cityscapes(cityscapes, "val").masks[1]
+    path = open_dataset("cityscapes", cityscapes, "val").masks[1]
     Image.fromarray(np.full((32, 64), 34, np.uint8)).save(path)
     with pytest.raises(ImageError, match=rf"{path.name}' holds the ids \[34\]; the data set has 0 to 33, 255"):
-        Cityscapes(cityscapes, "val")[1]
+        open_dataset("cityscapes", cityscapes, "val")[1]
 
 
 def test_the_test_split_gives_its_pictures_and_says_that_it_has_no_truth(cityscapes):
-    dataset = Cityscapes(cityscapes, "test")
+    dataset = open_dataset("cityscapes", cityscapes, "test")
     assert len(dataset) == len(dataset.images) == 2 and not dataset.masks
     assert [read_image(p).shape for p in dataset.images] == [(32, 64, 3)] * 2
     with pytest.raises(ValueError, match="split 'test' has no ground truth, only pictures"):
@@ -73,20 +73,20 @@ def test_the_test_split_gives_its_pictures_and_says_that_it_has_no_truth(citysca
 
 def test_what_is_missing_is_named(cityscapes):
     with pytest.raises(ValueError, match="split is 'all'; Cityscapes has train, val, test, train_extra"):
-        Cityscapes(cityscapes, "all")
+        open_dataset("cityscapes", cityscapes, "all")
     with pytest.raises(FileNotFoundError, match="No folder '.*nowhere/leftImg8bit/train'"):
-        Cityscapes(cityscapes / "nowhere", "train")
-    Cityscapes(cityscapes, "val").masks[2].unlink()
+        open_dataset("cityscapes", cityscapes / "nowhere", "train")
+    open_dataset("cityscapes", cityscapes, "val").masks[2].unlink()
     with pytest.raises(FileNotFoundError, match=r"leftImg8bit.png' has no mask '.*_gtFine_labelIds.png'"):
-        Cityscapes(cityscapes, "val")
-    for file in Cityscapes(cityscapes, "test").images:
+        open_dataset("cityscapes", cityscapes, "val")
+    for file in open_dataset("cityscapes", cityscapes, "test").images:
         file.unlink()
     with pytest.raises(FileNotFoundError, match=r"No pictures in '.*test', named CITY/"):
-        Cityscapes(cityscapes, "test")
+        open_dataset("cityscapes", cityscapes, "test")
 
 
 def test_what_is_no_picture_is_passed_over(cityscapes):
     city = cityscapes / "leftImg8bit" / "val" / "valcity0"
     for name in ("._valcity0_000000_000019_leftImg8bit.png", "notes.txt"):
         (city / name).write_text("not a picture")
-    assert len(Cityscapes(cityscapes, "val")) == 3
+    assert len(open_dataset("cityscapes", cityscapes, "val")) == 3

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pspnet_zoo.data.folder import FolderDataset, read_classes
+from pspnet_zoo.data import folder as layout
+from pspnet_zoo.data.folder import read_classes
 from pspnet_zoo.data.images import ImageError
+from pspnet_zoo.data.open import open_dataset
 
 
 def write_pairs(folder, count, value=0):
@@ -30,34 +32,34 @@ def test_with_a_folder_for_each_split_they_are_the_splits(tmp_path):
     for split, count in (("train", 3), ("holdout", 2)):
         write_pairs(tmp_path / split, count)
     (tmp_path / "classes.txt").write_text("road\nsky\n")
-    assert FolderDataset.splits(tmp_path) == ("holdout", "train")
-    assert len(FolderDataset(tmp_path, "train")) == 3 and len(FolderDataset(tmp_path, "holdout")) == 2
+    assert layout.splits(tmp_path) == ("holdout", "train")
+    assert len(open_dataset("folder", tmp_path, "train")) == 3 and len(open_dataset("folder", tmp_path, "holdout")) == 2
     for split in ("val", "../train", str(tmp_path / "train")):
         with pytest.raises(ValueError, match="split is '.*'; '.*' has holdout, train"):
-            FolderDataset(tmp_path, split)
+            open_dataset("folder", tmp_path, split)
 
 
 def test_without_them_every_fifth_picture_is_for_validation(flat):
-    assert [p.stem for p in FolderDataset(flat, "val").images] == ["00", "05"]
-    assert [p.stem for p in FolderDataset(flat, "train").images] == ["01", "02", "03", "04", "06"]
+    assert [p.stem for p in open_dataset("folder", flat, "val").images] == ["00", "05"]
+    assert [p.stem for p in open_dataset("folder", flat, "train").images] == ["01", "02", "03", "04", "06"]
     with pytest.raises(ValueError, match="split is 'test'; '.*' has train, val"):
-        FolderDataset(flat, "test")
+        open_dataset("folder", flat, "test")
 
 
 def test_two_pictures_are_one_to_train_on_and_one_to_validate_on(tmp_path):
     write_pairs(tmp_path, 2)
     (tmp_path / "classes.txt").write_text("road")
-    assert [len(FolderDataset(tmp_path, s)) for s in ("train", "val")] == [1, 1]
+    assert [len(open_dataset("folder", tmp_path, s)) for s in ("train", "val")] == [1, 1]
     (tmp_path / "images" / "01.jpg").unlink()
     with pytest.raises(FileNotFoundError, match="one picture, and it is in val"):
-        FolderDataset(tmp_path, "train")
+        open_dataset("folder", tmp_path, "train")
 
 
 def test_names_alone_get_distinct_colours_and_255_is_ignored(flat):
     Image.fromarray(np.array([[0, 1, 255]], np.uint8).repeat(8, 0)).resize((8, 6), Image.Resampling.NEAREST).save(
         flat / "masks" / "00.png"
     )
-    dataset = FolderDataset(flat, "val")
+    dataset = open_dataset("folder", flat, "val")
     assert dataset.labels.names == ("road", "traffic light") and dataset.labels.colors == ((128, 0, 0), (0, 128, 0))
     assert dataset[0][1].unique().tolist() == [0, 1, 255]
 
@@ -67,7 +69,7 @@ def test_json_gives_colours_and_an_id_to_ignore(flat):
     classes = {"names": ["road", "sky"], "colors": [[1, 2, 3], [4, 5, 6]], "ignore": 9}
     (flat / "classes.json").write_text(json.dumps(classes))
     Image.new("L", (8, 6), 9).save(flat / "masks" / "00.png")
-    dataset = FolderDataset(flat, "val")
+    dataset = open_dataset("folder", flat, "val")
     assert dataset.labels.colors == ((1, 2, 3), (4, 5, 6)) and dataset[0][1].unique().tolist() == [255]
 
 
@@ -107,11 +109,11 @@ def test_classes_that_make_no_sense_are_refused_by_name(tmp_path, name, text, me
 def test_classes_must_be_in_one_file(flat):
     (flat / "classes.json").write_text("{}")
     with pytest.raises(ValueError, match="has both classes.txt and classes.json"):
-        FolderDataset(flat, "train")
+        open_dataset("folder", flat, "train")
     for name in ("classes.json", "classes.txt"):
         (flat / name).unlink()
     with pytest.raises(FileNotFoundError, match=r"No '.*classes.txt', the names of the classes, one a line, nor classes.json"):
-        FolderDataset(flat, "train")
+        open_dataset("folder", flat, "train")
 
 
 def test_a_file_of_no_known_text_is_named(tmp_path):
@@ -122,34 +124,34 @@ def test_a_file_of_no_known_text_is_named(tmp_path):
 
 def test_what_is_missing_is_named(flat, tmp_path):
     with pytest.raises(FileNotFoundError, match="No folder '.*nowhere'"):
-        FolderDataset(tmp_path / "nowhere", "train")
+        open_dataset("folder", tmp_path / "nowhere", "train")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds neither images/ and masks/, nor folders"):
-        FolderDataset(tmp_path / "empty", "train")
+        open_dataset("folder", tmp_path / "empty", "train")
     (flat / "masks" / "03.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"03.jpg' has no mask '.*masks/03.png'"):
-        FolderDataset(flat, "train")
+        open_dataset("folder", flat, "train")
     for file in (flat / "images").iterdir():
         file.unlink()
     with pytest.raises(FileNotFoundError, match="No pictures in"):
-        FolderDataset(flat, "train")
+        open_dataset("folder", flat, "train")
 
 
 def test_two_pictures_with_one_mask_are_refused(flat):
     Image.new("RGB", (8, 6)).save(flat / "images" / "03.png")
     with pytest.raises(ValueError, match=r"03.jpg' and '.*03.png' would share the mask 03.png"):
-        FolderDataset(flat, "train")
+        open_dataset("folder", flat, "train")
 
 
 def test_hidden_files_are_passed_over(flat):
     (flat / "images" / "._00.jpg").write_text("left by macOS")
-    assert len(FolderDataset(flat, "val")) == 2
+    assert len(open_dataset("folder", flat, "val")) == 2
 
 
 def test_a_mask_of_another_size_or_with_an_unknown_id_is_named(flat):
     Image.new("L", (9, 6)).save(flat / "masks" / "00.png")
     Image.new("L", (8, 6), 2).save(flat / "masks" / "05.png")
-    dataset = FolderDataset(flat, "val")
+    dataset = open_dataset("folder", flat, "val")
     with pytest.raises(ImageError, match=r"00.png' is 9x6, its picture is 8x6; they must be of one size"):
         dataset[0]
     with pytest.raises(ImageError, match=r"05.png' holds the ids \[2\]; the data set has 0 to 1, 255"):

@@ -12,10 +12,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from pspnet_zoo import PSPNet
-from pspnet_zoo.data.camvid import CamVid
-from pspnet_zoo.data.cityscapes import Cityscapes
-from pspnet_zoo.data.cityscapes_ids import CATEGORIES, LABEL_IDS
 from pspnet_zoo.data.labels import CAMVID, CITYSCAPES, Labels
+from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.evaluation.evaluate import class_scores, evaluate, predict_all
 from pspnet_zoo.evaluation.report import prediction_saver
 from pspnet_zoo.inference.protocols import PROTOCOLS, Protocol
@@ -25,7 +23,7 @@ SLIDE = Protocol(source="test", scales=(0.5, 1.0), flip=True, crop=(32, 32), str
 
 @pytest.mark.parametrize("protocol", [PROTOCOLS["whole"], SLIDE])
 def test_numbers_are_those_of_every_pixel_at_once(net, camvid, protocol):
-    dataset = CamVid(camvid, "val")
+    dataset = open_dataset("camvid", camvid, "val")
     steps, saved = [], {}
     result = evaluate(net, dataset, protocol, save=saved.__setitem__, progress=steps.append)
     scores = torch.stack([class_scores(net, dataset[i][0], protocol) for i in range(3)])
@@ -46,7 +44,7 @@ def test_numbers_are_those_of_every_pixel_at_once(net, camvid, protocol):
 
 
 def test_the_loss_of_whole_pictures_is_the_cross_entropy(net, camvid):
-    dataset = CamVid(camvid, "val")
+    dataset = open_dataset("camvid", camvid, "val")
     result = evaluate(net, dataset)
     logits = torch.cat([net.predict(net.preprocess(image[None])) for image, _ in (dataset[i] for i in range(3))])
     truth = torch.stack([dataset[i][1].as_subclass(torch.Tensor).long() for i in range(3)])
@@ -55,7 +53,7 @@ def test_the_loss_of_whole_pictures_is_the_cross_entropy(net, camvid):
 
 @pytest.mark.parametrize("protocol", [PROTOCOLS["whole"], PROTOCOLS["whole_ms"]])
 def test_scales_are_of_the_size_that_the_network_was_trained_at(net, camvid, protocol):
-    image, _ = CamVid(camvid, "val")[0]
+    image, _ = open_dataset("camvid", camvid, "val")[0]
     by_hand = class_scores(net, image, replace(protocol, scales=tuple(1.5 * s for s in protocol.scales)))
     net.preprocess = replace(net.preprocess, enlarge=1.5)
     torch.testing.assert_close(class_scores(net, image, protocol), by_hand)
@@ -64,7 +62,7 @@ def test_scales_are_of_the_size_that_the_network_was_trained_at(net, camvid, pro
 
 
 def test_a_protocol_that_says_the_size_is_not_enlarged(net, camvid):
-    image, _ = CamVid(camvid, "val")[0]
+    image, _ = open_dataset("camvid", camvid, "val")[0]
     protocol = Protocol(source="test", within=(80, 60))
     before = class_scores(net, image, protocol)
     net.preprocess = replace(net.preprocess, enlarge=1.5)
@@ -72,10 +70,10 @@ def test_a_protocol_that_says_the_size_is_not_enlarged(net, camvid):
 
 
 def test_the_json_has_the_protocol_in_words_and_numbers(net, camvid):
-    numbers = evaluate(net, CamVid(camvid, "val"), SLIDE).as_json()
+    numbers = evaluate(net, open_dataset("camvid", camvid, "val"), SLIDE).as_json()
     assert numbers["protocol"] == "windows of 32x32, stride 21x21, probabilities averaged, scales 0.5, 1, flip"
     assert numbers["protocol_settings"]["crop"] == (32, 32) and numbers["protocol_settings"]["merging"] == "semseg"
-    assert evaluate(net, CamVid(camvid, "val")).as_json()["protocol"] == "whole image, single scale, no flip"
+    assert evaluate(net, open_dataset("camvid", camvid, "val")).as_json()["protocol"] == "whole image, single scale, no flip"
 
 
 def test_the_network_is_left_as_it_was(net, camvid):
@@ -84,14 +82,14 @@ def test_the_network_is_left_as_it_was(net, camvid):
     net.decoder.pyramid.eval()
     modes = [module.training for module in net.modules()]
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    evaluate(net, CamVid(camvid, "val"))
+    evaluate(net, open_dataset("camvid", camvid, "val"))
     assert [module.training for module in net.modules()] == modes and any(modes)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     net(torch.randn(2, 3, 32, 32)).sum().backward()  # nothing of inference mode is left in it
 
 
 def test_other_classes_than_the_data_sets_are_refused(net, camvid):
-    dataset = CamVid(camvid, "val")
+    dataset = open_dataset("camvid", camvid, "val")
     with pytest.raises(ValueError, match="The model has 3 classes and the data set 11"):
         evaluate(PSPNet("test_efficientnet", None, classes=3, psp_out_channels=8), dataset)
     net.labels = Labels(CAMVID.names[::-1], CAMVID.colors)
@@ -116,7 +114,7 @@ def test_a_data_set_without_a_pixel_that_counts_is_refused(net):
 
 
 def test_a_picture_without_a_pixel_that_counts_changes_nothing_but_the_number(net, camvid):
-    dataset = CamVid(camvid, "val")
+    dataset = open_dataset("camvid", camvid, "val")
     expected = evaluate(net, dataset)
 
     class WithIgnored:
@@ -144,13 +142,13 @@ class Guess(PSPNet):
 def layout(root, *, absent=()):
     """Three frames of 24x40 with every labelId but the absent, and a guess that is right in half of the pixels."""
     random = np.random.default_rng(0)
-    present = [i for i in range(34) if i not in {LABEL_IDS[c] for c in absent}]
+    present = [i for i in range(34) if i not in {CITYSCAPES.official_ids[c] for c in absent}]
     guesses = [c for c in range(19) if c not in absent[1:]]  # the first absent class is predicted nevertheless
     for i in range(3):
         truth = random.choice(present, (24, 40)).astype(np.uint8)
         guess = random.choice(guesses, (24, 40))
-        known = (random.random((24, 40)) < 0.5) & np.isin(truth, LABEL_IDS)
-        guess[known] = [LABEL_IDS.index(t) for t in truth[known]]
+        known = (random.random((24, 40)) < 0.5) & np.isin(truth, CITYSCAPES.official_ids)
+        guess[known] = [CITYSCAPES.official_ids.index(t) for t in truth[known]]
         picture = np.zeros((24, 40, 3), np.uint8)
         picture[..., 1] = guess
         stem = f"bern_{i:06}_000019"
@@ -160,7 +158,7 @@ def layout(root, *, absent=()):
         ):
             (root / folder / "val" / "bern").mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(root / folder / "val" / "bern" / name)
-    return Cityscapes(root, "val")
+    return open_dataset("cityscapes", root, "val")
 
 
 @pytest.mark.parametrize("absent", [(), (4, 10, 16)])  # 10 is all of the category sky; 4 is predicted
@@ -183,7 +181,9 @@ print(json.dumps(official.evaluateImgLists(found, truth, official.args)))
     assert result.miou == pytest.approx(theirs["averageScoreClasses"], abs=1e-9)
     assert result.category_miou == pytest.approx(theirs["averageScoreCategories"], abs=1e-9)
     assert list(result.iou.values()) == pytest.approx([theirs["classScores"][n] for n in CITYSCAPES.names], abs=1e-9)
-    assert list(result.category_iou.values()) == pytest.approx([theirs["categoryScores"][n] for n in CATEGORIES], abs=1e-9)
+    assert list(result.category_iou.values()) == pytest.approx(
+        [theirs["categoryScores"][n] for n in CITYSCAPES.categories], abs=1e-9
+    )
     assert [n for n, v in result.iou.items() if v is None] == [CITYSCAPES.names[c] for c in absent[1:]]
     assert 0.3 < result.miou < 0.5 and (not absent or result.iou[CITYSCAPES.names[absent[0]]] == 0)
 

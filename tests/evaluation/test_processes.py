@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pspnet_zoo.data.camvid import CamVid
+from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.evaluation import evaluate as module
 
 
@@ -48,4 +48,4 @@ def test_a_process_that_lost_another_says_so(net, camvid, monkeypatch):
     monkeypatch.setattr(module, "_share", range)
     monkeypatch.setattr(module.distributed, "all_reduce", gone)
     with pytest.raises(ConnectionError, match=r"Another process stopped.* Connection closed by peer"):
-        module.evaluate(net, CamVid(camvid, "val"))
+        module.evaluate(net, open_dataset("camvid", camvid, "val"))

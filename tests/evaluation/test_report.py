@@ -11,9 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pspnet_zoo.data.camvid import CamVid
-from pspnet_zoo.data.cityscapes_ids import LABEL_IDS
 from pspnet_zoo.data.labels import CITYSCAPES, Labels
+from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.evaluation import report as module
 from pspnet_zoo.evaluation.evaluate import evaluate
 from pspnet_zoo.evaluation.report import commit, data_digest, html_page, prediction_saver, report, worst_and_best
@@ -21,7 +20,7 @@ from pspnet_zoo.evaluation.report import commit, data_digest, html_page, predict
 
 @pytest.fixture
 def dataset(camvid):
-    data = CamVid(camvid, "train")
+    data = open_dataset("camvid", camvid, "train")
     data.images, data.masks = list(data.images), list(data.masks)  # to be changed by tests
     return data
 
@@ -38,7 +37,7 @@ def test_the_report_names_weights_data_versions_and_protocol(net, dataset, tmp_p
 
 def test_the_data_digest_tells_other_files_apart(dataset, camvid):
     before = data_digest(dataset)
-    assert data_digest(CamVid(camvid, "train")) == before != data_digest(CamVid(camvid, "val"))
+    assert data_digest(open_dataset("camvid", camvid, "train")) == before != data_digest(open_dataset("camvid", camvid, "val"))
     with dataset.masks[0].open("ab") as file:
         file.write(b"\0")
     assert data_digest(dataset) != before
@@ -143,7 +142,7 @@ def test_predictions_for_cityscapes_are_label_ids(dataset, tmp_path):
     dataset.images = [tmp_path / "bern_000000_000019_leftImg8bit.png"]
     prediction_saver(dataset, tmp_path)(0, torch.arange(19, dtype=torch.uint8)[None])
     with Image.open(tmp_path / "bern_000000_000019_pred_labelIds.png") as saved:
-        assert saved.mode == "L" and np.array(saved).tolist() == [list(LABEL_IDS)]
+        assert saved.mode == "L" and np.array(saved).tolist() == [list(CITYSCAPES.official_ids)]
 
 
 def test_predictions_never_replace_a_file_of_the_data_set_or_each_other(dataset, tmp_path):

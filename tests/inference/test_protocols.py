@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pspnet_zoo.inference.protocols import PROTOCOLS, Protocol, segment, sliding_window
+from pspnet_zoo.inference.protocols import PROTOCOLS, Protocol
+from pspnet_zoo.inference.windows import segment, sliding_window
 
 CLASSES = 3
 

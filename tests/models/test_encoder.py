@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from pspnet_zoo.models import PSPNet
+from pspnet_zoo import PSPNet
 from pspnet_zoo.models.encoder import Encoder, list_backbones
 
 SMALL = ["resnet18", "resnet10t", "tf_efficientnet_lite0", "mobilenetv2_035", "test_efficientnet"]

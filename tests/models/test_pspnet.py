@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pspnet_zoo.models import PSPNet
+from pspnet_zoo import PSPNet
 
 
 def small(**options) -> PSPNet:

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from pspnet_zoo import PSPNet, WeightsError
-from pspnet_zoo.data.camvid import CamVid
 from pspnet_zoo.data.labels import CAMVID, IGNORE, Labels
+from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.data.unlabelled import Joined, Unlabelled
 from pspnet_zoo.evaluation.evaluate import class_scores
 from pspnet_zoo.inference.protocols import PROTOCOLS, Protocol
@@ -58,7 +58,7 @@ def teacher(net) -> Teacher:
 
 @pytest.fixture
 def scores(teacher, camvid, tmp_path) -> TeacherScores:
-    prepared = TeacherScores(tmp_path / "teacher", [teacher], CamVid(camvid, "train"))
+    prepared = TeacherScores(tmp_path / "teacher", [teacher], open_dataset("camvid", camvid, "train"))
     prepared.prepare()
     return prepared
 
@@ -117,7 +117,7 @@ def test_smaller_scores_stay_aligned(teacher, camvid, tmp_path, stride):
         return places(*image.shape[-2:])[:1].as_subclass(torch.Tensor).expand(11, -1, -1) + 1
 
     ramp = Teacher("ramp", x_of, frozenset(range(11)))
-    scores = TeacherScores(tmp_path, [ramp], CamVid(camvid, "train"), stride=stride)
+    scores = TeacherScores(tmp_path, [ramp], open_dataset("camvid", camvid, "train"), stride=stride)
     height, width = scores.dataset[0][0].shape[-2:]
     assert scores.compute(0).shape == (11, -(-height // stride), -(-width // stride))
     assert scores.size(0) == scores.compute(0).numel() * 2
@@ -162,7 +162,7 @@ def test_a_class_that_the_teacher_does_not_know_is_not_taught():
 
 
 def test_classes_of_the_teacher_are_summed_as_the_mapping_says(net, camvid, tmp_path):
-    image, _ = CamVid(camvid, "train")[0]
+    image, _ = open_dataset("camvid", camvid, "train")[0]
     student = Labels(("thing", "ground", "unicorn"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)))
     path = tmp_path / "mapping.json"
     path.write_text(json.dumps({"thing": ["car", "pedestrian"], "ground": ["road"], "unicorn": []}))
@@ -201,7 +201,7 @@ def test_a_mapping_file_that_says_something_else_is_refused(tmp_path, text, mess
 
 def test_several_teachers_are_averaged(net, teacher, camvid, tmp_path):
     other = network_teacher(net, replace(WHOLE, flip=True), CAMVID)
-    scores = TeacherScores(tmp_path, [teacher, other], CamVid(camvid, "train"))
+    scores = TeacherScores(tmp_path, [teacher, other], open_dataset("camvid", camvid, "train"))
     image, _ = scores.dataset[1]
     mean = (teacher.probabilities(image) + other.probabilities(image)) / 2
     torch.testing.assert_close(scores.compute(1).float(), mean, atol=1e-3, rtol=0)
@@ -217,7 +217,7 @@ def test_scores_are_computed_once_and_gone_on_with(teacher, camvid, tmp_path):
             raise KeyboardInterrupt
         return teacher.probabilities(image)
 
-    scores = TeacherScores(tmp_path, [Teacher("counts", probabilities, teacher.known)], CamVid(camvid, "train"))
+    scores = TeacherScores(tmp_path, [Teacher("counts", probabilities, teacher.known)], open_dataset("camvid", camvid, "train"))
     with pytest.raises(KeyboardInterrupt):
         scores.prepare()
     steps = []
@@ -228,7 +228,7 @@ def test_scores_are_computed_once_and_gone_on_with(teacher, camvid, tmp_path):
 
 
 def test_processes_share_the_pictures(teacher, camvid, tmp_path):
-    scores = TeacherScores(tmp_path, [teacher], CamVid(camvid, "train"))
+    scores = TeacherScores(tmp_path, [teacher], open_dataset("camvid", camvid, "train"))
     assert [scores.prepare(process=rank, processes=2) for rank in (0, 1)] == [3, 2]
     assert scores.prepare() == 0
 
@@ -247,7 +247,7 @@ def test_damaged_scores_are_found_and_computed_again(scores, damage):
 
 
 def test_another_teacher_protocol_picture_or_stride_has_scores_of_its_own(net, teacher, camvid, tmp_path):
-    dataset = CamVid(camvid, "train")
+    dataset = open_dataset("camvid", camvid, "train")
     others = [network_teacher(net, p, CAMVID) for p in (WHOLE, replace(WHOLE, scales=(1.0, 1.5)))]
     shrunk = copy.deepcopy(net)
     shrunk.preprocess = replace(net.preprocess, range=255.0)
@@ -261,7 +261,7 @@ def test_another_teacher_protocol_picture_or_stride_has_scores_of_its_own(net, t
 
 
 def test_a_full_disk_is_one_clear_line(teacher, camvid, tmp_path, monkeypatch):
-    scores = TeacherScores(tmp_path, [teacher], CamVid(camvid, "train"))
+    scores = TeacherScores(tmp_path, [teacher], open_dataset("camvid", camvid, "train"))
     usage = namedtuple("usage", "free")
     with monkeypatch.context() as patch:
         patch.setattr(distill.shutil, "disk_usage", lambda path: usage(1000))
@@ -285,7 +285,7 @@ def test_a_full_disk_is_one_clear_line(teacher, camvid, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("teachers", "stride"), [(0, 1), (1, 0)])
 def test_no_teacher_or_stride_is_refused(teacher, camvid, tmp_path, teachers, stride):
     with pytest.raises(ValueError):
-        TeacherScores(tmp_path, [teacher] * teachers, CamVid(camvid, "train"), stride=stride)
+        TeacherScores(tmp_path, [teacher] * teachers, open_dataset("camvid", camvid, "train"), stride=stride)
 
 
 def test_workers_take_the_files_and_not_the_teachers(scores):
@@ -293,7 +293,7 @@ def test_workers_take_the_files_and_not_the_teachers(scores):
     assert there.teachers == () and there.known == list(range(11)) and torch.equal(there[3], scores[3])
 
 
-def colour_teacher(truth: CamVid) -> Teacher:
+def colour_teacher() -> Teacher:
     """Knows the made-up streets by their colours."""
     colors = torch.tensor(CAMVID.colors).float()
 
@@ -306,12 +306,12 @@ def colour_teacher(truth: CamVid) -> Teacher:
 
 def test_a_student_learns_from_its_teacher_alone(net, camvid, tmp_path):
     pictures = Unlabelled(camvid / "train", CAMVID)
-    scores = TeacherScores(tmp_path / "teacher", [colour_teacher(pictures)], pictures)
+    scores = TeacherScores(tmp_path / "teacher", [colour_teacher()], pictures)
     recipe = replace(RECIPE, iterations=60, batch_size=4, lr=0.02, checkpoint_every=100)
     losses = []
     train(net, pictures, recipe, tmp_path / "run", teacher=scores, progress=lambda step, loss, lr: losses.append(loss))
     assert losses[-1] < losses[0] / 3
-    image, truth = CamVid(camvid, "val")[0]
+    image, truth = open_dataset("camvid", camvid, "val")[0]
     found = class_scores(net, image, WHOLE).argmax(0)
     assert (found == truth)[truth != IGNORE].float().mean() > 0.8
 
@@ -374,10 +374,10 @@ def test_the_result_does_not_depend_on_the_workers(net, scores, tmp_path):
 
 
 def test_pictures_with_and_without_masks_are_one_data_set(camvid):
-    labelled, plain = CamVid(camvid, "train"), Unlabelled(camvid / "val", CAMVID)
+    labelled, plain = open_dataset("camvid", camvid, "train"), Unlabelled(camvid / "val", CAMVID)
     joined = Joined([labelled, plain])
     assert len(joined) == 8 and joined.images == [*labelled.images, *plain.images]
-    assert torch.equal(joined[4][1], labelled[4][1]) and torch.equal(joined[5][0], CamVid(camvid, "val")[0][0])
+    assert torch.equal(joined[4][1], labelled[4][1]) and torch.equal(joined[5][0], open_dataset("camvid", camvid, "val")[0][0])
     assert (joined[7][1] == IGNORE).all() and joined[7][1].shape == joined[7][0].shape[-2:]
     with pytest.raises(IndexError):
         joined[8]
@@ -386,7 +386,7 @@ def test_pictures_with_and_without_masks_are_one_data_set(camvid):
 
 
 def test_a_network_of_another_size_or_protocol_can_teach(net, camvid):
-    image, _ = CamVid(camvid, "train")[0]
+    image, _ = open_dataset("camvid", camvid, "train")[0]
     protocol = Protocol(source="a test", scales=(0.5, 1.5), flip=True)
     found = network_teacher(net, protocol, CAMVID).probabilities(image)
     torch.testing.assert_close(found, class_scores(net, image, protocol).exp())

@@ -5,6 +5,7 @@ Needs CamVid and a quarter of an hour: PSPNET_ZOO_CAMVID=CAMVID pytest -m slow t
 
 import os
 import sys
+from dataclasses import replace
 from importlib.metadata import files
 from pathlib import Path
 
@@ -14,15 +15,17 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 
 import pspnet_zoo
-from pspnet_zoo.data.camvid import CamVid
+from pspnet_zoo.data.camvid import find
 from pspnet_zoo.data.labels import CAMVID
+from pspnet_zoo.data.open import open_dataset
+from pspnet_zoo.data.pairs import PairedFiles
 from pspnet_zoo.data.unlabelled import Unlabelled
 from pspnet_zoo.evaluation.evaluate import Evaluation, evaluate
 from pspnet_zoo.inference.protocols import PROTOCOLS
 from pspnet_zoo.training.distill import TeacherScores, network_teacher
 from pspnet_zoo.training.recipes import Recipe
 from pspnet_zoo.training.train import train
-from pspnet_zoo.upstream.families.efficientnet_lite import to_timm
+from tools.convert_efficientnet_lite import to_timm
 
 DATA = os.environ.get("PSPNET_ZOO_CAMVID")
 RECIPE = Recipe(
@@ -32,11 +35,11 @@ RECIPE = Recipe(
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DATA, reason="PSPNET_ZOO_CAMVID is not set to a folder of CamVid")]
 
 
-class FirstHalf(CamVid):
-    """The half of the pictures that comes first by name."""
-
-    def __len__(self) -> int:
-        return super().__len__() // 2
+def first_half(data: Path) -> PairedFiles:
+    """The half of the train split that comes first by name."""
+    pairs = find(data, "train")
+    half = len(pairs.images) // 2
+    return PairedFiles(replace(pairs, images=pairs.images[:half], masks=pairs.masks[:half]))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ def taught(dataset, scores, imagenet, folder) -> Evaluation:
     student = pspnet_zoo.create("pspnet_lite0", encoder_weights=str(imagenet), classes=len(CAMVID), encoder_output_stride=16)
     student.labels = CAMVID
     train(student, dataset, RECIPE, folder, teacher=scores, workers=1)
-    return evaluate(student, CamVid(Path(str(DATA)), "val"))
+    return evaluate(student, open_dataset("camvid", Path(str(DATA)), "val"))
 
 
 def test_a_student_without_masks_nears_its_teacher_and_beats_half_of_the_masks(imagenet, tmp_path, capsys):
@@ -69,9 +72,9 @@ def test_a_student_without_masks_nears_its_teacher_and_beats_half_of_the_masks(i
     pictures = Unlabelled(data / "train", CAMVID)
     scores = TeacherScores(tmp_path / "teacher", [network_teacher(teacher, PROTOCOLS["whole"], CAMVID)], pictures, stride=2)
     results = {
-        "teacher": evaluate(teacher, CamVid(data, "val")),
+        "teacher": evaluate(teacher, open_dataset("camvid", data, "val")),
         "student, taught without masks": taught(pictures, scores, imagenet, tmp_path / "taught"),
-        "student, half of the masks alone": taught(FirstHalf(data, "train"), None, imagenet, tmp_path / "half"),
+        "student, half of the masks alone": taught(first_half(data), None, imagenet, tmp_path / "half"),
     }
     with capsys.disabled():
         for name, result in results.items():

@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pspnet_zoo import PSPNet, WeightsError, from_pretrained
-from pspnet_zoo.data.camvid import CamVid
+from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.evaluation.evaluate import evaluate
 from pspnet_zoo.training.recipes import Recipe
-from pspnet_zoo.training.train import BEST, CHECKPOINT, class_shares, train
+from pspnet_zoo.training.stream import class_shares
+from pspnet_zoo.training.train import BEST, CHECKPOINT, train
 
 RECIPE = Recipe(iterations=6, batch_size=2, crop=(32, 48), lr=0.01, checkpoint_every=2)
 
@@ -56,10 +57,12 @@ def same(a, b) -> bool:
 def test_training_learns_made_up_streets(net, camvid, tmp_path):
     losses = []
     recipe = replace(RECIPE, iterations=40, batch_size=4, checkpoint_every=100)
-    steps = train(net, CamVid(camvid, "train"), recipe, tmp_path, progress=lambda step, loss, lr: losses.append((loss, lr)))
+    steps = train(
+        net, open_dataset("camvid", camvid, "train"), recipe, tmp_path, progress=lambda step, loss, lr: losses.append((loss, lr))
+    )
     assert steps == 40 and losses[-1][0] < losses[0][0] / 2
     assert losses[0][1] == 0.01 and losses[20][1] == pytest.approx(0.01 * 0.5**0.9)
-    assert evaluate(net, CamVid(camvid, "val")).pixel_accuracy > 0.8
+    assert evaluate(net, open_dataset("camvid", camvid, "val")).pixel_accuracy > 0.8
 
 
 @pytest.mark.parametrize(
@@ -72,7 +75,7 @@ def test_training_learns_made_up_streets(net, camvid, tmp_path):
     ],
 )
 def test_a_killed_run_resumes_to_the_very_same_weights(net, camvid, tmp_path, killed_at, changes):
-    dataset, twin, recipe = CamVid(camvid, "train"), copy.deepcopy(net), replace(RECIPE, **changes)
+    dataset, twin, recipe = open_dataset("camvid", camvid, "train"), copy.deepcopy(net), replace(RECIPE, **changes)
     train(net, dataset, recipe, tmp_path / "whole")
     with pytest.raises(Interrupted):
         train(twin, dataset, recipe, tmp_path / "broken", progress=stop_at(killed_at))
@@ -85,14 +88,14 @@ def test_a_killed_run_resumes_to_the_very_same_weights(net, camvid, tmp_path, ki
 
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_the_result_does_not_depend_on_the_workers(net, camvid, tmp_path):
-    dataset, twin = CamVid(camvid, "train"), copy.deepcopy(net)
+    dataset, twin = open_dataset("camvid", camvid, "train"), copy.deepcopy(net)
     train(net, dataset, replace(RECIPE, iterations=2), tmp_path / "0")
     train(twin, dataset, replace(RECIPE, iterations=2), tmp_path / "1", workers=1)
     assert same(net, twin)
 
 
 def test_a_signal_ends_the_run_with_a_checkpoint(net, camvid, tmp_path):
-    dataset, twin = CamVid(camvid, "train"), copy.deepcopy(net)
+    dataset, twin = open_dataset("camvid", camvid, "train"), copy.deepcopy(net)
     before = signal.getsignal(signal.SIGTERM)
 
     def terminate(step, loss, lr):
@@ -107,7 +110,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(net, camvid, tmp_path):
 
 
 def test_what_cannot_be_resumed_is_named(net, camvid, tmp_path):
-    dataset = CamVid(camvid, "train")
+    dataset = open_dataset("camvid", camvid, "train")
     with pytest.raises(WeightsError, match=r"No weights at '.*checkpoint.safetensors'"):
         train(net, dataset, RECIPE, tmp_path, resume=True)
     train(net, dataset, replace(RECIPE, iterations=1), tmp_path)
@@ -119,16 +122,16 @@ def test_what_cannot_be_resumed_is_named(net, camvid, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(net, camvid, tmp_path):
-    train(net, CamVid(camvid, "train"), replace(RECIPE, iterations=2), tmp_path)
+    train(net, open_dataset("camvid", camvid, "train"), replace(RECIPE, iterations=2), tmp_path)
     kept = (tmp_path / CHECKPOINT).read_bytes()
     torch.nn.init.constant_(net.segmentation_head[0].bias, float("nan"))
     with pytest.raises(FloatingPointError, match=r"The loss is nan at step 0.*/train/00\d\.png', '.*/train/00\d\.png'"):
-        train(net, CamVid(camvid, "train"), RECIPE, tmp_path)
+        train(net, open_dataset("camvid", camvid, "train"), RECIPE, tmp_path)
     assert (tmp_path / CHECKPOINT).read_bytes() == kept
 
 
 def test_pictures_are_scaled_from_the_size_at_which_the_network_sees_them(net, camvid, tmp_path):
-    dataset, twin, losses = CamVid(camvid, "train"), copy.deepcopy(net), []
+    dataset, twin, losses = open_dataset("camvid", camvid, "train"), copy.deepcopy(net), []
     net.preprocess = replace(net.preprocess, enlarge=1.5)
     for name, network, scale in (("by it", net, (1.0, 1.2)), ("by hand", twin, (1.5, 1.5 * 1.2))):
         recipe = replace(RECIPE, iterations=1, scale=scale)
@@ -137,14 +140,16 @@ def test_pictures_are_scaled_from_the_size_at_which_the_network_sees_them(net, c
 
 
 def test_class_shares_are_of_the_pixels_that_count(camvid):
-    dataset = CamVid(camvid, "train")
+    dataset = open_dataset("camvid", camvid, "train")
     masks = torch.stack([dataset[i][1].as_subclass(torch.Tensor) for i in range(len(dataset))])
     shares = class_shares(dataset)
     assert shares.sum() == pytest.approx(1) and shares[8] == pytest.approx(((masks == 8).sum() / (masks != 255).sum()).item())
 
 
 def test_a_recipe_with_class_weights_trains(net, camvid, tmp_path):
-    assert train(net, CamVid(camvid, "train"), replace(RECIPE, iterations=1, class_weight_power=0.25), tmp_path) == 1
+    assert (
+        train(net, open_dataset("camvid", camvid, "train"), replace(RECIPE, iterations=1, class_weight_power=0.25), tmp_path) == 1
+    )
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(net, camvid, tmp_path, monkeypatch):
@@ -155,7 +160,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(net, camvid, tmp_path, monkeypatc
         if step == 3:
             monkeypatch.setattr(os, "fsync", no_space)
 
-    dataset, twin = CamVid(camvid, "train"), copy.deepcopy(net)
+    dataset, twin = open_dataset("camvid", camvid, "train"), copy.deepcopy(net)
     with pytest.raises(OSError, match="No space left"):
         train(net, dataset, RECIPE, tmp_path, progress=fill_the_disk)
     monkeypatch.undo()
@@ -168,7 +173,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(net, camvid, tmp_path, monkeypatc
 def test_parts_of_a_batch_make_the_step_of_the_whole(net, camvid, tmp_path):
     """Exactly so where norms keep their statistics, though the parts have different numbers of pixels that count."""
     without_dropout(net)
-    dataset, twin = CamVid(camvid, "train"), copy.deepcopy(net)
+    dataset, twin = open_dataset("camvid", camvid, "train"), copy.deepcopy(net)
     recipe = replace(RECIPE, iterations=3, batch_size=4, freeze="norms", class_weight_power=0.5)
     train(net, dataset, recipe, tmp_path / "whole")
     train(twin, dataset, replace(recipe, accumulation=4), tmp_path / "parts")
@@ -178,12 +183,12 @@ def test_parts_of_a_batch_make_the_step_of_the_whole(net, camvid, tmp_path):
 
 def test_the_batch_must_divide(net, camvid, tmp_path):
     with pytest.raises(ValueError, match="batch_size is 2; it must divide evenly among 1 processes times 3"):
-        train(net, CamVid(camvid, "train"), replace(RECIPE, accumulation=3), tmp_path)
+        train(net, open_dataset("camvid", camvid, "train"), replace(RECIPE, accumulation=3), tmp_path)
 
 
 def test_validation_keeps_the_best_network_and_logs_scores_and_pictures(net, camvid, tmp_path):
     scores = {}
-    dataset, validation = CamVid(camvid, "train"), CamVid(camvid, "val")
+    dataset, validation = open_dataset("camvid", camvid, "train"), open_dataset("camvid", camvid, "val")
     recipe = replace(RECIPE, iterations=8, evaluate_every=3, batch_size=4)
     train(net, dataset, recipe, tmp_path, validation=validation)
     log = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0}).Reload()
@@ -195,7 +200,7 @@ def test_validation_keeps_the_best_network_and_logs_scores_and_pictures(net, cam
 
 
 def test_the_running_average_is_the_result(net, camvid, tmp_path):
-    dataset, recipe = CamVid(camvid, "train"), replace(RECIPE, iterations=3, ema_decay=0.5, checkpoint_every=1)
+    dataset, recipe = open_dataset("camvid", camvid, "train"), replace(RECIPE, iterations=3, ema_decay=0.5, checkpoint_every=1)
     name, expected, history = "segmentation_head.0.weight", net.segmentation_head[0].weight.detach().clone(), []
 
     def note(step, loss, lr):
@@ -211,7 +216,7 @@ def test_the_running_average_is_the_result(net, camvid, tmp_path):
 @pytest.mark.parametrize("freeze", ["norms", "encoder"])
 def test_what_is_frozen_stays(net, camvid, tmp_path, freeze):
     before = copy.deepcopy(net.state_dict())
-    train(net, CamVid(camvid, "train"), replace(RECIPE, iterations=2, freeze=freeze), tmp_path)
+    train(net, open_dataset("camvid", camvid, "train"), replace(RECIPE, iterations=2, freeze=freeze), tmp_path)
     after = net.state_dict()
     frozen = [k for k in after if (k.startswith("encoder.") if freeze == "encoder" else "running" in k)]
     assert frozen and all(torch.equal(before[k], after[k]) for k in frozen)
@@ -229,7 +234,7 @@ def test_norms_and_biases_can_be_spared_the_decay(net):
 def test_an_image_level_head_is_refused(camvid, tmp_path):
     net = PSPNet("test_efficientnet", None, classes=11, aux_params={"classes": 2})
     with pytest.raises(ValueError, match="without aux_params"):
-        train(net, CamVid(camvid, "train"), RECIPE, tmp_path)
+        train(net, open_dataset("camvid", camvid, "train"), RECIPE, tmp_path)
 
 
 @pytest.mark.slow
@@ -237,7 +242,7 @@ def test_an_image_level_head_is_refused(camvid, tmp_path):
 def test_a_compiled_run_learns_alike(align_corners, camvid, tmp_path):
     net = PSPNet("test_efficientnet", None, classes=11, psp_out_channels=16, aux_head=True, align_corners=align_corners)
     without_dropout(net)
-    dataset, twin, recipe = CamVid(camvid, "train"), copy.deepcopy(net), replace(RECIPE, iterations=2)
+    dataset, twin, recipe = open_dataset("camvid", camvid, "train"), copy.deepcopy(net), replace(RECIPE, iterations=2)
     train(net, dataset, recipe, tmp_path / "eager")
     train(twin, dataset, recipe, tmp_path / "compiled", compile=True)
     for (name, a), b in zip(net.named_parameters(), twin.parameters(), strict=True):
@@ -249,7 +254,7 @@ import os, sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
 from pspnet_zoo import PSPNet
-from pspnet_zoo.data.camvid import CamVid
+from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.training.recipes import Recipe
 from pspnet_zoo.training.train import train
@@ -260,7 +265,7 @@ net = PSPNet("test_efficientnet", None, classes=11, psp_out_channels=16, psp_dro
 net.labels = CAMVID
 recipe = Recipe(iterations=4, batch_size=4, crop=(32, 48), lr=0.01, evaluate_every=2, freeze=sys.argv[3], class_weight_power=0.3)
 lines = []
-sets = {"dataset": CamVid(data, "train"), "validation": CamVid(data, "val")}
+sets = {"dataset": open_dataset("camvid", data, "train"), "validation": open_dataset("camvid", data, "val")}
 train(net, recipe=recipe, folder=out / "run", cpu=True, progress=lambda *numbers: lines.append(numbers), **sets)
 rank = os.environ.get("RANK", "0")
 assert bool(lines) == (rank == "0")

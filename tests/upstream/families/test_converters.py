@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pspnet_zoo.storage.files import load_tensors
+from pspnet_zoo.models.pretrained import load_tensors
 from pspnet_zoo.upstream import convert
 from pspnet_zoo.upstream.convert import CONVERTERS, build
 from pspnet_zoo.upstream.families.renaming import complete

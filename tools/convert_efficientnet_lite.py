@@ -2,7 +2,7 @@
 
 They equal timm's `tf_efficientnet_lite{0,1,2}` to the bit. Licence of the weights: Apache-2.0.
 
-    python -m pspnet_zoo.upstream.families.efficientnet_lite tf_efficientnet_lite0 FILE.pth OUT.safetensors
+    python -m tools.convert_efficientnet_lite tf_efficientnet_lite0 FILE.pth OUT.safetensors
 """
 
 import sys
@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import Tensor
 
-from ...storage.files import write_safetensors
+from pspnet_zoo.storage.files import write_safetensors
 
 _STEM_AND_HEAD = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 _FIRST_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}

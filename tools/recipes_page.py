@@ -1,19 +1,19 @@
 """The page of all recipes, made from them.
 
-python -m pspnet_zoo.training.recipe_page > docs/reference/recipes.md
+python -m tools.recipes_page > docs/reference/recipes.md
 """
 
 import sys
 from typing import get_args, get_type_hints
 
-from ..zoo.registry import find
-from .recipes import RECIPES, NamedRecipe, Recipe
+from pspnet_zoo.training.recipes import RECIPES, NamedRecipe, Recipe
+from pspnet_zoo.zoo.registry import find
 
 _HEAD = """# Recipes
 
 What `pspnet-zoo train --recipe NAME` starts from; each number is also an option, and the run's folder keeps them in `recipe.json`.
 `imagenet` stands for timm's weights of the encoder; each source began with its own.
-This page is made from the recipes by `python -m pspnet_zoo.training.recipe_page`.
+This page is made from the recipes by `python -m tools.recipes_page`.
 
 """
 

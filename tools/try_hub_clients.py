@@ -1,6 +1,6 @@
 """Run the tests of the Hub on the oldest, a middle and the newest huggingface_hub that the package declares.
 
-    python tools/test_hub_clients.py [VERSION ...]
+    python tools/try_hub_clients.py [VERSION ...]
 
 Each version is installed into a temporary folder that goes first on the path of this Python, which has everything else.
 """

@@ -1,0 +1,62 @@
+"""The command `pspnet-zoo info`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from ..zoo.registry import CHECKPOINTS, find, is_checkpoint, parse_architecture
+from ..zoo.rows import Checkpoint
+from .terminal import ModelArgument, out
+
+if TYPE_CHECKING:
+    from ..models.pspnet import PSPNet
+
+
+def info(model: ModelArgument) -> None:
+    """Describe a model: parameters, encoder, labels, and numbers with their protocol and origin.
+
+    No checkpoint of the zoo is downloaded for it.
+    """
+    is_stored = Path(model).is_dir() or "/" in model
+    row = find(model) if is_checkpoint(model) and not is_stored else None
+    if row is None and not is_stored:
+        parse_architecture(model)  # a wrong name is answered before anything large is imported
+    network = _network(model, row, is_stored)
+    table = Table(title=model, show_header=False)
+    table.add_row("parameters", f"{sum(p.numel() for p in network.parameters()):,}")
+    encoder = network.encoder
+    table.add_row(
+        "encoder", f"{network.config['encoder_name']}, stride {encoder.output_stride}, channels {encoder.out_channels[1:]}"
+    )
+    table.add_row("mechanism", f"{encoder.mechanism}, from the strides {list(encoder.native_strides)}")
+    if encoder.image_size:
+        table.add_row("largest picture", "x".join(map(str, encoder.image_size)))
+    for key in ("psp_out_channels", "align_corners", "dilation", "shortcut_pool", "aux_head", "in_channels"):
+        table.add_row(key, str(network.config[key]))
+    table.add_row("preprocess", str(network.preprocess))
+    table.add_row("labels", ", ".join(network.labels.names) if network.labels else "none")
+    if row is None:
+        tags = [other.tag for other in CHECKPOINTS if other.architecture == model]
+        table.add_row("weights", ", ".join(tags) or "none in the zoo")
+    else:
+        table.add_row("numbers", "\n".join(map(str, row.metrics)))
+        if row.source is not None:
+            table.add_row("license", row.license)
+            table.add_row("source", "\n".join(row.source.urls) or f"by hand, from {row.source.page}")
+    for key, value in (network.provenance or {}).items():
+        table.add_row(key, value if isinstance(value, str) else json.dumps(value, indent=1))
+    out.print(table)
+
+
+def _network(model: str, row: Checkpoint | None, is_stored: bool) -> "PSPNet":
+    from ..factory import create, load
+
+    if row is not None and row.source is not None:
+        from ..upstream.convert import build
+
+        network = build(row)
+        network.labels, network.preprocess = row.labels, row.preprocess or network.preprocess
+        return network
+    return load(model) if row is not None or is_stored else create(model)

@@ -1,0 +1,89 @@
+"""The command `pspnet-zoo list`."""
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import typer
+
+from ..meta import Metric
+from ..zoo.registry import CHECKPOINTS, list_models
+from ..zoo.rows import Checkpoint
+from .terminal import out, say
+
+Order = Literal["name", "dataset", "miou", "parameters"]
+
+
+def list_command(
+    pattern: Annotated[str, typer.Argument(help="With shell wildcards, such as '*r101*'.")] = "*",
+    dataset: Annotated[str, typer.Option(help="Only data sets with this in their name, such as ade20k.")] = "",
+    license: Annotated[str, typer.Option(help="Only licences with this in their text, such as apache.")] = "",
+    sort: Annotated[Order, typer.Option(help="Data sets and mIoU: the best first.")] = "dataset",
+    architectures: Annotated[
+        bool, typer.Option("--architectures", help="Every network that can be built, weights or not.")
+    ] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The page of the documents, with sources.")] = False,
+) -> None:
+    """List the checkpoints of the zoo, one a line; `pspnet-zoo info NAME` tells more of one."""
+    if markdown:
+        from ..zoo.table import markdown_page
+
+        sys.stdout.write(markdown_page())
+        return
+    if architectures:
+        if not (names := list_models(pattern)):
+            raise ValueError(f"No architecture matches '{pattern}'; quote the wildcards, as in '*resnet50*'")
+        say("\n".join(names))
+        return
+    chosen = set(list_models(pattern, pretrained=True))
+    rows = [
+        row
+        for row in CHECKPOINTS
+        if row.name in chosen and dataset.lower() in row.dataset.lower() and license.lower() in row.license.lower()
+    ]
+    if not rows:
+        filters = f"{f', --dataset {dataset}' * bool(dataset)}{f', --license {license}' * bool(license)}"
+        raise ValueError(f"No checkpoint matches '{pattern}'{filters}; 'pspnet-zoo list' shows all {len(CHECKPOINTS)}")
+    say("\n".join(_lines(sorted(rows, key=_KEYS[sort]))))
+    say("\nmIoU in percent, at one scale and at several: * measured by this project, the")
+    say("others claimed by their source. More of one: pspnet-zoo info NAME")
+
+
+def _lines(rows: list[Checkpoint]) -> list[str]:
+    """A line a row, with the data set at the right of the name; the whole licence where there is room for it."""
+    width = max(len(row.name) + 1 + len(row.dataset) for row in rows)
+    room = out.width - width - 15 if out.is_terminal else 1000
+    whole = all(len(row.license) <= room for row in rows)
+    lines = [f"{'checkpoint':{width - 8}}{'data set':>8}  mIoU multi  par licence"]
+    for row in rows:
+        name = f"{row.name}{row.dataset:>{width - len(row.name)}}"
+        numbers = _percent(row, False) + _percent(row, True)
+        lines.append(f"{name} {numbers}{row.parameters / 1e6:3.0f}M {row.license if whole else _short(row.license)}")
+    return lines
+
+
+def _percent(row: Checkpoint, multi_scale: bool) -> str:
+    metric = _miou(row, multi_scale)
+    return "   - " if metric is None else f"{metric.value * 100:4.1f}{'*' if metric.origin == 'measured' else ' '}"
+
+
+def _miou(row: Checkpoint, multi_scale: bool) -> Metric | None:
+    return next((m for m in row.metrics if m.name == "miou" and m.multi_scale is multi_scale), None)
+
+
+def _best(row: Checkpoint) -> float:
+    return max((m.value for m in row.metrics if m.name == "miou"), default=0.0)
+
+
+def _short(license: str) -> str:
+    """The first word of a licence, without its version; NC where commercial use is excluded."""
+    word = next(word for word in license.replace("Caffe ", "").split())
+    return "NC" if "non-commercial" in license else word.removesuffix("-2.0").removesuffix("-Clause")
+
+
+_KEYS: dict[Order, Callable[[Checkpoint], tuple[object, ...]]] = {
+    "name": lambda row: (row.name,),
+    "dataset": lambda row: (row.dataset, -_best(row), row.name),
+    "miou": lambda row: (-_best(row), row.name),
+    "parameters": lambda row: (row.parameters, row.name),
+}

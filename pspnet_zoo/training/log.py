@@ -1,0 +1,55 @@
+"""What a run tells TensorBoard."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from ..data.dataset import SegmentationDataset
+from ..evaluation.evaluate import Evaluation, class_ids
+from ..inference import draw
+from ..inference.protocols import PROTOCOLS
+from ..models.pspnet import PSPNet
+from ..storage.files import write_atomically
+from .recipes import Recipe
+
+RECIPE = "recipe.json"
+
+
+class Log:
+    """TensorBoard's files of a run, written by one process."""
+
+    def __init__(self, folder: Path, recipe: Recipe, step: int, writes: bool) -> None:
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step) if writes else None
+        if writes:
+            write_atomically(folder / RECIPE, (json.dumps(asdict(recipe), indent=2) + "\n").encode())
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.writer:
+            self.writer.close()
+
+    def step(self, step: int, loss: float, rate: float) -> None:
+        if self.writer:
+            self.writer.add_scalar("loss/train", loss, step)
+            self.writer.add_scalar("learning rate", rate, step)
+
+    def scores(self, step: int, scores: Evaluation, model: PSPNet, dataset: SegmentationDataset) -> None:
+        if self.writer:
+            for name in ("miou", "pixel_accuracy", "loss"):
+                self.writer.add_scalar(f"{name}/val", getattr(scores, name), step)
+            for index in range(min(3, len(dataset))):
+                name = f"{dataset.images[index].stem}: truth, prediction"
+                self.writer.add_image(name, _example(model, dataset, index), step, dataformats="HWC")
+
+
+def _example(model: PSPNet, dataset: SegmentationDataset, index: int) -> np.ndarray:
+    """(H, 2 W, 3) uint8: the picture under the truth, and under what the network sees."""
+    image, truth = dataset[index]
+    seen = class_ids(model, image, PROTOCOLS["whole"])
+    pixels = image.permute(1, 2, 0).numpy()
+    return np.concatenate([draw.overlay(pixels, mask.numpy(), dataset.labels, 0.5) for mask in (truth, seen)], axis=1)

@@ -1,0 +1,123 @@
+"""The state of a run: what a checkpoint holds, and how a step changes it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+import torch
+from accelerate import Accelerator
+from timm.utils import ModelEmaV3
+from torch import Tensor
+
+from ..data.dataset import SegmentationDataset
+from ..models.pspnet import PSPNet
+from ..storage.files import WeightsError, read_state, write_state
+from .recipes import Recipe
+from .stream import class_shares
+
+
+class Run:
+    """The state of a run: what a checkpoint holds."""
+
+    def __init__(self, model: PSPNet, recipe: Recipe, accelerator: Accelerator, path: Path, teacher: str | None) -> None:
+        self.model, self.recipe, self.accelerator, self.path, self.teacher = model, recipe, accelerator, path, teacher
+        self.step, self.best = 0, -1.0
+        self.class_weights: Tensor | None = None
+        self.average = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
+        groups = model.param_groups(recipe.lr, recipe.head_factor, decay_norms=recipe.decay_norms)
+        self.base_rates = [group["lr"] for group in groups]
+        sgd = torch.optim.SGD(groups, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        self.network, self.optimizer = accelerator.prepare(model, sgd)
+
+    @property
+    def result(self) -> PSPNet:
+        """What the run is for: the running average where there is one."""
+        return self.average.module if self.average else self.model
+
+    def weigh_classes(self, dataset: SegmentationDataset) -> None:
+        """Set the classes' weights by their shares of the pixels: counted once a run, in its first process."""
+        if not self.recipe.class_weight_power or self.class_weights is not None or not dataset.masks:
+            return
+        shares = torch.zeros(len(dataset.labels), device=self.accelerator.device)
+        if self.accelerator.is_main_process:
+            shares.copy_(class_shares(dataset))
+        if self.accelerator.num_processes > 1:
+            torch.distributed.broadcast(shares, 0)
+        self.class_weights = shares.clamp(min=1e-6) ** -self.recipe.class_weight_power
+
+    def set_rate(self) -> float:
+        """Set and give the learning rate of the step to come."""
+        factor = (1 - self.step / self.recipe.iterations) ** self.recipe.power
+        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = self.recipe.min_lr + (base - self.recipe.min_lr) * factor
+        return self.optimizer.param_groups[0]["lr"]
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Over the processes."""
+        return cast(Tensor, self.accelerator.reduce(tensor, "mean"))
+
+    def take_step(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average:
+            self.average.update(self.model)
+        self.step += 1
+
+    def share_statistics(self) -> None:
+        """Give every process the batch norms' statistics of the first one; the weights are equal already."""
+        if self.accelerator.num_processes > 1:
+            for module in (self.model, *([self.average] if self.average else [])):
+                for buffer in module.buffers():
+                    torch.distributed.broadcast(buffer, 0)
+
+    def save(self) -> None:
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        state = self.optimizer.optimizer.state
+        for name, parameter in self.model.named_parameters():
+            if parameter in state:
+                tensors[f"momentum.{name}"] = state[parameter]["momentum_buffer"]
+        if self.average:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.module.state_dict().items()}
+        if self.class_weights is not None:
+            tensors["class_weights"] = self.class_weights
+        scaler = self.accelerator.scaler
+        numbers = {"step": self.step, "best": self.best, "scaler": scaler.state_dict() if scaler else None}
+        write_state(self.path, tensors, {**numbers, "recipe": asdict(self.recipe), "teacher": self.teacher})
+
+    def load(self) -> None:
+        tensors, state = read_state(self.path)
+        if state.get("recipe") != json.loads(json.dumps(asdict(self.recipe))):
+            raise WeightsError(
+                f"'{self.path}' is of a run with another recipe, {state.get('recipe')}; resume with the same numbers"
+            )
+        if state.get("teacher") != self.teacher:
+            raise WeightsError(f"'{self.path}' is of a run with other teachers; resume with the same ones, protocol and mapping")
+        try:
+            self.model.load_state_dict(_part(tensors, "model."))
+            if self.average:
+                self.average.module.load_state_dict(_part(tensors, "average."))
+        except RuntimeError as error:
+            raise WeightsError(f"'{self.path}' is of another network: {error}") from None
+        momentum = _part(tensors, "momentum.")
+        for name, parameter in self.model.named_parameters():
+            if name in momentum:
+                buffer = momentum[name].to(parameter.device).clone(memory_format=torch.preserve_format)
+                self.optimizer.optimizer.state[parameter]["momentum_buffer"] = buffer
+        if "class_weights" in tensors:
+            self.class_weights = tensors["class_weights"].to(self.accelerator.device)
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step, self.best = state["step"], state["best"]
+
+    def finish(self) -> int:
+        """Leave the result in the caller's network, as it came: without wrappers."""
+        self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
+        if self.average and self.step == self.recipe.iterations:
+            self.model.load_state_dict(self.average.module.state_dict())
+        return self.step
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

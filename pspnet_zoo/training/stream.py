@@ -1,0 +1,83 @@
+"""The pictures of a run in their order, each augmented: they follow from the seed and their position in the run alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..data.dataset import SegmentationDataset
+from ..meta import IGNORE, Preprocess
+from .distill import TeacherScores, places, sample
+from .recipes import Recipe
+from .transforms import training_transform
+
+
+class Stream(Dataset):
+    """Augmented pictures by their position in the whole run: each epoch is a permutation of its own.
+
+    Each is the picture, its mask, its position, and what the teacher says of it, of no class where there is no teacher.
+    """
+
+    def __init__(self, dataset: SegmentationDataset, teacher: TeacherScores | None, recipe: Recipe, preprocess: Preprocess) -> None:
+        self.dataset, self.teacher = dataset, teacher
+        self.seed = recipe.seed
+        enlarge = preprocess.enlarge
+        self.transform = training_transform(
+            crop=recipe.crop,
+            scale=(recipe.scale[0] * enlarge, recipe.scale[1] * enlarge),
+            rotate=recipe.rotate,
+            blur=recipe.blur,
+            cat_max_ratio=recipe.cat_max_ratio,
+            photometric=recipe.photometric,
+            mean=[m * 255 / preprocess.range for m in preprocess.mean],
+        )
+
+    def index(self, position: int) -> int:
+        """Of the picture at this position."""
+        epoch, place = divmod(position, len(self.dataset))
+        order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(seed_of(self.seed, -1 - epoch)))
+        return int(order[place])
+
+    def path(self, position: int) -> Path:
+        """The file of the picture at this position."""
+        return self.dataset.images[self.index(position)]
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int, Tensor]:
+        index = self.index(position)
+        pair = self.dataset[index]
+        where = [places(*pair[0].shape[-2:])] if self.teacher else []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(self.seed, position))
+            image, mask, *where = self.transform(*pair, *where)
+        mask = mask.as_subclass(Tensor).long()
+        target = sample(self.teacher[index], where[0]) if self.teacher else mask.new_zeros(0, *mask.shape)
+        return image.as_subclass(Tensor), mask, position, target.half()
+
+
+def batches(recipe: Recipe, step: int, process: int, processes: int) -> Iterator[list[int]]:
+    """The positions of this process's pictures, a list for each part of each step that is left."""
+    size = recipe.batch_size // (processes * recipe.accumulation)
+    for part in range(step * recipe.accumulation, recipe.iterations * recipe.accumulation):
+        first = (part * processes + process) * size
+        yield list(range(first, first + size))
+
+
+def seed_of(seed: int, number: int) -> int:
+    """A seed for one use, spread over 64 bits so that neighbours share nothing."""
+    return (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**63
+
+
+def class_shares(dataset: SegmentationDataset) -> Tensor:
+    """(classes,) float: the fraction of the pixels that count which each class has; only masks are read.
+
+    Raises:
+        ValueError: If every pixel is ignored.
+    """
+    counts = torch.zeros(len(dataset.labels), dtype=torch.int64)
+    for index in range(len(dataset)):
+        counts += torch.bincount(dataset.mask(index).flatten(), minlength=IGNORE + 1)[: len(counts)]
+    if not counts.any():
+        raise ValueError("Every pixel of the data set is ignored; its classes have no shares. Look at 'pspnet-zoo data check'")
+    return counts / counts.sum()
