@@ -1,5 +1,6 @@
 """What the documents say can be typed."""
 
+import json
 import re
 import shlex
 import shutil
@@ -10,7 +11,9 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from pspnet_zoo import PSPNet
 from pspnet_zoo.cli.app import app
+from pspnet_zoo.data.labels import CITYSCAPES
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -45,6 +48,35 @@ def test_the_commands_of_fine_tuning_work_in_this_order(tmp_path, monkeypatch):
         result = CliRunner().invoke(app, [*shlex.split(command), *shorter])
         assert result.exit_code == 0, result.output
     assert (tmp_path / "predictions" / "photo_mask.png").exists()
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_the_commands_of_teaching_work_with_stand_ins(cityscapes, tmp_path, monkeypatch):
+    """Small untrained networks in place of the teachers and the student's encoder, few steps."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("pspnet_r101c.mmseg_cityscapes", "pspnet_r101d.paddleseg_cityscapes"):
+        teacher = PSPNet("test_efficientnet", None, classes=len(CITYSCAPES), psp_out_channels=8)
+        teacher.labels = CITYSCAPES
+        teacher.save_pretrained(f"weights/{name}")
+    for folder, mode, color in (("photos", "RGB", 90), ("more_photos", "RGB", 9), ("images", "RGB", 9), ("masks", "L", 1)):
+        where = tmp_path / (f"my_data/train/{folder}" if folder in ("images", "masks") else folder)
+        where.mkdir(parents=True)
+        for i in range(2):
+            Image.new(mode, (64, 48), color if mode == "L" else (color,) * 3).save(where / f"{i}.png")
+    shutil.copytree("my_data/train", "my_data/val")
+    page = ROOT / "docs" / "how-to" / "teach.md"
+    Path("mapping.json").write_text(blocks(page, "json")[0])
+    Path("my_data/classes.txt").write_text("\n".join(json.loads(blocks(page, "json")[0])))
+    shutil.copy(ROOT / "docs" / "assets" / "lund_20.jpg", "photo.jpg")
+    commands = re.findall("^pspnet-zoo (.+)$", "\n".join(blocks(page, "sh")).replace("\\\n", " "), re.MULTILINE)
+    assert [c.split()[0] for c in commands] == ["train", "predict", "train", "train", "train"]
+    for command in commands:
+        command = re.sub(r"--teacher (\S+)", r"--teacher weights/\1", command).replace("CITYSCAPES", str(cityscapes))
+        command = command.replace("--model pspnet_lite0 --encoder-weights imagenet", "--model pspnet_test_efficientnet")
+        shorter = ["--iterations", "1", "--batch-size", "2", "--crop", "48", "64"] if command.startswith("train") else []
+        result = CliRunner().invoke(app, [*shlex.split(command), *shorter])
+        assert result.exit_code == 0, result.output
+    assert len(json.loads(Path("runs/mine/model/config.json").read_text())["labels"]["names"]) == 4
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)

