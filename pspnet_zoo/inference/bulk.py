@@ -23,7 +23,7 @@ from typing import Any
 
 try:
     import pyarrow  # noqa: F401
-    import ray
+    import ray.data
     from ray.exceptions import RayError
 except ImportError as error:
     raise ImportError(f"Bulk work needs {error.name}; install the extra: pip install 'pspnet-zoo[bulk]'") from None
@@ -131,7 +131,13 @@ def run(
 
 def _start(address: str | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(address=address, include_dashboard=None if address else False, log_to_driver=False, logging_level=logging.ERROR)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)  # what goes wrong is raised; progress is our own
+    # None would join whatever cluster ran here last
+    dashboard = None if address else False
+    ray.init(address=address or "local", include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def _results(

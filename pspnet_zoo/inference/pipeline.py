@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 T = TypeVar("T")
 
+_Read = tuple[S, np.ndarray | None, ValueError | OSError | None, float]
+"""A picture, its pixels or why there are none, and the seconds that reading took."""
+
 WORKERS = min(4, os.cpu_count() or 1)
 """Threads that read or write pictures, if no number is given."""
 
@@ -40,14 +43,6 @@ class Segmented(Generic[S]):
     """Why it could not be read."""
     seconds: float
     """Spent on reading it and in the network; a batch's time is shared out evenly."""
-
-
-@dataclass(frozen=True)
-class _Read(Generic[S]):
-    source: S
-    pixels: np.ndarray | None
-    error: ValueError | OSError | None
-    seconds: float
 
 
 def segment_all(
@@ -75,32 +70,38 @@ def segment_all(
 
     def read_one(source: S) -> _Read[S]:
         start = time.perf_counter()
-        pixels = error = None
         try:
-            pixels = read(source)
+            pixels, error = read(source), None
         except (ValueError, OSError) as problem:
-            error = problem
-        return _Read(source, pixels, error, time.perf_counter() - start)
+            pixels, error = None, problem
+        return source, pixels, error, time.perf_counter() - start
 
     batch: list[_Read[S]] = []
     for item in in_order(read_one, pictures, workers=workers, ahead=workers + batch_size):
-        if batch and (item.pixels is None or item.pixels.shape != batch[0].pixels.shape or len(batch) == batch_size):  # type: ignore[union-attr]
+        _, pixels, _, _ = item
+        if batch and (len(batch) == batch_size or pixels is None or pixels.shape != _shape(batch)):
             yield from _segment(segment, batch)
             batch = []
-        if item.pixels is None:
-            yield Segmented(item.source, None, item.error, item.seconds)
-        else:
-            batch.append(item)
+        batch.append(item)
+        if pixels is None:
+            yield from _segment(segment, batch)
+            batch = []
     if batch:
         yield from _segment(segment, batch)
 
 
-def _segment(segment: Callable[[list[np.ndarray]], "list[Prediction]"], batch: list[_Read[S]]) -> Iterator[Segmented[S]]:
+def _shape(batch: "list[_Read[S]]") -> tuple[int, ...] | None:
+    return None if batch[0][1] is None else batch[0][1].shape
+
+
+def _segment(segment: Callable[[list[np.ndarray]], "list[Prediction]"], batch: "list[_Read[S]]") -> Iterator[Segmented[S]]:
+    """Pictures of one size, or one that could not be read."""
     start = time.perf_counter()
-    predictions = segment([item.pixels for item in batch if item.pixels is not None])
+    pictures = [pixels for _, pixels, _, _ in batch if pixels is not None]
+    predictions = segment(pictures) if pictures else [None]
     seconds = (time.perf_counter() - start) / len(batch)
-    for item, prediction in zip(batch, predictions, strict=True):
-        yield Segmented(item.source, prediction, None, item.seconds + seconds)
+    for (source, _, error, reading), prediction in zip(batch, predictions, strict=True):
+        yield Segmented(source, prediction, error, reading + seconds)
 
 
 def in_order(function: Callable[[S], T], items: Iterable[S], *, workers: int = WORKERS, ahead: int | None = None) -> Iterator[T]:
