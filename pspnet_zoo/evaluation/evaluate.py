@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
 from ..inference.protocols import PROTOCOLS, Protocol
-from ..inference.windows import segment
+from ..inference.scores import class_ids, class_scores, labels_of, largest, number_of_ids, protocol_for, stored
 from ..meta import IGNORE, Labels
 from ..models.pspnet import PSPNet
 from .metrics import ConfusionMatrix
 
 Save = Callable[[int, Tensor], None]
-"""Called with the position of a picture in the data set and its (H, W) uint8 class ids, on the CPU."""
+"""Called with the position of a picture in the data set and its (H, W) class ids, on the CPU; uint8 up to 255 classes."""
 
 Progress = Callable[[int], None]
 """Called after each picture with how many this process has done."""
@@ -73,7 +73,7 @@ def evaluate(
     Args:
         model: On the device to run on; its training or evaluation mode is left as it was.
         dataset: Its labels are the model's classes.
-        protocol: How each picture is segmented.
+        protocol: How each picture is segmented; the result has what `scores.protocol_for` makes of it.
         save: Takes the predictions of this process's share.
         progress: Takes the number of pictures done of this process's share.
 
@@ -87,15 +87,18 @@ def evaluate(
     losses, image_miou = torch.zeros(2, len(dataset), dtype=torch.float64)
     for done, index in enumerate(_share(len(dataset)), start=1):
         image, truth = dataset[index]
-        scores = class_scores(model, image, protocol)
-        truth, prediction = truth.to(scores.device), scores.argmax(dim=0)
+        size = (image.shape[-2], image.shape[-1])
+        scores = class_scores(model, image[None], protocol)
+        truth, prediction = truth.to(scores.device), largest(scores, size)[0]
         one = ConfusionMatrix(len(dataset.labels))
         one.update(prediction, truth)
         confusion.counts += one.counts
         image_miou[index] = one.miou
-        losses[index] = F.nll_loss(scores[None], truth[None].long(), ignore_index=IGNORE, reduction="sum").item()
+        if scores.shape[-2:] != size:
+            scores = F.interpolate(scores, size=size, mode="bilinear")
+        losses[index] = F.cross_entropy(scores, truth[None].long(), ignore_index=IGNORE, reduction="sum").item()
         if save:
-            save(index, prediction.to("cpu", torch.uint8))
+            save(index, stored(prediction, len(dataset.labels)))
         if progress:
             progress(done)
     device = next(model.parameters()).device
@@ -115,7 +118,7 @@ def evaluate(
         mean_accuracy=confusion.mean_accuracy,
         loss=losses.sum().item() / counted,
         images=len(dataset),
-        protocol=protocol,
+        protocol=protocol_for(model, protocol),
         confusion=confusion.counts.tolist(),
         image_miou=_none_for_nan(image_miou),
     )
@@ -134,51 +137,18 @@ def predict_all(
     _check_classes(model, dataset.labels)
     for done, index in enumerate(_share(len(dataset)), start=1):
         image = torch.from_numpy(read_image(dataset.images[index])).permute(2, 0, 1)
-        save(index, class_ids(model, image, protocol))
+        save(index, stored(class_ids(model, image[None], protocol)[0], len(dataset.labels)))
         if progress:
             progress(done)
 
 
-def class_scores(model: PSPNet, image: Tensor, protocol: Protocol) -> Tensor:
-    """Log-probabilities of the classes of one picture, by a network in evaluation mode, which is then left as it was.
-
-    Args:
-        model: On the device to run on.
-        image: (3, H, W) uint8 RGB.
-        protocol: How it is segmented. Without `within`, its scales are of what `model.preprocess.enlarge` makes of the picture.
-
-    Returns:
-        (C, H, W) float32, on the model's device.
-    """
-
-    def net(x: Tensor) -> Tensor:
-        output = model(x.contiguous(memory_format=torch.channels_last))
-        return output[0] if isinstance(output, tuple) else output
-
-    if protocol.within is None:  # else the protocol says the size
-        factor = model.preprocess.enlargement(image.shape[-2], image.shape[-1])
-        protocol = replace(protocol, scales=tuple(scale * factor for scale in protocol.scales))
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        return segment(net, model.preprocess(image[None].to(next(model.parameters()).device)), protocol)[0]
-    finally:
-        for module in training:  # one by one, since some norms may be frozen
-            module.training = True
-
-
-@torch.inference_mode()
-def class_ids(model: PSPNet, image: Tensor, protocol: Protocol) -> Tensor:
-    """(H, W) uint8 on the CPU: the class that `class_scores` makes the likeliest, of every pixel."""
-    return class_scores(model, image, protocol).argmax(dim=0).to("cpu", torch.uint8)
-
-
 def _check_classes(model: PSPNet, labels: Labels) -> None:
-    classes = len(labels)
-    if model.config["classes"] != classes:
-        raise ValueError(f"The model has {model.config['classes']} classes and the data set {classes}; they must be the same")
-    if model.labels is not None and model.labels.names != labels.names:
-        raise ValueError(f"The model's classes are {model.labels.names}, the data set's {labels.names}")
+    count = number_of_ids(model)
+    if count != len(labels):
+        raise ValueError(f"The model has {count} classes and the data set {len(labels)}; they must be the same")
+    known = labels_of(model)
+    if known is not None and known.names != labels.names and (len(model.labels or ()) > 1 or known.names[1:] != labels.names[1:]):
+        raise ValueError(f"The model's classes are {known.names}, the data set's {labels.names}")
 
 
 def _share(count: int) -> range:

@@ -21,10 +21,11 @@ from torch import Tensor
 from .. import __version__
 from ..data.dataset import SegmentationDataset
 from ..inference import draw
+from ..inference.scores import class_ids
 from ..meta import Labels
 from ..models.pspnet import PSPNet
 from ..storage.files import weights_digest, write_atomically
-from .evaluate import Evaluation, class_ids
+from .evaluate import Evaluation
 
 _EXAMPLE_WIDTH = 480  # pixels; a page with six examples stays below 2 MB
 
@@ -131,7 +132,7 @@ def worst_and_best(
     def example(miou: float, index: int) -> Example:
         image, truth = dataset[index]
         pixels = image.permute(1, 2, 0).numpy()
-        masks = (truth.numpy(), class_ids(model, image, evaluation.protocol).numpy())
+        masks = (truth.numpy(), class_ids(model, image[None], evaluation.protocol)[0].cpu().numpy())
         overlays = (draw.overlay(pixels, mask, dataset.labels, 0.6) for mask in masks)
         views = [Image.fromarray(array) for array in (pixels, *overlays)]
         for view in views:

@@ -9,13 +9,13 @@ from ..data.labels import IGNORE, Labels
 
 
 def colorize(mask: np.ndarray, labels: Labels) -> np.ndarray:
-    """The classes' colours: (H, W) uint8 ids to (H, W, 3) uint8 RGB; ignored pixels are black."""
+    """The classes' colours: (H, W) ids to (H, W, 3) uint8 RGB; ignored pixels are black."""
     return palette(labels)[mask]
 
 
 def palette(labels: Labels) -> np.ndarray:
-    """(256, 3) uint8: the colour of every id, black where there is no class."""
-    table = np.zeros((256, 3), np.uint8)
+    """(256 or more, 3) uint8: the colour of every id, black where there is no class."""
+    table = np.zeros((max(256, len(labels)), 3), np.uint8)
     table[: len(labels)] = np.array(labels.colors)
     return table
 
@@ -25,7 +25,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, labels: Labels, alpha: float) -
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        mask: (H, W) uint8 ids; ignored pixels keep the picture.
+        mask: (H, W) ids; ignored pixels keep the picture.
         labels: Of the ids.
         alpha: 0 shows the picture only, 1 the colours only.
 
@@ -35,7 +35,8 @@ def overlay(image: np.ndarray, mask: np.ndarray, labels: Labels, alpha: float) -
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; it must be between 0 (picture only) and 1 (colours only)")
     mixed = (image * np.float32(1 - alpha) + colorize(mask, labels) * np.float32(alpha)).round().astype(np.uint8)
-    return np.where((mask == IGNORE)[..., None], image, mixed)
+    ignored = (mask == IGNORE) & (len(labels) <= IGNORE)  # of more classes, one has that id
+    return np.where(ignored[..., None], image, mixed)
 
 
 def with_legend(picture: Image.Image, labels: Labels, shares: Mapping[str, float]) -> Image.Image:
@@ -64,7 +65,8 @@ def with_legend(picture: Image.Image, labels: Labels, shares: Mapping[str, float
 
 
 def indexed(mask: np.ndarray, labels: Labels) -> Image.Image:
-    """The ids themselves as an 8-bit picture whose palette has the classes' colours."""
+    """The ids themselves, (H, W): 8 bits with a palette of the classes' colours, 16 bits of grey where there are more than 255."""
     image = Image.fromarray(mask)
-    image.putpalette(palette(labels).tobytes())
+    if mask.dtype == np.uint8:
+        image.putpalette(palette(labels).tobytes())
     return image

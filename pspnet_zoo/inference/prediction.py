@@ -20,7 +20,7 @@ class Prediction:
     image: np.ndarray
     """(H, W, 3) uint8 RGB: the picture."""
     mask: np.ndarray
-    """(H, W) uint8: the class id of every pixel."""
+    """(H, W): the class id of every pixel; uint8, or uint16 where there are more than 255 classes."""
     labels: Labels
     """What the ids mean."""
 

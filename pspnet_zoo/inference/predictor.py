@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from ..data.images import read_image, to_rgb
 from ..factory import load
 from ..models.pspnet import PSPNet
 from .pipeline import WORKERS, segment_all
 from .prediction import Prediction
+from .scores import class_scores, labels_of, largest, stored
 from .video import segment_video
-from .windows import sliding_window
 
 DEFAULT_MODEL = "pspnet_lite0.camvid"
 """Ships with the package."""
@@ -41,9 +40,10 @@ class Predictor:
 
     def __init__(self, model: PSPNet | str | PathLike[str] = DEFAULT_MODEL, *, device: str | torch.device | None = None) -> None:
         self.model = load(model)
-        if self.model.labels is None:
+        labels = labels_of(self.model)
+        if labels is None:
             raise ValueError("This network has no labels, so its classes have no names; set model.labels to pspnet_zoo.Labels")
-        self.labels = self.model.labels
+        self.labels = labels
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model.to(self.device).to(memory_format=torch.channels_last).eval()
 
@@ -142,40 +142,10 @@ class Predictor:
         return self._predictions(self._scores(pictures), pictures)
 
     def _scores(self, pictures: Sequence[np.ndarray]) -> torch.Tensor:
-        """(N, C, h, w) logits of pictures of one size, at the size that the network was given."""
-        height, width = pictures[0].shape[:2]
-        x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(self.device)  # (N, 3, H, W)
-        preprocess = self.model.preprocess
-        factor = min(preprocess.enlargement(height, width), (preprocess.max_pixels / (height * width)) ** 0.5)
-        if factor != 1:
-            size = (max(round(height * factor), 1), max(round(width * factor), 1))
-            x = F.interpolate(x.float(), size=size, mode="bilinear", antialias=True)
-        x = self.model.preprocess(x)
-        window = self.model.encoder.image_size
-        if window is None:
-            return self._logits(x)
-        # windows overlap by a third, as in hszhao/semseg
-        return sliding_window(self._logits, x, window, (-(-window[0] * 2 // 3), -(-window[1] * 2 // 3)))
+        """Of pictures of one size, see `class_scores`."""
+        return class_scores(self.model, torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
 
     def _predictions(self, scores: torch.Tensor, pictures: Sequence[np.ndarray]) -> list[Prediction]:
-        masks = [_argmax(one[None], pixels.shape[:2]).cpu().numpy() for one, pixels in zip(scores, pictures, strict=True)]
-        labels = self.model.labels
-        assert labels is not None
-        return [Prediction(pixels, mask, labels) for pixels, mask in zip(pictures, masks, strict=True)]
-
-    def _logits(self, x: torch.Tensor) -> torch.Tensor:
-        output = self.model.predict(x.contiguous(memory_format=torch.channels_last))
-        return output[0] if isinstance(output, tuple) else output
-
-
-def _argmax(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """(1, C, h, w) logits to (*size) uint8 ids; one class at a time, so that a large picture needs two maps and not C."""
-    if logits.shape[-2:] == size:
-        return logits[0].argmax(dim=0).to(torch.uint8)
-    best = torch.full(size, -torch.inf, device=logits.device)
-    mask = torch.zeros(size, dtype=torch.uint8, device=logits.device)
-    for class_id in range(logits.shape[1]):
-        score = F.interpolate(logits[:, class_id : class_id + 1].float(), size=size, mode="bilinear")[0, 0]
-        mask[score > best] = class_id
-        best = torch.maximum(best, score)
-    return mask
+        masks = (largest(one[None], (p.shape[0], p.shape[1]))[0] for one, p in zip(scores, pictures, strict=True))
+        kept = [stored(mask, len(self.labels)).numpy() for mask in masks]
+        return [Prediction(pixels, mask, self.labels) for pixels, mask in zip(pictures, kept, strict=True)]

@@ -19,7 +19,7 @@ Net = Callable[[Tensor], Tensor]
 def segment(
     net: Net, x: Tensor, protocol: Protocol, *, window_batch: int = 1, accumulate_on: torch.device | str | None = None
 ) -> Tensor:
-    """Log-probabilities of the classes for every pixel.
+    """Scores of the classes for every pixel; their log-softmax are log-probabilities.
 
     Beside the network's own memory it takes a few maps of scores at the largest scale, however many windows, scales and flips.
 
@@ -31,7 +31,8 @@ def segment(
         accumulate_on: Where scores are summed and returned, such as "cpu" for pictures too large for a GPU; None is `x`'s device.
 
     Returns:
-        (N, C, H, W) float32. Averaged probabilities below 1.2e-38 count as that, so that no logarithm is infinite.
+        (N, C, H, W) float32: the logits where there is one view, else the logarithm of the averaged probabilities, of which those
+        below 1.2e-38 count as that, so that none is infinite.
 
     Raises:
         ValueError: If `net` gives another size than it got.
@@ -58,7 +59,7 @@ def segment(
         else:
             logits = _resize(over_windows(net, scaled.flip(-1) if flip else scaled), size, protocol.align_corners)
             if len(views) == 1:
-                return logits.log_softmax(dim=1)
+                return logits
             scores = (logits.flip(-1) if flip else logits).softmax(dim=1)
         total = scores.add_(total)
     return total.div_(len(views)).clamp_(min=torch.finfo(torch.float32).tiny).log_()

@@ -190,6 +190,31 @@ class PSPNet(Pretrained):
             outputs.append(self.classification_head(features[-1]))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
+    @property
+    def classes(self) -> int:
+        """Channels of the output."""
+        return self.config["classes"]
+
+    @property
+    def activation(self) -> Activation:
+        """What the output goes through."""
+        return self.config["activation"]
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of the largest picture, in pixels; None for any."""
+        return self.encoder.image_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(self.parameters()).dtype
+
     @torch.inference_mode()
     def predict(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """`forward` in evaluation mode, in which the network stays, without gradients."""

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
-from ..evaluation.evaluate import class_scores
 from ..inference.protocols import Protocol
+from ..inference.scores import class_probabilities, labels_of
 from ..meta import Labels
 from ..models.pspnet import PSPNet
 from ..storage.errors import WeightsError
@@ -62,12 +62,13 @@ def network_teacher(
     Raises:
         ValueError: If the teacher has no labels, the classes differ without a mapping, or the mapping does not fit both.
     """
-    if model.labels is None:
+    own = labels_of(model)
+    if own is None:
         raise ValueError("The teacher has no labels, so its classes have no names; set model.labels to pspnet_zoo.Labels")
-    matrix = _matrix(model.labels.names, labels.names, mapping)
+    matrix = _matrix(own.names, labels.names, mapping)
 
     def probabilities(image: Tensor) -> Tensor:
-        scores = class_scores(model, image, protocol).exp()
+        scores = class_probabilities(model, image[None], protocol)[0]
         return torch.einsum("sc,chw->shw", matrix.to(scores.device), scores)
 
     settings = [weights_digest(model.state_dict()), repr(protocol), repr(model.preprocess), matrix.tolist()]

@@ -8,9 +8,9 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from ..data.dataset import SegmentationDataset
-from ..evaluation.evaluate import Evaluation, class_ids
+from ..evaluation.evaluate import Evaluation
 from ..inference import draw
-from ..inference.protocols import PROTOCOLS
+from ..inference.scores import class_ids
 from ..models.pspnet import PSPNet
 from ..storage.files import write_atomically
 from .recipes import Recipe
@@ -50,6 +50,6 @@ class Log:
 def _example(model: PSPNet, dataset: SegmentationDataset, index: int) -> np.ndarray:
     """(H, 2 W, 3) uint8: the picture under the truth, and under what the network sees."""
     image, truth = dataset[index]
-    seen = class_ids(model, image, PROTOCOLS["whole"])
+    seen = class_ids(model, image[None])[0].cpu()
     pixels = image.permute(1, 2, 0).numpy()
     return np.concatenate([draw.overlay(pixels, mask.numpy(), dataset.labels, 0.5) for mask in (truth, seen)], axis=1)

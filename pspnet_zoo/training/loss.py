@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.labels import IGNORE
+from ..inference.scores import with_background
 
 
 def segmentation_loss(
@@ -20,7 +21,8 @@ def segmentation_loss(
     """Mean cross entropy, plus the auxiliary head's share where there is one.
 
     Args:
-        logits: (N, C, H, W), or the pair with the auxiliary head's, as of `PSPNet.forward(x, return_aux=True)`.
+        logits: (N, C, H, W), or the pair with the auxiliary head's, as of `PSPNet.forward(x, return_aux=True)`. One channel is a
+            binary network's, and its loss the binary cross entropy of the ids 0 and 1.
         masks: (N, H, W) int64 ids, 255 where ignored.
         aux_weight: Of the auxiliary loss; the paper has 0.4.
         class_weights: (C,) float; None for all alike. The mean is then a weighted one, as torch's.
@@ -47,6 +49,7 @@ def segmentation_loss(
             for part in logits
         )
         return main + aux_weight * auxiliary
+    logits = with_background(logits)
     dice = dice_weight * dice_loss(logits, masks) if dice_weight else 0.0
     if ohem_threshold:
         masks = _hard_pixels(logits.detach(), masks, ohem_threshold, ohem_min_kept)

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from pspnet_zoo import PSPNet
 from pspnet_zoo.data.labels import CAMVID, CITYSCAPES, Labels
 from pspnet_zoo.data.open import open_dataset
-from pspnet_zoo.evaluation.evaluate import class_scores, evaluate, predict_all
+from pspnet_zoo.evaluation.evaluate import evaluate, predict_all
 from pspnet_zoo.evaluation.report import prediction_saver
 from pspnet_zoo.inference.protocols import PROTOCOLS, Protocol
+from pspnet_zoo.inference.scores import class_scores
 
 SLIDE = Protocol(source="test", scales=(0.5, 1.0), flip=True, crop=(32, 32), stride=(21, 21), merging="semseg")
 
@@ -26,9 +27,9 @@ def test_numbers_are_those_of_every_pixel_at_once(net, camvid, protocol):
     dataset = open_dataset("camvid", camvid, "val")
     steps, saved = [], {}
     result = evaluate(net, dataset, protocol, save=saved.__setitem__, progress=steps.append)
-    scores = torch.stack([class_scores(net, dataset[i][0], protocol) for i in range(3)])
+    scores = torch.cat([class_scores(net, dataset[i][0][None], protocol) for i in range(3)])
     truth = torch.stack([dataset[i][1].as_subclass(torch.Tensor).long() for i in range(3)])
-    assert result.loss == pytest.approx(F.nll_loss(scores, truth, ignore_index=255).item(), rel=1e-5)
+    assert result.loss == pytest.approx(F.cross_entropy(scores, truth, ignore_index=255).item(), rel=1e-5)
     counted, predicted = truth != 255, scores.argmax(1)
     right = (predicted == truth) & counted
     assert result.pixel_accuracy == pytest.approx(right.sum().item() / counted.sum().item())
@@ -54,19 +55,19 @@ def test_the_loss_of_whole_pictures_is_the_cross_entropy(net, camvid):
 @pytest.mark.parametrize("protocol", [PROTOCOLS["whole"], PROTOCOLS["whole_ms"]])
 def test_scales_are_of_the_size_that_the_network_was_trained_at(net, camvid, protocol):
     image, _ = open_dataset("camvid", camvid, "val")[0]
-    by_hand = class_scores(net, image, replace(protocol, scales=tuple(1.5 * s for s in protocol.scales)))
+    by_hand = class_scores(net, image[None], replace(protocol, scales=tuple(1.5 * s for s in protocol.scales)))
     net.preprocess = replace(net.preprocess, enlarge=1.5)
-    torch.testing.assert_close(class_scores(net, image, protocol), by_hand)
+    torch.testing.assert_close(class_scores(net, image[None], protocol), by_hand)
     net.preprocess = replace(net.preprocess, max_pixels=64 * 48)
-    assert not torch.allclose(class_scores(net, image, protocol), by_hand)
+    assert not torch.allclose(class_scores(net, image[None], protocol), by_hand)
 
 
 def test_a_protocol_that_says_the_size_is_not_enlarged(net, camvid):
     image, _ = open_dataset("camvid", camvid, "val")[0]
     protocol = Protocol(source="test", within=(80, 60))
-    before = class_scores(net, image, protocol)
+    before = class_scores(net, image[None], protocol)
     net.preprocess = replace(net.preprocess, enlarge=1.5)
-    assert torch.equal(class_scores(net, image, protocol), before)
+    assert torch.equal(class_scores(net, image[None], protocol), before)
 
 
 def test_the_json_has_the_protocol_in_words_and_numbers(net, camvid):

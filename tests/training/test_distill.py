@@ -18,8 +18,8 @@ from pspnet_zoo import PSPNet, WeightsError
 from pspnet_zoo.data.labels import CAMVID, IGNORE, Labels
 from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.data.unlabelled import Joined, Unlabelled
-from pspnet_zoo.evaluation.evaluate import class_scores
 from pspnet_zoo.inference.protocols import PROTOCOLS, Protocol
+from pspnet_zoo.inference.scores import class_ids, class_probabilities
 from pspnet_zoo.training import distill
 from pspnet_zoo.training.distill import (
     Teacher,
@@ -167,7 +167,7 @@ def test_classes_of_the_teacher_are_summed_as_the_mapping_says(net, camvid, tmp_
     path = tmp_path / "mapping.json"
     path.write_text(json.dumps({"thing": ["car", "pedestrian"], "ground": ["road"], "unicorn": []}))
     mapped = network_teacher(net, WHOLE, student, read_mapping(path))
-    found, all_scores = mapped.probabilities(image), class_scores(net, image, WHOLE).exp()
+    found, all_scores = mapped.probabilities(image), class_probabilities(net, image[None], WHOLE)[0]
     expected = [all_scores[CAR] + all_scores[9], all_scores[3], torch.zeros_like(all_scores[0])]
     torch.testing.assert_close(found, torch.stack(expected))
     assert mapped.known == {0, 1}
@@ -312,7 +312,7 @@ def test_a_student_learns_from_its_teacher_alone(net, camvid, tmp_path):
     train(net, pictures, recipe, tmp_path / "run", teacher=scores, progress=lambda step, loss, lr: losses.append(loss))
     assert losses[-1] < losses[0] / 3
     image, truth = open_dataset("camvid", camvid, "val")[0]
-    found = class_scores(net, image, WHOLE).argmax(0)
+    found = class_ids(net, image[None], WHOLE)[0]
     assert (found == truth)[truth != IGNORE].float().mean() > 0.8
 
 
@@ -401,4 +401,4 @@ def test_a_network_of_another_size_or_protocol_can_teach(net, camvid):
     image, _ = open_dataset("camvid", camvid, "train")[0]
     protocol = Protocol(source="a test", scales=(0.5, 1.5), flip=True)
     found = network_teacher(net, protocol, CAMVID).probabilities(image)
-    torch.testing.assert_close(found, class_scores(net, image, protocol).exp())
+    torch.testing.assert_close(found, class_probabilities(net, image[None], protocol)[0])

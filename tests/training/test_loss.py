@@ -3,7 +3,7 @@
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from pspnet_zoo.training.loss import dice_loss, pixel_mass, segmentation_loss
 
@@ -69,3 +69,10 @@ def test_hard_pixels_are_those_of_a_sort(logits, masks, threshold, min_kept):
     kept = [losses[i] for rank, i in enumerate(order) if probabilities[i] <= threshold or rank < min_kept * 2]
     loss = segmentation_loss(logits, masks, ohem_threshold=threshold, ohem_min_kept=min_kept)
     assert loss.item() == pytest.approx(sum(kept) / len(kept), rel=1e-4)
+
+
+def test_one_channel_is_trained_by_the_binary_cross_entropy():
+    logits = torch.randn(2, 1, 8, 9)
+    masks = torch.randint(0, 2, (2, 8, 9))
+    expected = binary_cross_entropy_with_logits(logits[:, 0], masks.float())
+    torch.testing.assert_close(segmentation_loss(logits, masks), expected)
