@@ -7,6 +7,7 @@ from typing import Any
 
 from .models.pspnet import PSPNet
 from .storage import hub
+from .storage.download import Progress
 from .upstream.cache import cached
 from .zoo.registry import BUNDLED, find, is_checkpoint, parse_architecture
 from .zoo.rows import Checkpoint
@@ -80,8 +81,12 @@ def load(source: PSPNet | str | PathLike[str], **options: Any) -> PSPNet:
     return create(str(source), pretrained=True, **options)
 
 
-def fetch(row: Checkpoint) -> Path:
+def fetch(row: Checkpoint, *, progress: Progress | None = None) -> Path:
     """The folder of a row's weights: the bundled one, else the row's copy on the Hub, else what its upstream has, converted.
+
+    Args:
+        row: Of the zoo.
+        progress: Told of bytes as they come from an upstream; None shows a bar on a terminal.
 
     Raises:
         WeightsError: If they cannot be had.
@@ -93,4 +98,4 @@ def fetch(row: Checkpoint) -> Path:
         _log.info("'%s' is on the Hub: %s at %s, %.0f MB", row.name, row.hub.repo, row.hub.revision, row.hub.size / 1e6)
         return hub.download(f"{hub.namespace()}/{row.hub.repo}", revision=row.hub.revision, sha256=row.hub.sha256)
     _log.info("'%s' is taken from its upstream", row.name)
-    return cached(row)
+    return cached(row, progress=progress)

@@ -1,5 +1,7 @@
 """Small real data and networks that the tests share."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +66,37 @@ def cityscapes(tmp_path) -> Path:
             Image.fromarray(pixels).save(frame / f"{city}_{i:06}_000019_leftImg8bit.png")
             Image.fromarray(label_ids.repeat(8, 0).repeat(8, 1)).save(mask / f"{city}_{i:06}_000019_{truth}_labelIds.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A browser for the whole session. Where none is installed the tests that need it are skipped, on CI they fail."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright, of the extra 'test'")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None and "CI" not in os.environ:
+        pytest.skip("needs a browser: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+
+
+@pytest.fixture
+def browse(chromium):
+    """A function that opens an address in a page of its own; in the end no page had asked another machine or complained."""
+    requests, complaints, contexts = [], [], []
+
+    def open_page(address: str, **options):
+        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(address)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [r for r in requests if not r.startswith(("http://127.0.0.1:", "data:", "blob:http://127.0.0.1:"))] == []
+    assert complaints == []

@@ -13,6 +13,7 @@ from ..storage.errors import WeightsError
 from . import data
 from .bulk import bulk
 from .convert import convert
+from .demo import demo
 from .evaluate import evaluate
 from .info import info
 from .list import list_command
@@ -32,6 +33,7 @@ app.command()(bulk)
 app.command()(train)
 app.command()(evaluate)
 app.command()(publish)
+app.command()(demo)
 app.add_typer(data.app, name="data")
 app.command("list")(list_command)
 app.command()(convert)

@@ -14,7 +14,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +28,12 @@ from .convert import convert_files
 _log = logging.getLogger(__name__)
 
 
-def cached(row: Checkpoint) -> Path:
+def cached(row: Checkpoint, *, progress: Progress | None = None) -> Path:
     """The folder of a row's converted weights, for `from_pretrained`; the first call fetches and converts them.
+
+    Args:
+        row: Of another project's checkpoint.
+        progress: Told of bytes as they come; None shows a bar on a terminal.
 
     Raises:
         WeightsError: If they cannot be had; the message says what to fetch, and where to put it.
@@ -50,7 +54,7 @@ def cached(row: Checkpoint) -> Path:
         new = root / f".{folder.name}.new"
         for leftover in (folder, new):  # of a damaged disk, or a killed process
             shutil.rmtree(leftover, ignore_errors=True)
-        files = [_fetch(row, row.source, index, downloads) for index in range(len(row.source.files))]
+        files = [_fetch(row, row.source, index, downloads, progress) for index in range(len(row.source.files))]
         try:
             convert_files(files, row, row.source).save_pretrained(new)
         except WeightsError:
@@ -86,13 +90,13 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _fetch(row: Checkpoint, source: Source, index: int, downloads: Path) -> Path:
+def _fetch(row: Checkpoint, source: Source, index: int, downloads: Path, progress: Progress | None) -> Path:
     """The upstream's file at `index`, compared with its published digest; a damaged one is fetched once more."""
     path = downloads / source.files[index]
     what = ""
     for attempt in ("first", "second"):
         if not path.exists():
-            _download(row, source, index, path)
+            _download(row, source, index, path, progress)
         if source.hash is None or matches(path, source.hash):
             return path
         with path.open("rb") as file:
@@ -105,7 +109,7 @@ def _fetch(row: Checkpoint, source: Source, index: int, downloads: Path) -> Path
     )
 
 
-def _download(row: Checkpoint, source: Source, index: int, path: Path) -> None:
+def _download(row: Checkpoint, source: Source, index: int, path: Path, progress: Progress | None) -> None:
     if source.twin:
         raise WeightsError(f"The files of '{row.name}' are not read; '{source.twin}' has the same weights as a PyTorch file")
     if not source.urls:
@@ -117,8 +121,8 @@ def _download(row: Checkpoint, source: Source, index: int, path: Path) -> None:
     target = path.with_name(path.name + ".zip") if url.endswith(".zip") else path
     _log.info("Fetching '%s' from %s", row.name, url)
     try:
-        with _progress_bar(path.name) as progress:
-            download(url, target, has_hash=source.hash is not None and target == path, progress=progress)
+        with nullcontext(progress) if progress else _progress_bar(path.name) as told:
+            download(url, target, has_hash=source.hash is not None and target == path, progress=told)
     except DownloadError as error:
         raise WeightsError(f"{error}. {_by_hand(row, source, path)}") from error
     if target != path:

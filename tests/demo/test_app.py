@@ -1,0 +1,166 @@
+"""The page of the demo, in a real browser (Chromium) and by its API."""
+
+import io
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pspnet_zoo import Labels, Predictor, PSPNet
+
+gradio = pytest.importorskip("gradio", reason="needs the extra 'demo'")
+gradio_client = pytest.importorskip("gradio_client")
+
+from pspnet_zoo.demo import app  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",
+    "ignore::PendingDeprecationWarning",
+    "ignore::ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
+
+PHOTO = Path(__file__).parent.parent.parent / "docs" / "assets" / "lund_20.jpg"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    """A checkpoint that is fast."""
+    network = PSPNet("test_efficientnet", None, classes=3, psp_out_channels=16)
+    network.labels = Labels(("road", "sky", "car"), ((128, 64, 128), (70, 130, 180), (0, 0, 142)))
+    return network.save_pretrained(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def address(tiny):
+    page = app.build(["pspnet_lite0.camvid", str(tiny)], zoo=True)
+    _, local, _ = app.launch(page, server_name="127.0.0.1", prevent_thread_lock=True)
+    yield local
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return Predictor()(PHOTO)
+
+
+def upload(page, name: str, content: bytes) -> None:
+    """Put a file in and press the button."""
+    page.wait_for_selector("input[type=file]", state="attached")
+    with page.expect_response(re.compile("/upload")):
+        page.set_input_files("input[type=file]", {"name": name, "mimeType": "image/jpeg", "buffer": content})
+    page.wait_for_timeout(500)  # Gradio takes the file into the page's state
+    page.click("#segment")
+
+
+def saved(page, button: str) -> Image.Image:
+    with page.expect_download() as download:
+        page.click(button)
+    return Image.open(download.value.path())
+
+
+def small_jpeg(color=(10, 120, 200), size=(64, 48)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, color).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def test_a_photo_becomes_overlay_mask_and_shares_as_the_predictor_has_them(address, browse, expected):
+    page = browse(address)
+    upload(page, "street.jpg", PHOTO.read_bytes())
+    page.wait_for_selector("#viewer .shares tr")
+    shown = dict(
+        page.eval_on_selector_all("#viewer .shares tr", "rows => rows.map(r => [r.cells[0].innerText, r.cells[2].innerText])")
+    )
+    assert shown == {name: f"{share:.1%}".replace("%", " %") for name, share in expected.shares.items() if share}
+    assert np.array_equal(np.asarray(saved(page, "#mask")), expected.mask)
+    assert np.array_equal(np.asarray(saved(page, "#overlay")), np.asarray(expected.overlay(legend=True)))
+    box = page.locator("#viewer .mask").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.76, box["y"] + box["height"] * 0.8)  # the car
+    assert page.inner_text("#viewer .tip") == "car"
+    page.fill("#viewer .alpha", "0.2")
+    assert page.locator("#viewer .mask").evaluate("m => m.style.opacity") == "0.2"
+    page.fill("#viewer .cut", "0.5")
+    assert "50%" in page.locator("#viewer .mask").evaluate("m => m.style.clipPath")
+
+
+def test_what_is_no_photo_gets_a_sentence_and_the_page_goes_on(address, browse, tmp_path):
+    page = browse(address)
+    page.click("#segment")
+    page.wait_for_selector("#status :text('Choose a photo first')")
+    big = tmp_path / "big.png"
+    Image.new("1", (20_000, 10_000)).save(big)  # 200 megapixels in a small file
+    large = tmp_path / "large.png"
+    Image.new("1", (10_000, 6_000)).save(large)
+    for name, content, said in (
+        ("notes.jpg", b"this is a text", "notes.jpg' is not a picture"),
+        ("big.png", big.read_bytes(), "more than 50 megapixels"),
+        ("large.png", large.read_bytes(), "more than 50 megapixels"),
+        ("empty.jpg", b"", "empty"),
+    ):
+        page = browse(address)
+        upload(page, name, content)
+        page.wait_for_selector(f'#status :text("{said}")')
+        assert "Traceback" not in page.inner_text("body") and "/tmp" not in page.inner_text("body")
+        assert page.locator("#viewer .viewer").is_hidden()
+
+
+def test_ten_users_at_once_get_their_own_results(address, tiny, tmp_path):
+    predictor = Predictor(tiny)
+
+    def use(number: int) -> bool:
+        file = tmp_path / f"{number}.jpg"
+        file.write_bytes(small_jpeg((25 * number, 255 - 25 * number, 90), (40 + 8 * number, 64)))
+        client = gradio_client.Client(address, verbose=False, download_files=tmp_path / f"downloads{number}")
+        overlay, mask, shares = client.predict(gradio_client.handle_file(str(file)), str(tiny), api_name="/segment")
+        mine = predictor(file)
+        same = np.array_equal(np.asarray(Image.open(mask)), mine.mask)
+        return same and shares == pytest.approx(mine.shares) and Image.open(overlay).height >= 64
+
+    with ThreadPoolExecutor(10) as pool:
+        assert all(pool.map(use, range(10)))
+
+
+def test_the_api_says_what_is_wrong(address, tmp_path):
+    client = gradio_client.Client(address, verbose=False)
+    text = tmp_path / "notes.jpg"
+    text.write_text("a text")
+    with pytest.raises(Exception, match=r"notes\.jpg' is not a picture"):
+        client.predict(gradio_client.handle_file(str(text)), "pspnet_lite0.camvid", api_name="/segment")
+    with pytest.raises(Exception, match="not in the list|not one of"):
+        client.predict(gradio_client.handle_file(str(PHOTO)), "/etc/passwd", api_name="/segment")
+
+
+def test_networks_are_named_with_what_they_cost(tiny):
+    page = app.build([str(tiny)])
+    choices = next(block for block in page.blocks.values() if isinstance(block, gradio.Dropdown)).choices
+    assert choices[0] == ("tiny", str(tiny))
+    labels = dict((value, label) for label, value in choices)
+    assert "fetches about" in labels["pspnet_r101c.mmseg_cityscapes"] and "MB" in labels["pspnet_r101c.mmseg_cityscapes"]
+    assert "fetches" not in labels["pspnet_lite0.camvid"]
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match="Did you mean"):
+        app.build(["pspnet_lite1.camvid"])
+
+
+def test_axe_finds_nothing_serious(address, browse):
+    for options in ({"color_scheme": "light"}, {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}}):
+        page = browse(address, **options)
+        upload(page, "street.jpg", PHOTO.read_bytes())
+        page.wait_for_selector("#viewer .shares tr")
+        assert serious(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+
+
+def serious(page) -> list[str]:
+    """What axe-core finds on the page."""
+    page.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text())
+    found = page.evaluate("axe.run()")["violations"]
+    return [json.dumps([v["id"], v["nodes"][0]["html"]]) for v in found if v["impact"] in ("serious", "critical")]

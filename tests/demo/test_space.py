@@ -1,0 +1,41 @@
+"""A Space is a folder that runs by itself."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pspnet_zoo import Labels, PSPNet
+
+gradio = pytest.importorskip("gradio", reason="needs the extra 'demo'")
+
+from pspnet_zoo.demo import space  # noqa: E402
+
+
+def test_a_space_has_all_it_needs_and_starts(tmp_path):
+    network = PSPNet("test_efficientnet", None, classes=2, psp_out_channels=16)
+    network.labels = Labels(("road", "sky"), ((128, 64, 128), (70, 130, 180)))
+    mine = network.save_pretrained(tmp_path / "mine")
+    folder = tmp_path / "space"
+    space.write(folder, [str(mine), "pspnet_lite0.camvid"])
+    head = (folder / "README.md").read_text().split("---")[1]
+    assert "sdk: gradio" in head and f"sdk_version: {gradio.__version__}" in head and "app_file: app.py" in head
+    assert "torch==" in (folder / "requirements.txt").read_text()
+    script = """
+import app, pspnet_zoo
+from pathlib import Path
+assert Path(pspnet_zoo.__file__).is_relative_to(Path.cwd())
+dropdown = next(b for b in app.page.blocks.values() if type(b).__name__ == "Dropdown")
+print([label for label, _ in dropdown.choices])
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "['mine', 'pspnet_lite0.camvid (CamVid)']"
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="not empty"):
+        space.write(tmp_path, ["pspnet_lite0.camvid"])
+    assert [file.name for file in Path(tmp_path).iterdir()] == ["mine.txt"]
