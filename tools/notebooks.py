@@ -1,0 +1,67 @@
+"""Make the tutorial's notebooks from its pages: Python becomes code cells, all else text, pictures are put in.
+
+python tools/notebooks.py
+"""
+
+import base64
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted((DOCS / "tutorial").glob("pspnet*.md"))
+
+INSTALL = """\
+# outside a clone of the repository, in Colab for one: put in whose copy of it you read
+import importlib.util
+
+if importlib.util.find_spec("pspnet_zoo") is None:
+    %pip install -q git+https://github.com/OWNER/pspnet_zoo
+"""
+
+
+def notebook(page: Path) -> str:
+    """The page as a notebook, in JSON (nbformat 4.5), without outputs."""
+    cells = [_cell("code", INSTALL)]
+    for i, part in enumerate(re.split(r"^```python\n(.*?)^```\n", page.read_text(), flags=re.MULTILINE | re.DOTALL)):
+        if i % 2:
+            cells.append(_cell("code", part))
+        elif part.strip():
+            cells.append(_text(part, page.parent))
+    cells[0], cells[1] = cells[1], cells[0]  # the title comes first
+    for number, cell in enumerate(cells):
+        cell["id"] = f"cell-{number}"
+    metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    document = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _text(markdown: str, folder: Path) -> dict[str, Any]:
+    """A cell with its pictures inside, so that they are seen in Colab too."""
+    attachments = {}
+    for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", markdown):
+        file = folder / target
+        kind = "image/jpeg" if file.suffix == ".jpg" else "image/png"
+        attachments[file.name] = {kind: base64.b64encode(file.read_bytes()).decode()}
+        markdown = markdown.replace(f"({target})", f"(attachment:{file.name})")
+    return _cell("markdown", markdown, **({"attachments": attachments} if attachments else {}))
+
+
+def _cell(kind: str, source: str, **more: Any) -> dict[str, Any]:
+    lines = source.strip("\n").splitlines(keepends=True)
+    cell = {"cell_type": kind, "id": "", "metadata": {}, "source": lines, **more}
+    return cell | {"execution_count": None, "outputs": []} if kind == "code" else cell
+
+
+def main() -> None:
+    for page in PAGES:
+        page.with_suffix(".ipynb").write_text(notebook(page))
+        print(f"Wrote {page.with_suffix('.ipynb')}")
+
+
+if __name__ == "__main__":
+    main()
