@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from ..data.images import ImageError
-from ..inference.predictor import DEFAULT_MODEL, Prediction
+from ..inference.prediction import Prediction
+from ..inference.predictor import DEFAULT_MODEL
 from ..storage.errors import WeightsError
 from .models import Models
 
