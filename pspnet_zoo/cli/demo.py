@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .terminal import DEFAULT_MODEL, say
+from .terminal import DEFAULT_MODEL, check_name, say
 
 _PUBLIC = ("0.0.0.0", "::")
 
@@ -31,6 +31,12 @@ def demo(
 
     Photos stay on this machine, and nothing is sent anywhere without --share.
     """
+    models = model or [DEFAULT_MODEL]
+    for name in models:
+        check_name(name)
+    user, _, password = (auth or "").partition(":")
+    if auth is not None and not (user and password):
+        raise ValueError("--auth takes USER:PASSWORD")
     try:
         from ..demo import app as page
         from ..demo import space as spaces
@@ -38,16 +44,12 @@ def demo(
         raise ValueError(
             f"The demo needs {error.name}; install the extra: pip install 'pspnet-zoo[demo]', or '.[demo]' in a clone"
         ) from None
-    models = model or [DEFAULT_MODEL]
     if space is not None:
         spaces.write(space, models)
         say(f"Wrote {space}. Publish it: hf upload --repo-type space YOU/NAME {space} .")
         return
     options: dict[str, Any] = {"server_name": host, "server_port": port, "share": share, "inbrowser": browser}
     if auth is not None:
-        user, colon, password = auth.partition(":")
-        if not (user and colon and password):
-            raise ValueError("--auth takes USER:PASSWORD")
         options["auth"] = (user, password)
     blocks = page.build(models, zoo=zoo)
     _, local, public = page.launch(blocks, prevent_thread_lock=True, **options)

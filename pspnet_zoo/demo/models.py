@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..factory import fetch
 from ..inference.predictor import Predictor
-from ..models import PSPNet
+from ..models.pspnet import PSPNet
 from ..storage.download import Progress
 from ..upstream.cache import is_cached
 from ..zoo.registry import CHECKPOINTS, find, is_checkpoint

@@ -1,0 +1,28 @@
+"""The command `pspnet-zoo demo`; the page itself is in tests/demo."""
+
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from pspnet_zoo.cli.app import app
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    for name in [name for name in sys.modules if name.startswith("pspnet_zoo.demo")]:
+        monkeypatch.delitem(sys.modules, name)
+    result = CliRunner().invoke(app, ["demo"])
+    assert isinstance(result.exception, ValueError) and "pspnet-zoo[demo]" in str(result.exception)
+
+
+def test_a_wrong_name_is_told_at_once():
+    result = CliRunner().invoke(app, ["demo", "--model", "pspnet_lite1.camvid"])
+    assert isinstance(result.exception, ValueError) and "pspnet_lite1" in str(result.exception)
+
+
+def test_a_password_needs_a_user(monkeypatch):
+    pytest.importorskip("gradio", reason="needs the extra 'demo'")
+    result = CliRunner().invoke(app, ["demo", "--auth", "secret"])
+    assert isinstance(result.exception, ValueError) and "USER:PASSWORD" in str(result.exception)
+    assert "secret" not in str(result.exception)
