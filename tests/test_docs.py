@@ -16,7 +16,10 @@ from pspnet_zoo.cli.app import app
 from pspnet_zoo.data.labels import CITYSCAPES
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY", "LICENSE-weights")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 
 def blocks(document: Path, language: str) -> list[str]:
