@@ -58,9 +58,7 @@ def pipeline(model: str, files: list[Path], rounds: int, workers: int) -> None:
     print(
         f"{len(files)} pictures, {torch.get_num_threads()} threads, {workers} workers: alone {len(files) / alone:.2f}/s, ", end=""
     )
-    print(
-        f"pipeline {len(files) / piped:.2f}/s, ratio of the sums {piped / alone:.3f}, median {statistics.median(ratios):.3f}"
-    )
+    print(f"pipeline {len(files) / piped:.2f}/s, ratio of the sums {piped / alone:.3f}, median {statistics.median(ratios):.3f}")
     print(f"processor time a picture: alone {1000 * work[0] / len(files):.0f} ms, pipeline {1000 * work[1] / len(files):.0f} ms")
 
 
