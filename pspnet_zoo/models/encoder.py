@@ -2,6 +2,7 @@
 
 import difflib
 import fnmatch
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -89,48 +90,18 @@ class Encoder(nn.Module):
         if stem_width is not None and (weights or not is_model_in_modules(name, ("resnet",))):
             raise ValueError(f"stem_width gives a ResNet an untrained stem; it goes neither with '{name}' nor with encoder weights")
         file, tag = _source(name, tag, weights)
-        tagged = f"{name}.{tag}" if tag else name
+        source = _Source(f"{name}.{tag}" if tag else name, bool(weights), file, in_channels)
         self.mechanism: Mechanism = mechanism_of(name)
         if self.mechanism == "dilated":
             if image_size is not None:
                 raise ValueError(f"'{name}' takes pictures of any size; leave out encoder_image_size={image_size}")
-            options: dict[str, Any] = {} if stem_width is None else {"stem_type": "deep", "stem_width": stem_width}
-            if depth < 5:
-                options["out_indices"] = _stages(name, depth)
-            self.model: Any = build(tagged, in_channels, options, bool(weights), file)
-            self._pads_as_same = any(pads_as_same(m) for m in self.model.modules())
-            multiple, minimum = dilate(
-                self.model,
-                in_channels=in_channels,
-                output_stride=8 if dilation == "strided" else output_stride,
-                policy=dilation,
-                shortcut_pool=shortcut_pool,
-            )
-            info = self.model.feature_info
-            self._fit = Fit(
-                native_strides=tuple(info.reduction()),
-                strides=tuple(min(output_stride, s) for s in info.reduction()),
-                layout=getattr(self.model, "output_fmt", Format.NCHW),
-                multiple=multiple,
-                minimum=minimum,
-                channels=tuple(info.channels()),
-            )
+            self.model, self._fit = _dilated(name, source, depth, output_stride, dilation, shortcut_pool, stem_width)
         else:
             if dilation != "atrous" or shortcut_pool != "dilated":
                 raise ValueError(
                     f"'{name}' is resized, not dilated: dilation={dilation!r}, shortcut_pool={shortcut_pool!r} are not for it"
                 )
-            self._fit = measure(
-                tagged, in_channels=in_channels, depth=depth, output_stride=output_stride, image_size=image_size, read=read
-            )
-            self.model = build(tagged, in_channels, self._fit.options, bool(weights), file)
-            for path in self._fit.unread:
-                parent, _, leaf = path.rpartition(".")
-                module = self.model.get_submodule(parent)
-                module.register_buffer(leaf, module._parameters.pop(leaf).detach())
-            self._pads_as_same = False
-            if self._fit.layout == Format.NLC:
-                self.model.output_fmt = Format.NLC
+            self.model, self._fit = _resized(source, depth, output_stride, image_size, read)
         self.native_strides = self._fit.native_strides
         self.strides = [1, *self._fit.strides]
         self.out_channels = [in_channels, *self._fit.channels]
@@ -162,7 +133,7 @@ class Encoder(nn.Module):
         """
         if self._fit.resized:
             return (self.strides[index] - 1) // 2, (self.strides[index] - 1) // 2
-        if not self._pads_as_same:
+        if not self._fit.pads_as_same:
             return 0, 0
         stride = self.native_strides[index]
         return (size[0] - 1) % stride, (size[1] - 1) % stride
@@ -193,6 +164,77 @@ class Encoder(nn.Module):
         finally:
             handle.remove()
         return channels[0]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What timm is asked for."""
+
+    name: str
+    """With a tag, if any."""
+    pretrained: bool
+    file: str | None
+    in_channels: int
+
+    def build(self, options: dict[str, Any]) -> Any:
+        return build(self.name, self.in_channels, options, self.pretrained, self.file)
+
+
+def _dilated(
+    name: str,
+    source: _Source,
+    depth: int,
+    output_stride: int,
+    dilation: Dilation,
+    shortcut_pool: ShortcutPool,
+    stem_width: int | None,
+) -> tuple[Any, Fit]:
+    """timm's feature extractor with its later strides as dilation, and how pictures fit it."""
+    options: dict[str, Any] = {} if stem_width is None else {"stem_type": "deep", "stem_width": stem_width}
+    if depth < 5:
+        options["out_indices"] = _stages(name, depth)
+    model = source.build(options)
+    shifts = any(pads_as_same(m) for m in model.modules())
+    multiple, minimum = dilate(
+        model,
+        in_channels=source.in_channels,
+        output_stride=8 if dilation == "strided" else output_stride,
+        policy=dilation,
+        shortcut_pool=shortcut_pool,
+    )
+    info = model.feature_info
+    fit = Fit(
+        native_strides=tuple(info.reduction()),
+        strides=tuple(min(output_stride, s) for s in info.reduction()),
+        layout=getattr(model, "output_fmt", Format.NCHW),
+        multiple=multiple,
+        minimum=minimum,
+        channels=tuple(info.channels()),
+        pads_as_same=shifts,
+    )
+    return model, fit
+
+
+def _resized(
+    source: _Source, depth: int, output_stride: int, image_size: int | tuple[int, int] | None, read: int
+) -> tuple[Any, Fit]:
+    """timm's feature extractor as it is, and how its maps are resized."""
+    fit = measure(
+        source.name,
+        in_channels=source.in_channels,
+        depth=depth,
+        output_stride=output_stride,
+        image_size=image_size,
+        read=read,
+    )
+    model = source.build(fit.options)
+    for path in fit.unread:
+        parent, _, leaf = path.rpartition(".")
+        module = model.get_submodule(parent)
+        module.register_buffer(leaf, module._parameters.pop(leaf).detach())
+    if fit.layout == Format.NLC:
+        model.output_fmt = Format.NLC
+    return model, fit
 
 
 def mechanism_of(name: str) -> Mechanism:

@@ -40,7 +40,7 @@ class PSPNet(Pretrained):
         aux_head: Add the paper's auxiliary head on the stage before the last; see `forward`.
         aux_channels: Channels inside the auxiliary head; None for a quarter of what it reads.
         aux_from: The module of `encoder.model` that the auxiliary head reads, such as "blocks.5.0"; None for the stage before
-            the last.
+            the last. One published network was trained with such a head, which a user who goes on training it needs.
         psp_bin_channels: Channels of each bin of the pyramid; None for a quarter of the encoder's last feature.
         encoder_output_stride: 8, 16 or 32 pixels.
         encoder_stem_width: Gives a ResNet a deep stem, see `Encoder`.
@@ -86,28 +86,8 @@ class PSPNet(Pretrained):
         align_corners: bool | None = True,
     ) -> None:
         super().__init__()
-        self.config = {
-            "encoder_name": encoder_name,
-            "encoder_depth": encoder_depth,
-            "psp_out_channels": psp_out_channels,
-            "decoder_use_norm": decoder_use_norm,
-            "psp_dropout": psp_dropout,
-            "in_channels": in_channels,
-            "classes": classes,
-            "activation": activation,
-            "upsampling": upsampling,
-            "aux_params": aux_params,
-            "aux_head": aux_head,
-            "aux_channels": aux_channels,
-            "aux_from": aux_from,
-            "psp_bin_channels": psp_bin_channels,
-            "encoder_output_stride": encoder_output_stride,
-            "encoder_stem_width": encoder_stem_width,
-            "encoder_image_size": encoder_image_size,
-            "dilation": dilation,
-            "shortcut_pool": shortcut_pool,
-            "align_corners": align_corners,
-        }
+        # the arguments as they came; weights are loaded, not rebuilt
+        self.config = {name: value for name, value in locals().items() if name not in ("self", "encoder_weights", "__class__")}
         self.name = f"psp-{encoder_name}"
         norm = _norm(decoder_use_norm)
         self.encoder = Encoder(
@@ -157,6 +137,7 @@ class PSPNet(Pretrained):
         self.preprocess = Preprocess(self.encoder.mean, self.encoder.std)
         self.labels = None
         self.provenance = None
+        self._aux_from, self._is_upsampled = aux_from, upsampling is not None
         self._encoder_is_frozen = self._norms_are_frozen = False
 
     def forward(self, x: Tensor, return_aux: bool = False) -> Tensor | tuple[Tensor, ...]:
@@ -175,14 +156,13 @@ class PSPNet(Pretrained):
         """
         if return_aux and self.auxiliary_head is None:
             raise ValueError("This network has no auxiliary head to return; build it with aux_head=True")
-        aux_from = self.config["aux_from"]
-        if return_aux and aux_from:
-            features, aux_feature = self.encoder.forward_with(x, aux_from)
+        if return_aux and self._aux_from:
+            features, aux_feature = self.encoder.forward_with(x, self._aux_from)
         else:
             features = self.encoder(x)
             aux_feature = features[-2]
         size = x.shape[-2], x.shape[-1]
-        placed = () if self.config["upsampling"] else (size, self.encoder.offset(-1, size))
+        placed = () if self._is_upsampled else (size, self.encoder.offset(-1, size))
         outputs = [self.segmentation_head(self.decoder(features), *placed)]
         if return_aux and self.auxiliary_head is not None:
             outputs.append(self.auxiliary_head(aux_feature, size, self.encoder.offset(-2, size)))

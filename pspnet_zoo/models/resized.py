@@ -36,6 +36,8 @@ class Fit:
     """Height and width of the only input that the model takes; None for any."""
     channels: tuple[int, ...] = ()
     """Of each feature."""
+    pads_as_same: bool = False
+    """Whether the model has TensorFlow's padding, which shifts its cells."""
     unread: tuple[str, ...] = ()
     """Parameters of the model that no feature that is read depends on."""
     options: dict[str, Any] = field(default_factory=dict)
