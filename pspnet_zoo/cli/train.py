@@ -79,14 +79,7 @@ def train(
     Ctrl-C and SIGTERM stop it with a checkpoint, from which --resume goes on. Several GPUs: torchrun --nproc-per-node N -m
     pspnet_zoo.cli train ... Every number of the recipe can be given as an option.
     """
-    for name in filter(None, [init, *teacher]):
-        check_name(name)
-    if model and not init:
-        parse_architecture(model)
-    if teacher_protocol not in PROTOCOLS:
-        raise ValueError(f"--teacher-protocol is '{teacher_protocol}'; it can be {', '.join(PROTOCOLS)}")
-    if recipe not in RECIPES:
-        raise ValueError(f"recipe is '{recipe}'; it can be {', '.join(RECIPES)}")
+    _check_names([init, *teacher], model, teacher_protocol, recipe)
     if (unlabelled and not teacher) or not (data or unlabelled):
         raise ValueError("Nothing says what is in the pictures; give --data, or --teacher and --unlabelled")
     try:
@@ -112,21 +105,16 @@ def train(
     options = {"classes": len(pictures.labels), "encoder_output_stride": output_stride}
     network = _network(init, model or named.model, encoder_weights, resolved.seed, options, named.network)
     network.labels = pictures.labels
-    counts = [f"{layout}, split train, {len(masked)} pictures"] if masked else []
-    counts += [f"{len(pictures) - (len(masked) if masked else 0)} pictures without masks"] if unlabelled else []
     network.provenance = {
-        "data": "; ".join(counts),
+        "data": _said(layout, masked, len(pictures)),
         "start": init or (f"encoder weights {encoder_weights}" if encoder_weights else "untrained"),
         "start_provenance": network.provenance,
         "recipe": asdict(resolved),
     }
     scores = None
     if teachers:
-        network.provenance["teachers"] = {
-            "protocol": teacher_protocol,
-            "mapping": mapping,
-            "networks": [{"name": name, "provenance": net.provenance} for name, net in zip(teacher, teachers, strict=True)],
-        }
+        networks = [{"name": name, "provenance": net.provenance} for name, net in zip(teacher, teachers, strict=True)]
+        network.provenance["teachers"] = {"protocol": teacher_protocol, "mapping": mapping, "networks": networks}
         folder = teacher_cache or output / "teacher"
         scores = _teacher_scores(teachers, teacher_protocol, mapping, pictures, folder, teacher_stride, cpu)
     is_main = int(os.environ.get("RANK", 0)) == 0  # torchrun's number of this process
@@ -150,6 +138,25 @@ def train(
         raise typer.Exit(143)  # as a process that SIGTERM ended
     if is_main:
         say(f"Wrote {network.save_pretrained(output / 'model')}")
+
+
+def _check_names(checkpoints: Sequence[str | None], model: str | None, protocol: str, recipe: str) -> None:
+    """Complain before anything large is imported."""
+    for name in filter(None, checkpoints):
+        check_name(name)
+    if model:
+        parse_architecture(model)
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"--teacher-protocol is '{protocol}'; it can be {', '.join(PROTOCOLS)}")
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe is '{recipe}'; it can be {', '.join(RECIPES)}")
+
+
+def _said(layout: str, masked: "SegmentationDataset | None", total: int) -> str:
+    """What the provenance says of the pictures."""
+    with_masks = len(masked) if masked else 0
+    counts = [f"{layout}, split train, {with_masks} pictures"] if masked else []
+    return "; ".join(counts + [f"{total - with_masks} pictures without masks"] * (total > with_masks))
 
 
 def _pictures(masked: "SegmentationDataset | None", unlabelled: Sequence[Path], labels: Labels) -> "SegmentationDataset":

@@ -11,8 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +26,6 @@ _PAUSES = (1.0, 3.0)  # seconds before the second and the third attempt, on top 
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_Declared = Callable[[], dict[str, str]]  # asks the Hub for the digests of a commit's files
 
 
 def namespace() -> str:
@@ -62,19 +60,18 @@ def download(
     commit = config.parent.name
     if not _COMMIT.fullmatch(commit):
         raise WeightsError(f"The server names the commit of '{repo}' {commit!r}, which is no commit. Check HF_ENDPOINT")
-    declared = cache(lambda: digests(repo, commit, token)[1])
-    _verified(remote, commit, config, None, declared)
-    _verified(remote, commit, remote.fetch(WEIGHTS_FILE, commit), f"sha256:{sha256}" if sha256 else None, declared)
+    _verify(remote, commit, config, None)
+    _verify(remote, commit, remote.fetch(WEIGHTS_FILE, commit), f"sha256:{sha256}" if sha256 else None)
     return config.parent
 
 
-def _verified(remote: "_Remote", commit: str, path: Path, pinned: str | None, declared: _Declared) -> None:
+def _verify(remote: "_Remote", commit: str, path: Path, pinned: str | None) -> None:
     """Compare a file of the cache with its digest; fetch another one once."""
     stamp = _read_stamp(path)
     digest = pinned or (stamp["digest"] if stamp else None)
     if digest and stamp == _stamp(path, digest):
         return
-    digest = digest or remote.declared(path, declared)
+    digest = digest or remote.digest(path, commit)
     for attempt in ("first", "second"):
         if digest_as(path, digest) == digest:
             return _write_stamp(path, digest)
@@ -98,6 +95,8 @@ class _Remote:
     token: str | bool | None
     cache_dir: str | PathLike[str] | None
     local_files_only: bool
+    answers: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Digests by file name, by commit: the Hub is asked once."""
 
     def __str__(self) -> str:
         return self.repo
@@ -126,11 +125,13 @@ class _Remote:
             path = retried(lambda: api.hf_hub_download(self.repo, name, revision=revision, cache_dir=cache_dir))
         return Path(path)
 
-    def declared(self, path: Path, declared: _Declared) -> str:
-        """The digest that the Hub declares, or declared when the file was fetched."""
+    def digest(self, path: Path, commit: str) -> str:
+        """What the Hub says the digest of a file is, or said when the file was fetched."""
         if not self.offline:
             try:
-                return declared()[path.name]
+                if commit not in self.answers:
+                    self.answers[commit] = digests(self.repo, commit, self.token)[1]
+                return self.answers[commit][path.name]
             except KeyError:
                 raise WeightsError(f"The Hub declares no digest for '{path.name}' of '{self.repo}'; it is not opened") from None
             except WeightsError as error:

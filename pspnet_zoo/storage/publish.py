@@ -161,27 +161,34 @@ def _is_there(path: Path, there: dict[str, str]) -> bool:
     return digest is not None and digest_as(path, digest) == digest
 
 
-def _commit(api: Any, repo: str, paths: Sequence[Path], parent: str, token: str | None, message: str) -> str:
+def _commit(
+    api: Any,
+    repo: str,
+    paths: Sequence[Path],
+    parent: str,
+    token: str | None,
+    message: str,
+    pauses: Sequence[float] = _PAUSES,
+) -> str:
     """One commit on top of `parent`. After a failure, look whether it was made nevertheless before another attempt."""
     from huggingface_hub import CommitOperationAdd
 
-    for pause in (*_PAUSES, None):
-        operations = [CommitOperationAdd(path.name, str(path)) for path in paths]
-        with explained(f"The commit to '{repo}'", token):
-            try:
-                return api.create_commit(repo, operations, commit_message=message, parent_commit=parent).oid
-            except Exception as error:
-                if pause is None or not is_passing(error):
-                    _refuse_if_moved(error, repo, parent)
-                    raise
-                _log.warning("The commit to '%s' failed (%s); trying again in %g s", repo, type(error).__name__, pause)
-        time.sleep(pause)
-        info, there = digests(repo, "main", token)
-        if info.sha != parent:
-            if all(_is_there(path, there) for path in paths):
-                return info.sha  # the commit was made, and its answer was lost
-            raise WeightsError(_moved(repo, parent))
-    raise AssertionError("the last attempt returns or raises")
+    operations = [CommitOperationAdd(path.name, str(path)) for path in paths]
+    with explained(f"The commit to '{repo}'", token):
+        try:
+            return api.create_commit(repo, operations, commit_message=message, parent_commit=parent).oid
+        except Exception as error:
+            if not pauses or not is_passing(error):
+                _refuse_if_moved(error, repo, parent)
+                raise
+            _log.warning("The commit to '%s' failed (%s); trying again in %g s", repo, type(error).__name__, pauses[0])
+    time.sleep(pauses[0])
+    info, there = digests(repo, "main", token)
+    if info.sha == parent:
+        return _commit(api, repo, paths, parent, token, message, pauses[1:])
+    if all(_is_there(path, there) for path in paths):
+        return info.sha  # the commit was made, and its answer was lost
+    raise WeightsError(_moved(repo, parent))
 
 
 def _refuse_if_moved(error: Exception, repo: str, parent: str) -> None:
