@@ -42,7 +42,8 @@ def evaluate(
     from ..data.open import open_dataset
     from ..evaluation.evaluate import evaluate as measure
     from ..evaluation.evaluate import predict_all
-    from ..evaluation.report import html_page, prediction_saver, report, worst_and_best
+    from ..evaluation.page import html_page
+    from ..evaluation.report import prediction_saver, report, worst_and_best
     from ..factory import load
     from ..storage.files import write_atomically
 

@@ -1,0 +1,87 @@
+"""An evaluation as a page that needs no other file, no network and no script; its template is page.html.j2."""
+
+import base64
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
+
+from ..meta import Labels
+from .report import Example
+
+_TEMPLATE = Path(__file__).parent / "page.html.j2"
+_TITLES = {
+    "miou": "mIoU",
+    "category_miou": "category mIoU",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "loss": "loss",
+}
+
+
+def html_page(report: dict[str, Any], labels: Labels, worst: Sequence[Example], best: Sequence[Example]) -> str:
+    """The text of the page.
+
+    Args:
+        report: See the function `report`; "model", "dataset" and "split", where it has them, make the title.
+        labels: Of the data set.
+        worst: The pictures to show as the worst.
+        best: The pictures to show as the best.
+    """
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_TEMPLATE.read_text("utf-8"))
+    return template.render(
+        title=" · ".join(str(report[key]) for key in ("model", "dataset", "split") if key in report),
+        report=report,
+        cards=[(title, report[key]) for key, title in _TITLES.items() if report[key] is not None],
+        classes=_classes(report["iou"], labels, np.array(report["confusion"])),
+        worst=[_shown(example) for example in worst],
+        best=[_shown(example) for example in best],
+        settings=_settings(report),
+    )
+
+
+def _classes(iou: dict[str, float | None], labels: Labels, confusion: np.ndarray) -> list[dict[str, Any]]:
+    """What the tables say of each class; IoU, shares and what was found are 0..1."""
+    pixels = confusion.sum(axis=1)
+    shares = confusion / np.maximum(pixels, 1)[:, None]
+    return [
+        {
+            "name": name,
+            "color": tuple(color),
+            "iou": iou[name],
+            "found": shares[i, i] if pixels[i] else None,
+            "share": pixels[i] / confusion.sum(),
+            "cells": [_cell(shares[i, j], confusion[i, j], i == j) for j in range(len(labels))],
+        }
+        for i, (name, color) in enumerate(zip(labels.names, labels.colors, strict=True))
+    ]
+
+
+def _cell(share: float, pixels: int, is_right: bool) -> dict[str, Any]:
+    color = "59, 120, 184" if is_right else "205, 60, 45"
+    # small mistakes are to be seen: the square root lifts them
+    return {"share": share, "pixels": pixels, "color": f"{color}, {share**0.5 * 0.9:.3f}"}
+
+
+def _shown(example: Example) -> dict[str, Any]:
+    views = zip(("picture", "ground truth", "prediction"), map(_data_uri, example.views), strict=True)
+    return {"name": example.name, "miou": example.miou, "images": list(views)}
+
+
+def _data_uri(image: Image.Image) -> str:
+    buffer = BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _settings(report: dict[str, Any]) -> list[tuple[str, Any]]:
+    settings = {
+        **{f"protocol: {key}": value for key, value in report["protocol_settings"].items()},
+        **{f"version: {key}": value for key, value in report["versions"].items()},
+        **{key.replace("_", " "): report[key] for key in ("commit", "device", "weights_sha256", "data_sha256")},
+    }
+    return [(key, value) for key, value in settings.items() if value is not None]
