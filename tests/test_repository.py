@@ -3,13 +3,9 @@
 import re
 from pathlib import Path
 
-import pytest
-
 import pspnet_zoo
 
 ROOT = Path(__file__).parent.parent
-
-pytestmark = pytest.mark.skipif(not (ROOT / ".github").is_dir(), reason="a source distribution has no .github")
 
 
 def test_hooks_have_the_versions_of_the_extra_dev():
