@@ -45,7 +45,7 @@ def list_command(
         filters = f"{f', --dataset {dataset}' * bool(dataset)}{f', --license {license}' * bool(license)}"
         raise ValueError(f"No checkpoint matches '{pattern}'{filters}; 'pspnet-zoo list' shows all {len(CHECKPOINTS)}")
     say("\n".join(_lines(sorted(rows, key=_KEYS[sort]))))
-    say("\nmIoU in percent, at one scale and at several: * measured by this project, the")
+    say("\nmIoU in percent, at one scale and (ms) several: * measured by this project, the")
     say("others claimed by their source. More of one: pspnet-zoo info NAME")
 
 
@@ -54,7 +54,7 @@ def _lines(rows: list[Checkpoint]) -> list[str]:
     width = max(len(row.name) + 1 + len(row.dataset) for row in rows)
     room = out.width - width - 15 if out.is_terminal else 1000
     whole = all(len(row.license) <= room for row in rows)
-    lines = [f"{'checkpoint':{width - 8}}{'data set':>8}  mIoU multi  par licence"]
+    lines = [f"{'checkpoint':{width - 8}}{'data set':>8} mIoU  ms  par licence"]
     for row in rows:
         name = f"{row.name}{row.dataset:>{width - len(row.name)}}"
         numbers = _percent(row, False) + _percent(row, True)

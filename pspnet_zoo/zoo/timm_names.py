@@ -25,7 +25,7 @@ def is_timm_model(name: str) -> bool:
     if name in timm_models():
         return True
     given_up = re.findall(r"^register_model_deprecations\(__name__, \{(.*?)^\}\)", _source(), re.MULTILINE | re.DOTALL)
-    return any(f"'{name}':" in names for names in given_up)
+    return any(re.search(rf"'{re.escape(name)}'\s*:", names) for names in given_up)
 
 
 @cache
