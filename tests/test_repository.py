@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pspnet_zoo
+from tests.test_imports import FLOORS
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,3 +28,9 @@ def test_the_version_is_written_once():
     number = re.escape(pspnet_zoo.__version__)
     files = [ROOT / "pyproject.toml", ROOT / "CITATION.cff", *(ROOT / "pspnet_zoo").rglob("*.py")]
     assert [f.name for f in files if re.search(rf'version.*"{number}"', f.read_text())] == ["__init__.py"]
+
+
+def test_the_rooms_in_contributing_are_in_their_order():
+    house = (ROOT / "CONTRIBUTING.md").read_text().partition("## The house")[2].partition("Beside the package")[0]
+    named = [name.removesuffix(".py") for name in re.findall(r"`(\w+\.py|\w+)/?`:", house)]
+    assert len(named) > 8 and named == [floor for floor in FLOORS if floor in named]
