@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,20 +15,26 @@ from ..models.pspnet import PSPNet
 from ..storage.files import WeightsError, file_digest, matches
 from ..zoo.registry import CHECKPOINTS, find, parse_architecture
 from ..zoo.rows import Checkpoint, Source
-from .families import csail, mmseg, paddleseg, ptsemseg, pytorchcv, segmentron, semseg
-from .families.renaming import complete
+from .families.csail import CSAIL
+from .families.mmseg import MMSEG, check_config
+from .families.paddleseg import PADDLESEG
+from .families.ptsemseg import PTSEMSEG
+from .families.pytorchcv import PYTORCHCV
+from .families.renaming import Converter, complete
+from .families.segmentron import SEGMENTRON
+from .families.semseg import SEMSEG
 from .foreign import read_checkpoint, state_dict_of
 
-CONVERTERS: Mapping[str, ModuleType] = {
-    "mmseg": mmseg,
-    "semseg": semseg,
-    "pytorchcv": pytorchcv,
-    "paddleseg": paddleseg,
-    "ptsemseg": ptsemseg,
-    "segmentron": segmentron,
-    "csail": csail,
+CONVERTERS: Mapping[str, Converter] = {
+    "mmseg": MMSEG,
+    "semseg": SEMSEG,
+    "pytorchcv": PYTORCHCV,
+    "paddleseg": PADDLESEG,
+    "ptsemseg": PTSEMSEG,
+    "segmentron": SEGMENTRON,
+    "csail": CSAIL,
 }
-"""By family: `to_ours` maps a state dict to our names, `TELLTALE` is a key that only this family has."""
+"""By family."""
 
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
 _CSAIL_PARTS = ("encoder", "decoder")
@@ -78,7 +83,7 @@ def convert_files(files: Sequence[Path], row: Checkpoint, source: Source) -> PSP
             "Leave `like` out to see what the file could be"
         )
     if family == "mmseg" and row.network is not None and isinstance(meta.get("config"), str):
-        mmseg.check_config(meta["config"], row.architecture, row.network)
+        check_config(meta["config"], row.architecture, row.network)
     model = build(row)
     load_tensors(model, _to_ours(state, family), f"'{files[0]}' does not fit '{row.name}'")
     for key, tensor in model.state_dict().items():
@@ -114,7 +119,7 @@ def _to_ours(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
 
 
 def _family(state: Mapping[str, Tensor], file: Path) -> str:
-    family = next((name for name, converter in CONVERTERS.items() if converter.TELLTALE in state), None)
+    family = next((name for name, converter in CONVERTERS.items() if converter.telltale in state), None)
     if family is None:
         raise WeightsError(
             f"'{file}' is no PSPNet of a known project ({', '.join(CONVERTERS)}). It starts with: {', '.join(list(state)[:3])}"

@@ -5,13 +5,8 @@ Names: mit_semseg/models/{models,resnet,mobilenet}.py. An encoder file and a dec
 """
 
 import re
-from collections.abc import Mapping
 
-from torch import Tensor
-
-from .renaming import AUXILIARY, BRANCHES, CLASSIFIER, ENCODER, FUSE, Rules, rename
-
-TELLTALE = "decoder.ppm.0.1.weight"
+from .renaming import AUXILIARY, BRANCHES, CLASSIFIER, ENCODER, FUSE, Converter, Rules
 
 _STEM = {"conv1": "conv1.0", "bn1": "conv1.1", "conv2": "conv1.3", "bn2": "conv1.4", "conv3": "conv1.6", "bn3": "bn1"}
 
@@ -19,8 +14,6 @@ _STEM = {"conv1": "conv1.0", "bn1": "conv1.1", "conv2": "conv1.3", "bn2": "conv1
 _MOBILENET_BLOCKS = [f"{stage}.{block}" for stage, blocks in enumerate((1, 2, 3, 4, 3, 3, 1)) for block in range(blocks)]
 _DEPTHWISE = {"0": "conv_dw", "1": "bn1", "3": "conv_pw", "4": "bn2"}
 _INVERTED = {"0": "conv_pw", "1": "bn1", "3": "conv_dw", "4": "bn2", "6": "conv_pwl", "7": "bn3"}
-
-_SCRATCH = ("._tmp_running_mean", "._tmp_running_var", "._running_iter")  # of its synchronised batch norm
 
 
 def _mobilenet_layer(match: re.Match[str]) -> str:
@@ -44,10 +37,8 @@ _RULES: Rules = (
 )
 
 
-def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict under our names, without scratch buffers.
-
-    Raises:
-        WeightsError: If a key is none of the network's.
-    """
-    return rename({key: tensor for key, tensor in state.items() if not key.endswith(_SCRATCH)}, _RULES)
+CSAIL = Converter(
+    telltale="decoder.ppm.0.1.weight",
+    rules=_RULES,
+    dropped=r".+\._(tmp_running_mean|tmp_running_var|running_iter)",  # of its synchronised batch norm
+)

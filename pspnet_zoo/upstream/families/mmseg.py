@@ -6,16 +6,11 @@ Names: mmseg/models/backbones/{resnet,resnest,mobilenet_v2}.py and mmseg/models/
 import ast
 import logging
 import re
-from collections.abc import Mapping
 from typing import Any
-
-from torch import Tensor
 
 from ...storage.files import WeightsError
 from ...zoo.rows import Network
-from .renaming import AUXILIARY, BRANCHES, CLASSIFIER, ENCODER, FUSE, Rules, rename
-
-TELLTALE = "decode_head.psp_modules.0.1.conv.weight"
+from .renaming import AUXILIARY, BRANCHES, CLASSIFIER, ENCODER, FUSE, Converter, Rules
 
 _log = logging.getLogger(__name__)
 
@@ -47,13 +42,10 @@ _RULES: Rules = (
 )
 
 
-def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict under our names.
-
-    Raises:
-        WeightsError: If a key is none of the network's.
-    """
-    return rename(state, _RULES)
+MMSEG = Converter(
+    telltale="decode_head.psp_modules.0.1.conv.weight",
+    rules=_RULES,
+)
 
 
 def check_config(text: str, architecture: str, network: Network) -> None:

@@ -5,13 +5,8 @@ stored as 1, 2, 3, 6 and concatenated as 6, 3, 2, 1; the convolutions of the hea
 """
 
 import re
-from collections.abc import Mapping
 
-from torch import Tensor
-
-from .renaming import AUXILIARY, BRANCHES, CLASSIFIER, ENCODER, FUSE, Rules, fold_biases, rename, reverse_bins
-
-TELLTALE = "head.psp_module.stages.0.1._conv.weight"
+from .renaming import AUXILIARY, BRANCHES, CLASSIFIER, ENCODER, FUSE, Converter, Rules, fold_biases, reverse_bins
 
 _STEM = {"1": ("conv1.0", "conv1.1"), "2": ("conv1.3", "conv1.4"), "3": ("conv1.6", "bn1")}
 # [0] of timm's shortcut is the average pool, or nothing
@@ -40,11 +35,9 @@ _RULES: Rules = (
 )
 
 
-def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict under our names, with the bins in our order and no bias before a norm.
-
-    Raises:
-        WeightsError: If a key is none of the network's.
-    """
-    statistics = {re.sub(r"\._mean$", ".running_mean", re.sub(r"\._variance$", ".running_var", k)): v for k, v in state.items()}
-    return fold_biases(reverse_bins(rename(statistics, _RULES)))
+PADDLESEG = Converter(
+    telltale="head.psp_module.stages.0.1._conv.weight",
+    rules=_RULES,
+    leaves={"_mean": "running_mean", "_variance": "running_var"},
+    after=(reverse_bins, fold_biases),
+)

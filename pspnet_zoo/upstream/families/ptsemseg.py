@@ -3,13 +3,7 @@
 Names: ptsemseg/models/pspnet.py. The pyramid is stored, and concatenated, as bins 6, 3, 2, 1.
 """
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
-from .renaming import AUXILIARY, BRANCHES, CLASSIFIER, ENCODER, FUSE, Rules, rename, reverse_bins
-
-TELLTALE = "pyramid_pooling.path_module_list.0.cbr_unit.0.weight"
+from .renaming import AUXILIARY, BRANCHES, CLASSIFIER, ENCODER, FUSE, Converter, Rules, reverse_bins
 
 _STEM = {"1": ("conv1.0", "conv1.1"), "2": ("conv1.3", "conv1.4"), "3": ("conv1.6", "bn1")}
 _LAYERS = {
@@ -33,10 +27,8 @@ _RULES: Rules = (
 )
 
 
-def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict under our names, with the bins in our order.
-
-    Raises:
-        WeightsError: If a key is none of the network's.
-    """
-    return reverse_bins(rename(state, _RULES))
+PTSEMSEG = Converter(
+    telltale="pyramid_pooling.path_module_list.0.cbr_unit.0.weight",
+    rules=_RULES,
+    after=(reverse_bins,),
+)

@@ -5,13 +5,8 @@ before torch renumbered a Sequential on deletion, and "0", "1", ... since.
 """
 
 import re
-from collections.abc import Mapping
 
-from torch import Tensor
-
-from .renaming import AUXILIARY, BRANCHES, CLASSIFIER, ENCODER, FUSE, Rules, rename
-
-TELLTALE = "pool.branches.branch2.conv.conv.weight"
+from .renaming import AUXILIARY, BRANCHES, CLASSIFIER, ENCODER, FUSE, Converter, Rules
 
 _STEM = {"conv1.conv": "conv1.0", "conv1.bn": "conv1.1", "conv2.conv": "conv1.3", "conv2.bn": "conv1.4"}
 _STEM |= {"conv3.conv": "conv1.6", "conv3.bn": "bn1"}
@@ -44,10 +39,7 @@ _RULES: Rules = (
 )
 
 
-def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict under our names.
-
-    Raises:
-        WeightsError: If a key is none of the network's.
-    """
-    return rename(state, _RULES)
+PYTORCHCV = Converter(
+    telltale="pool.branches.branch2.conv.conv.weight",
+    rules=_RULES,
+)

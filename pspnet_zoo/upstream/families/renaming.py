@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,8 +19,35 @@ CLASSIFIER = "segmentation_head.0"
 AUXILIARY = "auxiliary_head.0"
 
 
-def rename(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
-    """The same tensors under our names.
+@dataclass(frozen=True)
+class Converter:
+    """How the state dicts of a project become ours."""
+
+    telltale: str
+    """A key that only this project's have."""
+    rules: Rules
+    dropped: str = "(?!)"
+    """Regular expression of whole keys that are left out; of none."""
+    leaves: Mapping[str, str] = field(default_factory=dict)
+    """Last parts of keys that have other names here."""
+    after: tuple[Callable[[Mapping[str, Tensor]], dict[str, Tensor]], ...] = ()
+    """What is done to the renamed tensors, in this order."""
+
+    def to_ours(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict under our names, in our order of bins, without biases before norms.
+
+        Raises:
+            WeightsError: If a key is none of the network's.
+        """
+        kept = {key: tensor for key, tensor in state.items() if not re.fullmatch(self.dropped, key)}
+        ours = rename(kept, self.rules, self.leaves)
+        for step in self.after:
+            ours = step(ours)
+        return ours
+
+
+def rename(state: Mapping[str, Tensor], rules: Rules, leaves: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+    """The same tensors under our names; `leaves` are other names for the last parts of keys.
 
     Raises:
         WeightsError: If no rule fits a key, or two keys would get the same name.
@@ -32,7 +60,7 @@ def rename(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
         if match is None:
             raise WeightsError(f"'{key}' is no key of a PSPNet of this project")
         found, ours = match
-        name = f"{ours(found) if callable(ours) else found.expand(ours)}.{leaf}"
+        name = f"{ours(found) if callable(ours) else found.expand(ours)}.{(leaves or {}).get(leaf, leaf)}"
         if name in renamed:
             raise WeightsError(f"'{key}' has the meaning of another key too, '{name}' in our names")
         renamed[name] = tensor

@@ -3,13 +3,7 @@
 Names: segmentron/models/pspnet.py and segmentron/modules/module.py.
 """
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
-from .renaming import AUXILIARY, BRANCHES, CLASSIFIER, ENCODER, FUSE, Rules, rename
-
-TELLTALE = "head.psp.convs.0.conv.weight"
+from .renaming import AUXILIARY, BRANCHES, CLASSIFIER, ENCODER, FUSE, Converter, Rules
 
 _RULES: Rules = (
     (r"encoder\.(conv1|bn1|layer\d\..+)", rf"{ENCODER}.\1"),
@@ -21,10 +15,8 @@ _RULES: Rules = (
 )
 
 
-def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict under our names, without the classifier of ImageNet that the file still has.
-
-    Raises:
-        WeightsError: If a key is none of the network's.
-    """
-    return rename({key: tensor for key, tensor in state.items() if not key.startswith("encoder.fc.")}, _RULES)
+SEGMENTRON = Converter(
+    telltale="head.psp.convs.0.conv.weight",
+    rules=_RULES,
+    dropped=r"encoder\.fc\..+",  # the classifier of ImageNet that the file still has
+)

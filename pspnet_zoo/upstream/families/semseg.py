@@ -3,13 +3,7 @@
 Names: model/pspnet.py and model/resnet.py.
 """
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
-from .renaming import AUXILIARY, BRANCHES, CLASSIFIER, ENCODER, FUSE, Rules, rename
-
-TELLTALE = "ppm.features.0.1.weight"
+from .renaming import AUXILIARY, BRANCHES, CLASSIFIER, ENCODER, FUSE, Converter, Rules
 
 _RULES: Rules = (
     (r"layer0\.7", f"{ENCODER}.bn1"),
@@ -23,10 +17,7 @@ _RULES: Rules = (
 )
 
 
-def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict under our names.
-
-    Raises:
-        WeightsError: If a key is none of the network's.
-    """
-    return rename(state, _RULES)
+SEMSEG = Converter(
+    telltale="ppm.features.0.1.weight",
+    rules=_RULES,
+)
