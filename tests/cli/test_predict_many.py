@@ -139,9 +139,8 @@ def test_a_link_at_a_results_name_is_replaced_and_not_followed(run, model, photo
 )
 def test_mistakes_are_said_before_a_model_is_loaded(run, tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
-    code, _, err = run(
-        "predict", *options, *([] if options[0][0] != "-" else ["x.jpg"]), "--model", "pspnet_r101c.mmseg_cityscapes"
-    )
+    arguments = [*options, *(["x.jpg"] if options[0][0] == "-" else [])]
+    code, _, err = run("predict", *arguments, "--model", "pspnet_r101c.mmseg_cityscapes")
     assert code == 2 and message in err and len(err.splitlines()) == 1  # nothing was fetched
 
 
