@@ -135,14 +135,12 @@ def predict(
 
     predictor = Predictor(model)
     output.mkdir(parents=True, exist_ok=True)
-    labels = predictor.model.labels
-    assert labels is not None
-    rows = nullcontext() if report is None else SharesReport(report, labels.names, video=bool(videos))
+    rows = nullcontext() if report is None else SharesReport(report, predictor.labels.names, video=bool(videos))
     done = 0
     try:
         with rows as table, progress_bar() as bar:
             if table is not None:
-                _report_skipped(there, table, labels.names)
+                _report_skipped(there, table, predictor.labels.names)
             for item in _pictures(predictor, jobs, bar, alpha, batch_size, workers):
                 if item.error is not None:
                     totals.fail(item.error)

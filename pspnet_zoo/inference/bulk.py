@@ -179,9 +179,6 @@ class _Worker:
         torch.set_num_threads(1)  # of each worker, whatever the machine, so that a mask does not depend on where it was made
         self._predictor = load_files(ray.get(files), manifest.model)
         self._destination, self._manifest = Destination(destination), manifest
-        labels = self._predictor.model.labels
-        assert labels is not None
-        self._labels = labels
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -192,7 +189,7 @@ class _Worker:
         try:
             if not self._destination.has(shard):  # else another worker finished it just before it was lost
                 rows = segment_part(self._predictor, part, self._manifest.as_files)
-                self._destination.write(shard, rows, self._manifest, self._labels)
+                self._destination.write(shard, rows, self._manifest, self._predictor.labels)
                 pictures, failures = len(rows), sum(row.error is not None for row in rows)
         except OSError as error:  # of the storage; those of single pictures are rows
             problem = str(error)
