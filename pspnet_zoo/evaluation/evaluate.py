@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
+from ..inference.pipeline import in_order
 from ..inference.protocols import PROTOCOLS, Protocol
 from ..inference.scores import class_ids, class_scores, labels_of, largest, number_of_ids, protocol_for, stored
 from ..meta import IGNORE, Labels
@@ -85,8 +86,8 @@ def evaluate(
     _check_classes(model, dataset.labels)
     confusion = ConfusionMatrix(len(dataset.labels))
     losses, image_miou = torch.zeros(2, len(dataset), dtype=torch.float64)
-    for done, index in enumerate(_share(len(dataset)), start=1):
-        image, truth = dataset[index]
+    pairs = in_order(lambda index: (index, *dataset[index]), _share(len(dataset)))
+    for done, (index, image, truth) in enumerate(pairs, start=1):
         size = (image.shape[-2], image.shape[-1])
         scores = class_scores(model, image[None], protocol)
         truth, prediction = truth.to(scores.device), largest(scores, size)[0]
@@ -135,8 +136,9 @@ def predict_all(
         ImageError: If a picture cannot be read.
     """
     _check_classes(model, dataset.labels)
-    for done, index in enumerate(_share(len(dataset)), start=1):
-        image = torch.from_numpy(read_image(dataset.images[index])).permute(2, 0, 1)
+    pictures = in_order(lambda index: (index, read_image(dataset.images[index])), _share(len(dataset)))
+    for done, (index, pixels) in enumerate(pictures, start=1):
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
         save(index, stored(class_ids(model, image[None], protocol)[0], len(dataset.labels)))
         if progress:
             progress(done)
