@@ -130,7 +130,6 @@ def run(
 
 
 def _start(address: str | None) -> None:
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
@@ -162,7 +161,7 @@ def _results(
     weights = ray.put(files)  # once a cluster; held here for actors that start again
     work = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
         _Worker,
-        fn_constructor_args=(weights, destination, manifest),
+        fn_constructor_args=(weights, destination, manifest, None if gpus_per_worker else "cpu"),
         batch_size=1,
         num_cpus=1,
         num_gpus=gpus_per_worker or None,
@@ -175,9 +174,9 @@ def _results(
 class _Worker:
     """An actor with the network."""
 
-    def __init__(self, files: "ray.ObjectRef", destination: str, manifest: Manifest) -> None:
+    def __init__(self, files: "ray.ObjectRef", destination: str, manifest: Manifest, device: str | None) -> None:
         torch.set_num_threads(1)  # of each worker, whatever the machine, so that a mask does not depend on where it was made
-        self._predictor = load_files(ray.get(files), manifest.model)
+        self._predictor = load_files(ray.get(files), device)
         self._destination, self._manifest = Destination(destination), manifest
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -231,12 +230,12 @@ def model_files(model: str) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
-def load_files(files: Mapping[str, bytes], name: str) -> Predictor:
-    """The predictor of what `model_files` gave."""
+def load_files(files: Mapping[str, bytes], device: str | None = None) -> Predictor:
+    """The predictor of what `model_files` gave; see `Predictor` for the device."""
     with tempfile.TemporaryDirectory() as folder:
         for name, data in files.items():
             (Path(folder) / name).write_bytes(data)
-        return Predictor(folder)
+        return Predictor(folder, device=device)
 
 
 def _digest(files: Mapping[str, bytes]) -> str:
