@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from timm.layers import AvgPool2dSame, BlurPool2d, CondConv2d, Conv2dSame
-from timm.layers.padding import get_same_padding
 from timm.layers.pool2d_same import MaxPool2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -63,7 +62,7 @@ class Window:
             stride, reach = self.stride[axis], self.reach[axis]
             if self.padding is None:
                 sparse_size = (size[axis] + rate - 1) // rate
-                before = get_same_padding(sparse_size, self.kernel[axis], stride, self.dilation[axis]) // 2
+                before = _same_padding(sparse_size, self.kernel[axis], stride, self.dilation[axis]) // 2
                 after = reach - before
             else:
                 before = after = self.padding[axis]
@@ -71,6 +70,16 @@ class Window:
                     after = reach - before
             sides += [before * rate, after * rate]
         return sides
+
+
+def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> int:
+    """TensorFlow's padding of a side, before and after together.
+
+    timm's function divides and rounds floats, which a program for any size cannot hold; whole numbers it can.
+    """
+    reach = dilation * (kernel - 1)
+    padding = ((size + stride - 1) // stride - 1) * stride + reach + 1 - size
+    return padding if reach + 1 >= stride else max(padding, 0)
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -130,6 +139,7 @@ def _plain_twin(operation: Any) -> nn.Conv2d:
         operation.in_channels,
         operation.out_channels,
         operation.kernel_size,
+        stride=operation.stride,
         dilation=operation.dilation,
         groups=operation.groups,
         bias=operation.bias is not None,

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .dense import CONVOLUTIONS, Window, dense_twin
+from .dense import CONVOLUTIONS, Window, dense_twin, pads_as_same
 from .policies import Dilation, ShortcutPool
 
 _PROBE = 512  # pixels; a multiple of every stride, and large beside the border that convolutions without padding cut off
@@ -64,6 +64,8 @@ def dilate(
     patches = next(iter(strides.values())) > 1  # pixels are rearranged before the first operation
     for name, stride in strides.items():
         operation = net.get_submodule(name)
+        if stride < output_stride and pads_as_same(operation) and isinstance(operation, CONVOLUTIONS):
+            net.set_submodule(name, dense_twin(name, operation, 1, "strided"))  # as it is, but for how padding is computed
         if stride < output_stride or _is_pointwise(operation) or _stays(net, name, policy):
             continue
         if isinstance(operation, nn.AvgPool2d) and shortcut_pool == "identity":

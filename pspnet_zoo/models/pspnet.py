@@ -14,7 +14,7 @@ import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from ..meta import Preprocess
+from ..meta import Labels, Preprocess
 from .encoder import Encoder
 from .heads import Activation, AuxiliaryHead, ClassificationHead, SegmentationHead, initialize
 from .policies import Dilation, ShortcutPool
@@ -135,7 +135,7 @@ class PSPNet(Pretrained):
                 initialize(part)
 
         self.preprocess = Preprocess(self.encoder.mean, self.encoder.std)
-        self.labels = None
+        self.labels: Labels | None = None
         self.provenance = None
         self._aux_from, self._is_upsampled = aux_from, upsampling is not None
         self._encoder_is_frozen = self._norms_are_frozen = False

@@ -51,9 +51,11 @@ class Fit:
         """
         if self.size is None and self.multiple == self.minimum == 1:
             return x
+        if self.size is None and torch.compiler.is_compiling():
+            return self._pad_any(self._pad_any(x, -2), -1)
         height, width = x.shape[-2:]
         if self.size is None:
-            bottom, right = (max(-(-side // self.multiple) * self.multiple, self.minimum) - side for side in (height, width))
+            bottom, right = (max(_ceil(side, self.multiple) * self.multiple, self.minimum) - side for side in (height, width))
         elif height <= self.size[0] and width <= self.size[1]:
             bottom, right = self.size[0] - height, self.size[1] - width
         else:
@@ -63,16 +65,26 @@ class Fit:
             )
         return F.pad(x, (0, right, 0, bottom))
 
+    def _pad_any(self, x: Tensor, dim: int) -> Tensor:
+        """`pad` along one side in operations that are the same for every size, where F.pad would be left out at some."""
+        side = x.shape[dim]
+        size = _ceil(side, self.multiple) * self.multiple
+        if self.minimum > self.multiple:
+            size = torch.sym_max(size, self.minimum)
+        position = torch.arange(size, device=x.device)
+        inside = (position < side).to(x.dtype)
+        return x.index_select(dim, position.clamp(max=side - 1)) * (inside[:, None] if dim == -2 else inside)
+
     def maps(self, features: list[Tensor], x: Tensor, padded: Tensor) -> list[Tensor]:
         """The model's features of `padded` as (N, C, H/s, W/s) maps of x, s the strides, rounded up."""
         maps = []
         for feature, native, stride in zip(features, self.native_strides, self.strides, strict=True):
             feature = self.as_map(feature, native, padded)
             if self.resized and native != stride:
-                size = [-(-side // stride) for side in padded.shape[-2:]]
+                size = [_ceil(side, stride) for side in padded.shape[-2:]]
                 feature = F.interpolate(feature, size=size, mode="bilinear", align_corners=False)
             if padded is not x:
-                feature = feature[..., : -(-x.shape[-2] // stride), : -(-x.shape[-1] // stride)]
+                feature = feature[..., : _ceil(x.shape[-2], stride), : _ceil(x.shape[-1], stride)]
             maps.append(feature)
         return maps
 
@@ -83,6 +95,11 @@ class Fit:
         if self.layout == Format.NLC:
             return feature.transpose(1, 2).unflatten(2, (padded.shape[-2] // stride, padded.shape[-1] // stride))
         return feature
+
+
+def _ceil(side: int, unit: int) -> int:
+    """Units that cover a side. Not -(-side // unit): ONNX rounds quotients of negative numbers the other way."""
+    return (side + unit - 1) // unit
 
 
 def measure(

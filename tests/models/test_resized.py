@@ -133,3 +133,11 @@ def test_every_parameter_gets_a_gradient_where_timm_keeps_unread_branches(name, 
     out = net(torch.randn(2, 3, 64, 64), return_aux=aux_head)
     sum(o.sum() for o in (out if aux_head else (out,))).backward()
     assert not [n for n, p in net.named_parameters() if p.grad is None]
+
+
+@pytest.mark.parametrize(("multiple", "minimum"), [(8, 1), (32, 32), (64, 128)])
+def test_padding_in_programs_is_the_same(multiple, minimum):
+    fit = Fit(native_strides=(8,), strides=(8,), multiple=multiple, minimum=minimum)
+    for height, width in ((1, 7), (32, 65), (128, 200)):
+        x = torch.randn(2, 3, height, width)
+        assert torch.equal(fit._pad_any(fit._pad_any(x, -2), -1), fit.pad(x))
