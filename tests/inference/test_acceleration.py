@@ -1,0 +1,98 @@
+import pytest
+import torch
+from torch import nn
+
+from pspnet_zoo import PSPNet
+from pspnet_zoo.inference import acceleration
+from pspnet_zoo.inference.acceleration import Accelerated, winograd_pays
+
+FAMILIES = ["test_resnet", "test_efficientnet", "test_nfnet", "test_convnext", "densenet121", "hrnet_w18_small", "test_maxvit"]
+
+
+@pytest.fixture
+def everywhere(monkeypatch):
+    """Winograd's algorithm in every layer that it is possible in."""
+    monkeypatch.setattr(acceleration, "winograd_pays", lambda *sizes: True)
+
+
+def lively(network: nn.Module) -> nn.Module:
+    """With norms that do something."""
+    for layer in network.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.5, 2)
+            layer.weight.data.uniform_(0.5, 2)
+            layer.bias.data.normal_()
+    return network.eval()
+
+
+def assert_same(found: torch.Tensor, wanted: torch.Tensor) -> None:
+    assert found.shape == wanted.shape
+    assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("encoder", FAMILIES)
+def test_logits_are_the_same(encoder, everywhere):
+    network = lively(PSPNet(encoder, None, classes=5, psp_out_channels=16))
+    fast = Accelerated(network)
+    for shape in ((1, 3, 65, 97), (2, 3, 40, 33), (1, 3, 1, 19)):
+        x = torch.randn(shape)
+        with torch.inference_mode():
+            wanted = network(x)
+            assert_same(fast(x), wanted)  # the first call prepares
+            assert_same(fast(x), wanted)
+
+
+def test_a_resnet_is_folded_whole(everywhere):
+    network = lively(PSPNet("test_resnet", None, classes=5, psp_out_channels=16))
+    fast = Accelerated(network)
+    fast(torch.randn(1, 3, 64, 64)), fast(torch.randn(1, 3, 64, 64))
+    norms = sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
+    folded = [c for c in fast._calls.values() if c.norm is not None]
+    assert len(folded) == norms - 1  # the fusing one follows a sum
+    assert sum(bool(c._winograd) for c in fast._calls.values()) >= 3
+
+
+class Odd(nn.Module):
+    """Everything that must not be folded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_twice, self.called_twice, self.plain = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(4))
+        self.computed = nn.Parameter(torch.randn(3, 3, 3, 3))
+
+    def forward(self, x):
+        y = self.read_twice(x)
+        x = self.norms[0](y) + y
+        x = self.norms[1](self.called_twice(x)) + self.norms[2](self.called_twice(2 * x))
+        x = nn.functional.conv2d(x, self.computed / self.computed.std(), padding=1)
+        return self.norms[3](x.relu()) + self.plain(x)
+
+
+def test_what_cannot_be_folded_is_left(everywhere):
+    network = lively(Odd())
+    fast, x = Accelerated(network), torch.randn(2, 3, 9, 12)
+    wanted = network(x)
+    for _ in range(3):
+        assert_same(fast(x), wanted)
+    assert not any(c.norm for c in fast._calls.values())
+
+
+def test_the_network_is_not_changed_and_its_changes_are_seen(everywhere):
+    network = lively(PSPNet("test_resnet", None, classes=3, psp_out_channels=16))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    fast, x = Accelerated(network), torch.randn(1, 3, 33, 40)
+    fast(x), fast(x)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.9)
+    for _ in range(2):
+        assert_same(fast(x), network(x).detach())
+
+
+def test_winograd_is_for_wide_layers_on_maps_that_tiles_cover():
+    assert winograd_pays(2048, 512, 64, 128, 1) and winograd_pays(512, 512, 64, 128, 4)
+    assert not winograd_pays(64, 64, 128, 256, 1)
+    assert not winograd_pays(512, 512, 9, 9, 4)
