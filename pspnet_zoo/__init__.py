@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .deployment.export import export as export
     from .factory import create as create
     from .factory import load as load
     from .inference.prediction import Prediction as Prediction
@@ -32,6 +33,7 @@ _HOMES = {
     "WeightsError": "storage.errors",
     "convert": "upstream.convert",
     "create": "factory",
+    "export": "deployment.export",
     "find": "zoo.registry",
     "from_pretrained": "models.pspnet:PSPNet",
     "list_backbones": "models.encoder",

@@ -10,7 +10,21 @@ import pspnet_zoo
 ROOT = Path(pspnet_zoo.__file__).parent
 
 # from the ground up: each room may import itself and those before it
-FLOORS = ["meta", "storage", "data", "models", "zoo", "upstream", "factory", "inference", "evaluation", "training", "demo", "cli"]
+FLOORS = [
+    "meta",
+    "storage",
+    "data",
+    "models",
+    "zoo",
+    "upstream",
+    "factory",
+    "inference",
+    "evaluation",
+    "deployment",
+    "training",
+    "demo",
+    "cli",
+]
 
 
 def names_of(path: Path) -> tuple[str, ...]:

@@ -11,10 +11,12 @@ import typer
 from .. import __version__
 from ..storage.errors import WeightsError
 from . import data
+from .benchmark import benchmark
 from .bulk import bulk
 from .convert import convert
 from .demo import demo
 from .evaluate import evaluate
+from .export import export
 from .info import info
 from .list import list_command
 from .predict import predict
@@ -34,6 +36,8 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(publish)
 app.command()(demo)
+app.command()(export)
+app.command()(benchmark)
 app.add_typer(data.app, name="data")
 app.command("list")(list_command)
 app.command()(convert)

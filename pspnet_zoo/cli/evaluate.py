@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..inference.protocols import PROTOCOLS
-from .terminal import DataOption, DatasetOption, ModelArgument, check_name, out, progress_bar, say
+from .terminal import DataOption, DatasetOption, ModelArgument, PrecisionOption, check_name, out, progress_bar, say
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,7 @@ def evaluate(
     html_file: Annotated[
         Path | None, typer.Option("--html", help="Write a page with bars, the confusion matrix and pictures to this file.")
     ] = None,
+    precision: PrecisionOption = "float32",
     save_predictions: Annotated[
         Path | None, typer.Option(help="Write each prediction into this folder; for Cityscapes as its server wants them.")
     ] = None,
@@ -44,7 +45,8 @@ def evaluate(
     from ..evaluation.evaluate import predict_all
     from ..evaluation.page import html_page
     from ..evaluation.report import prediction_saver, report, worst_and_best
-    from ..factory import load
+    from ..inference.engines import open_engine
+    from ..inference.exported import format_of
     from ..storage.files import write_atomically
 
     if protocol not in PROTOCOLS:
@@ -53,10 +55,9 @@ def evaluate(
     if not pictures.masks and (json_file or html_file or not save_predictions):
         raise ValueError(f"{dataset} {split} has no ground truth to compare with; only --save-predictions is possible")
     save = prediction_saver(pictures, save_predictions) if save_predictions else None
-    network = load(model)
     bar = progress_bar()
     with _processes() as (rank, count, device):
-        network.to(device)
+        network = open_engine(model, device=device if format_of(model) is None else None, precision=precision)
         bar.disable = rank > 0
         task = bar.add_task("evaluating", total=len(range(rank, len(pictures), count)))
 

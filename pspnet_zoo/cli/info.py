@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from ..inference.exported import format_of
+from ..meta import Labels
 from ..zoo.registry import CHECKPOINTS, find, is_checkpoint, parse_architecture
 from ..zoo.rows import Checkpoint
-from .terminal import ModelArgument, out
+from .terminal import ModelArgument, check_name, out
 
 if TYPE_CHECKING:
     from ..models.pspnet import PSPNet
@@ -19,6 +21,9 @@ def info(model: ModelArgument) -> None:
 
     No checkpoint of the zoo is downloaded for it.
     """
+    if format_of(model) is not None:
+        out.print(_exported_table(model))
+        return
     is_stored = Path(model).is_dir() or "/" in model
     row = find(model) if is_checkpoint(model) and not is_stored else None
     if row is None and not is_stored:
@@ -60,3 +65,17 @@ def _network(model: str, row: Checkpoint | None, is_stored: bool) -> "PSPNet":
         network.labels, network.preprocess = row.labels, row.preprocess or network.preprocess
         return network
     return load(model) if row is not None or is_stored else create(model)
+
+
+def _exported_table(model: str) -> Table:
+    """What an exported network says of itself."""
+    check_name(model)
+    from ..inference.engines import open_engine
+
+    engine: Any = open_engine(model)
+    table = Table(title=model, show_header=False)
+    for key, value in vars(engine.spec).items():
+        if isinstance(value, dict):
+            value = "\n".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in value.items())
+        table.add_row(key, ", ".join(value.names) if isinstance(value, Labels) else str(value))
+    return table

@@ -14,7 +14,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from .terminal import DEFAULT_MODEL, check_name, complain, err, out, progress_bar, say
+from .terminal import DEFAULT_MODEL, ModelOption, PrecisionOption, check_name, complain, err, out, progress_bar, say
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,7 +84,8 @@ def predict(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("predictions"),
-    model: Annotated[str, typer.Option(help="A model of the zoo, or the folder of a checkpoint.")] = DEFAULT_MODEL,
+    model: ModelOption = DEFAULT_MODEL,
+    precision: PrecisionOption = "float32",
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Weight of the colours in the overlay.")] = 0.5,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders below too; the results mirror them.")] = False,
     masks_only: Annotated[bool, typer.Option("--masks-only", help="No overlays.")] = False,
@@ -133,7 +134,7 @@ def predict(
     replaced = sum(path.exists() for job in (*jobs, *videos) for path in job.targets)
     from ..inference.predictor import Predictor
 
-    predictor = Predictor(model)
+    predictor = Predictor(model, precision=precision)
     output.mkdir(parents=True, exist_ok=True)
     rows = nullcontext() if report is None else SharesReport(report, predictor.labels.names, video=bool(videos))
     done = 0

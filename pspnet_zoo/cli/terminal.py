@@ -1,13 +1,14 @@
 """What the commands share: where they write, progress, complaints, and arguments with one meaning everywhere."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..data.layouts import LAYOUTS
+from ..inference.exported import format_of
 from ..zoo.registry import find
 
 DEFAULT_MODEL = "pspnet_lite0.camvid"
@@ -16,17 +17,26 @@ DEFAULT_MODEL = "pspnet_lite0.camvid"
 out = Console()
 err = Console(stderr=True)
 
-ModelArgument = Annotated[str, typer.Argument(metavar="NAME_OR_DIR", help="A model of the zoo, or the folder of a checkpoint.")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="NAME_OR_PATH", help="A model of the zoo, the folder of a checkpoint, or an exported file.")
+]
+ModelOption = Annotated[str, typer.Option(help="A model of the zoo, the folder of a checkpoint, or an exported file.")]
+PrecisionOption = Annotated[
+    Literal["float32", "bfloat16"], typer.Option(help="bfloat16 is faster where a processor is made for it.")
+]
 DatasetOption = Annotated[str, typer.Option(help=f"Layout of the data: {', '.join(LAYOUTS)}.")]
 DataOption = Annotated[Path, typer.Option(help="Folder of the data set.", show_default=False)]
 
 
 def check_name(model: str) -> None:
-    """Complain about the name of a checkpoint before anything large is imported; folders and repositories pass.
+    """Complain about the name of a checkpoint or file before anything large is imported; folders and repositories pass.
 
     Raises:
         ValueError: If there is none of this name.
+        FileNotFoundError: If it is the name of an exported file that is not there.
     """
+    if format_of(model) is not None and not Path(model).exists():
+        raise FileNotFoundError(f"No file '{model}'")
     if "/" not in model and not Path(model).exists():
         find(model)
 

@@ -13,9 +13,8 @@ from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
 from ..inference.pipeline import in_order
 from ..inference.protocols import PROTOCOLS, Protocol
-from ..inference.scores import class_ids, class_scores, labels_of, largest, number_of_ids, protocol_for, stored
+from ..inference.scores import Network, class_ids, class_scores, labels_of, largest, number_of_ids, protocol_for, stored
 from ..meta import IGNORE, Labels
-from ..models.pspnet import PSPNet
 from .metrics import ConfusionMatrix
 
 Save = Callable[[int, Tensor], None]
@@ -59,7 +58,7 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(
-    model: PSPNet,
+    model: Network,
     dataset: SegmentationDataset,
     protocol: Protocol = PROTOCOLS["whole"],
     *,
@@ -102,7 +101,7 @@ def evaluate(
             save(index, stored(prediction, len(dataset.labels)))
         if progress:
             progress(done)
-    device = next(model.parameters()).device
+    device = model.device
     # a picture's numbers are 0 in all processes but one, so that no sum depends on how many there are
     confusion.counts, losses, image_miou = (_sum_over_processes(t, device) for t in (confusion.counts, losses, image_miou))
     counted = int(confusion.counts.sum())
@@ -127,7 +126,7 @@ def evaluate(
 
 @torch.inference_mode()
 def predict_all(
-    model: PSPNet, dataset: SegmentationDataset, protocol: Protocol, save: Save, *, progress: Progress | None = None
+    model: Network, dataset: SegmentationDataset, protocol: Protocol, save: Save, *, progress: Progress | None = None
 ) -> None:
     """Segment every picture, with or without ground truth. Several processes share the pictures as in `evaluate`.
 
@@ -144,7 +143,7 @@ def predict_all(
             progress(done)
 
 
-def _check_classes(model: PSPNet, labels: Labels) -> None:
+def _check_classes(model: Network, labels: Labels) -> None:
     count = number_of_ids(model)
     if count != len(labels):
         raise ValueError(f"The model has {count} classes and the data set {len(labels)}; they must be the same")

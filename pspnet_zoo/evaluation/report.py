@@ -19,7 +19,8 @@ from torch import Tensor
 from .. import __version__
 from ..data.dataset import SegmentationDataset
 from ..inference import draw
-from ..inference.scores import class_ids
+from ..inference.engines import Engine
+from ..inference.scores import Network, class_ids
 from ..models.pspnet import PSPNet
 from ..storage.files import weights_digest, write_atomically
 from .evaluate import Evaluation
@@ -27,14 +28,14 @@ from .evaluate import Evaluation
 _EXAMPLE_WIDTH = 480  # pixels; a page with six examples stays below 2 MB
 
 
-def report(evaluation: Evaluation, model: PSPNet, dataset: SegmentationDataset) -> dict[str, Any]:
+def report(evaluation: Evaluation, model: PSPNet | Engine, dataset: SegmentationDataset) -> dict[str, Any]:
     """The numbers, and what is needed to get them again, as JSON.
 
     Nothing in an evaluation is random, so there is no seed; one of the training is in `provenance`.
 
     Args:
         evaluation: Of the model on the data set.
-        model: Its weights are hashed as `save_pretrained` would write them.
+        model: Its weights are hashed, as `save_pretrained` would write them or as an exported file has them.
         dataset: The names and sizes of its files are hashed, in order, not their content, which would have to be read again.
 
     Raises:
@@ -42,7 +43,7 @@ def report(evaluation: Evaluation, model: PSPNet, dataset: SegmentationDataset) 
     """
     return {
         **evaluation.as_json(),
-        "weights_sha256": weights_digest(model.state_dict()),
+        "weights_sha256": weights_digest(model.state_dict()) if isinstance(model, PSPNet) else model.weights_sha256,
         "data_sha256": data_digest(dataset),
         "provenance": model.provenance,
         "versions": {
@@ -53,7 +54,7 @@ def report(evaluation: Evaluation, model: PSPNet, dataset: SegmentationDataset) 
             "python": platform.python_version(),
         },
         "commit": commit(),
-        "device": str(next(model.parameters()).device),
+        "device": str(model.device),
     }
 
 
@@ -119,7 +120,7 @@ class Example:
 
 
 def worst_and_best(
-    model: PSPNet, dataset: SegmentationDataset, evaluation: Evaluation, *, count: int = 3
+    model: Network, dataset: SegmentationDataset, evaluation: Evaluation, *, count: int = 3
 ) -> tuple[list[Example], list[Example]]:
     """The pictures with the lowest mIoU, worst first, and those with the highest, best first; none is in both."""
     scored = [(miou, index) for index, miou in enumerate(evaluation.image_miou) if miou is not None]

@@ -4,14 +4,15 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 
 from ..data.images import read_image, to_rgb
-from ..factory import load
 from ..models.pspnet import PSPNet
+from .engines import TorchEngine, open_engine
 from .pipeline import WORKERS, segment_all
 from .prediction import Prediction
 from .scores import class_scores, labels_of, largest, stored
@@ -30,22 +31,44 @@ class Predictor:
     """Segments pictures with a trained network.
 
     Args:
-        model: A network with labels, a checkpoint's name or folder, or its repository on the Hub, "org/repo".
+        model: A network with labels, a checkpoint's name or folder, its repository on the Hub, "org/repo", or what
+            `pspnet_zoo.export` wrote, an .onnx or .xml file or a folder.
         device: Where to run, such as "cpu" or "cuda"; None for a GPU if there is one.
+        precision: "float32", or "bfloat16": about half the time on processors made for it, and nearly the same classes.
+        compile: Compile the network by `torch.compile`.
+        fast: On CPUs, run the network in less time with the same arithmetic but for rounding; see
+            `pspnet_zoo.inference.acceleration`. The network itself stays as it is.
+        threads: Of the CPU; None for what the runtime takes.
+
+    Attributes:
+        model: The network, or the exported one in its runtime.
+        labels: What the ids mean.
 
     Raises:
-        ValueError: If the name is unknown, or the network has no labels.
+        ValueError: If the name is unknown, the network has no labels, or an option does not go with an exported file.
         WeightsError: If the weights cannot be loaded.
+        ImportError: If the runtime of an exported file is not installed.
     """
 
-    def __init__(self, model: PSPNet | str | PathLike[str] = DEFAULT_MODEL, *, device: str | torch.device | None = None) -> None:
-        self.model = load(model)
-        labels = labels_of(self.model)
+    def __init__(
+        self,
+        model: PSPNet | str | PathLike[str] = DEFAULT_MODEL,
+        *,
+        device: str | torch.device | None = None,
+        precision: Literal["float32", "bfloat16"] = "float32",
+        compile: bool = False,
+        fast: bool = True,
+        threads: int | None = None,
+    ) -> None:
+        self.engine = open_engine(model, device=device, precision=precision, compile=compile, fast=fast, threads=threads)
+        self.model: Any = self.engine.network if isinstance(self.engine, TorchEngine) else self.engine
+        labels = labels_of(self.engine)
         if labels is None:
             raise ValueError("This network has no labels, so its classes have no names; set model.labels to pspnet_zoo.Labels")
         self.labels = labels
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model.to(self.device).to(memory_format=torch.channels_last).eval()
+        self.device = self.engine.device
+        if isinstance(self.engine, TorchEngine):
+            self.model.to(memory_format=torch.channels_last).eval()
 
     def __call__(self, image: Picture) -> Prediction:
         """Segment one picture.
@@ -143,7 +166,7 @@ class Predictor:
 
     def _scores(self, pictures: Sequence[np.ndarray]) -> torch.Tensor:
         """Of pictures of one size, see `class_scores`."""
-        return class_scores(self.model, torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
+        return class_scores(self.engine, torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
 
     def _predictions(self, scores: torch.Tensor, pictures: Sequence[np.ndarray]) -> list[Prediction]:
         masks = (largest(one[None], (p.shape[0], p.shape[1]))[0] for one, p in zip(scores, pictures, strict=True))

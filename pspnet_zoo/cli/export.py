@@ -1,0 +1,58 @@
+"""The command `pspnet-zoo export`."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .terminal import ModelArgument, err, say
+
+
+def export(
+    model: ModelArgument,
+    path: Annotated[
+        Path,
+        typer.Option("-o", metavar="PATH", help="Ends in .onnx, .xml or .pt2; else a folder for OpenVINO.", show_default=False),
+    ],
+    format: Annotated[
+        str | None, typer.Option(help="onnx, openvino or program (of torch.export); by default PATH says it.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="float32, float16, bfloat16 or int8.")] = "float32",
+    input: Annotated[str, typer.Option(help="float32: normalised pictures; uint8: RGB as it is.")] = "float32",
+    output: Annotated[str, typer.Option(help="logits, or ids: the likeliest class of every pixel.")] = "logits",
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Pictures for int8, like those to come; with --dataset, a data set.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Layout of the data set whose train split calibrates.")] = None,
+) -> None:
+    """Write a network as a file that runs without this package, right at any size, and checked before it is kept.
+
+    Labels, colours and preprocessing are in the file. It runs by predict, evaluate and benchmark as any other model does.
+    """
+    from ..data.open import open_dataset
+    from ..deployment.export import export
+
+    if dataset and calibration is None:
+        raise ValueError("--dataset says what --calibration is; give both, or neither")
+    pictures = open_dataset(dataset, calibration, "train") if dataset and calibration else calibration
+    start = time.monotonic()
+    with err.status("loading the network") as status:
+
+        def step(text: str) -> None:
+            if text.startswith("quantizing"):
+                status.stop()  # NNCF has bars of its own
+            say(f"{time.monotonic() - start:5.0f} s  {text}", err)
+            status.update(text)
+
+        export(
+            model,
+            path,
+            format=format,  # type: ignore[arg-type]  # checked there
+            precision=precision,  # type: ignore[arg-type]
+            input=input,
+            output=output,
+            calibration=pictures,
+            step=step,
+        )
+    say(f"Wrote {path}")

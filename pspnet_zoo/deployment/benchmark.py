@@ -1,0 +1,250 @@
+"""Engines side by side: they take turns, so that what else the machine does falls on all of them alike."""
+
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from os import PathLike
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from ..data.dataset import SegmentationDataset
+from ..evaluation.evaluate import evaluate
+from ..factory import load
+from ..inference.engines import Engine, TorchEngine, open_engine
+from ..models.pspnet import PSPNet
+from .export import export
+
+ENGINES = {
+    "torch": "PyTorch as it stands, float32",
+    "torch-fast": "norms folded, wide 3x3 convolutions by Winograd's algorithm: what Predictor uses on a CPU",
+    "torch-bfloat16": "the same in bfloat16",
+    "onnx": "ONNX Runtime, float32",
+    "openvino": "OpenVINO, float32",
+    "openvino-bfloat16": "OpenVINO, bfloat16",
+    "openvino-int8": "OpenVINO, int8 by NNCF; needs pictures to calibrate with",
+}
+"""What each is."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is done, and how much of how much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One engine."""
+
+    engine: str
+    build_seconds: float
+    """Until it is ready; export and quantization included."""
+    milliseconds: float
+    """Median of a picture."""
+    ratio: float
+    """Median of its time divided by that of the first engine in the same round."""
+    megabytes: float
+    """By which the memory of the process grew at most while it was built and run."""
+    same_class: float
+    """Share of the pixels with the class of PyTorch in float32, 0 to 1: of the made-up picture, or of the data set's first."""
+    miou: float | None
+    """On the data set, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """All engines, on one machine."""
+
+    rows: list[Row]
+    left_out: dict[str, str]
+    """Engines that are not installed or not possible, with the reason."""
+    size: tuple[int, int]
+    rounds: int
+    machine: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as JSON."""
+        return asdict(self)
+
+
+def compare(
+    model: PSPNet | str | PathLike[str],
+    size: tuple[int, int],
+    *,
+    names: Sequence[str] | None = None,
+    rounds: int = 7,
+    threads: int | None = None,
+    calibration: Any = None,
+    dataset: SegmentationDataset | None = None,
+    progress: Progress | None = None,
+) -> Measured:
+    """Build engines of a network, and time them in turns.
+
+    Args:
+        model: What `pspnet_zoo.load` takes.
+        size: Height and width of the picture, in pixels.
+        names: Of `ENGINES`; None for all that are installed. The first is compared with.
+        rounds: Pictures an engine, after one to warm up.
+        threads: Of the CPU; None for each runtime's choice.
+        calibration: See `pspnet_zoo.export`; None leaves int8 out.
+        dataset: To measure mIoU on, picture by picture.
+        progress: Told what is going on.
+
+    Raises:
+        ValueError: If an engine is unknown.
+    """
+    for name in names or ():
+        if name not in ENGINES:
+            raise ValueError(f"There is no engine '{name}'; there are {', '.join(ENGINES)}")
+    network = load(model).eval()
+    wanted = list(names or ENGINES)
+    say = progress or (lambda text, done, total: None)
+    x = _picture(network, size, dataset)
+    with torch.inference_mode():
+        reference = _ids(network(x))
+    built: dict[str, _Built] = {}
+    left_out = {name: reason for name in wanted if (reason := _missing(name, calibration))}
+    wanted = [name for name in wanted if name not in left_out]
+    with tempfile.TemporaryDirectory() as folder:
+        for done, name in enumerate(wanted):
+            say(f"building {name}", done, len(wanted))
+            try:
+                built[name] = _Built(name, network, Path(folder), threads, calibration, x)
+            except ValueError as error:
+                left_out[name] = str(error)
+        for turn in range(rounds):
+            say("timing", turn, rounds)
+            for engine in built.values():
+                engine.run(x)
+        rows = []
+        for done, (name, engine) in enumerate(built.items()):
+            if dataset is not None:
+                say(f"mIoU of {name}", done, len(built))
+            first = next(iter(built.values())).seconds
+            rows.append(
+                Row(
+                    engine=name,
+                    build_seconds=engine.build_seconds,
+                    milliseconds=1000 * median(engine.seconds),
+                    ratio=median(own / other for own, other in zip(engine.seconds, first, strict=True)),
+                    megabytes=engine.megabytes,
+                    same_class=(_ids(engine.output) == reference).float().mean().item(),
+                    miou=None if dataset is None else evaluate(engine.engine, dataset).miou,
+                )
+            )
+    return Measured(rows=rows, left_out=left_out, size=size, rounds=rounds, machine=machine())
+
+
+class _Built:
+    """An engine, warm, and the times of its pictures."""
+
+    def __init__(self, name: str, network: PSPNet, folder: Path, threads: int | None, calibration: Any, x: torch.Tensor) -> None:
+        before, start = _resident(), time.perf_counter()
+        self.engine = _build(name, network, folder, threads, calibration)
+        self.build_seconds = time.perf_counter() - start
+        self.seconds: list[float] = []
+        self.output: Any = self.engine(x)
+        self.engine(x)
+        self.megabytes = max(_resident() - before, 0) / 1e6
+
+    @torch.inference_mode()
+    def run(self, x: torch.Tensor) -> None:
+        start = time.perf_counter()
+        self.output = self.engine(x)
+        self.seconds.append(time.perf_counter() - start)
+
+
+def _build(name: str, network: PSPNet, folder: Path, threads: int | None, calibration: Any) -> Engine:
+    runtime, _, precision = name.partition("-")
+    if runtime == "torch":
+        half = precision == "bfloat16"
+        return TorchEngine(
+            network, precision="bfloat16" if half else "float32", fast=precision in ("fast", "bfloat16"), threads=threads
+        )
+    path = folder / (f"{name}.onnx" if runtime == "onnx" else name)
+    options: dict[str, Any] = {"precision": precision or "float32"}
+    if precision == "int8":
+        options["calibration"] = calibration
+    return open_engine(export(network, path, **options), device="cpu", threads=threads)
+
+
+def _missing(name: str, calibration: Any) -> str | None:
+    """Why an engine cannot be built, None if it can."""
+    extras = {"onnx": ("export", ("onnx", "onnxscript", "onnxruntime")), "openvino": ("openvino", ("openvino", "nncf", "onnx"))}
+    extra, modules = extras.get(name.partition("-")[0], ("", ()))
+    for module in modules:
+        if find_spec(module) is None:
+            return f"{module} is not installed; install it by: pip install 'pspnet-zoo[{extra}]'"
+    if name.endswith("int8") and calibration is None:
+        return "it needs pictures: --calibration FOLDER, or --dataset with --data"
+    return None
+
+
+def _picture(network: PSPNet, size: tuple[int, int], dataset: SegmentationDataset | None) -> torch.Tensor:
+    """One normalised picture of the size: the first of the data set, or noise."""
+    if network.image_size:
+        size = network.image_size
+    if dataset is not None:
+        from ..data.images import read_image
+
+        pixels = torch.from_numpy(read_image(dataset.images[0])).permute(2, 0, 1)[None]
+        x = network.preprocess(torch.nn.functional.interpolate(pixels.float(), size=size, mode="bilinear"))
+    else:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(1, network.config["in_channels"], *size, generator=generator)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _ids(output: Any) -> torch.Tensor:
+    return (output[0] if isinstance(output, tuple) else output).argmax(dim=1)
+
+
+def _resident() -> int:
+    """Bytes of memory that this process holds now."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    except OSError:  # only Linux says
+        return 0
+
+
+def machine() -> dict[str, Any]:
+    """What numbers depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {}
+    for package in ("torch", "onnxruntime", "openvino", "nncf"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "versions": versions,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) of "512x1024".
+
+    Raises:
+        ValueError: If it is not that.
+    """
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise ValueError(f"size is '{text}'; it is height and width in pixels, such as 512x1024")
+    return int(height), int(width)

@@ -1,0 +1,209 @@
+"""From a network to a file that runs without this package, checked before it is kept."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
+from pathlib import Path
+from typing import Any, get_args
+
+from ..data.dataset import SegmentationDataset
+from ..factory import load
+from ..inference.engines import OnnxEngine, OpenVinoEngine, missing_extra
+from ..inference.exported import OPENVINO_FILE, Exported, Format, Precision, format_of
+from ..inference.scores import labels_of, number_of_ids
+from ..models.pspnet import PSPNet
+from .graph import Run, trace
+from .verify import verify
+
+Step = Callable[[str], None]
+"""Called with what is done next, in a few words."""
+
+_PRECISIONS: dict[Format, tuple[Precision, ...]] = {
+    "onnx": ("float32", "float16"),
+    "openvino": ("float32", "float16", "bfloat16", "int8"),
+    "program": ("float32", "float16", "bfloat16"),
+}
+
+
+def export(
+    model: PSPNet | str | PathLike[str],
+    path: str | PathLike[str],
+    *,
+    format: Format | None = None,
+    precision: Precision = "float32",
+    input: str = "float32",
+    output: str = "logits",
+    calibration: str | PathLike[str] | SegmentationDataset | Sequence[Path] | None = None,
+    step: Step | None = None,
+) -> Path:
+    """Write a network as an ONNX file, an OpenVINO network or a torch.export program.
+
+    The number of pictures is free, and so are height and width, unless the encoder knows one size only. The file holds labels,
+    preprocessing and provenance, see `pspnet_zoo.inference.exported.Exported`. Before it is kept, it is run in its own runtime at
+    three sizes and compared with the network; one that differs is not left behind. The path is replaced whole or not at all.
+
+    Args:
+        model: A network, or anything that `pspnet_zoo.load` takes. It stays as it is.
+        path: Ends in .onnx, .xml (with a .bin beside it) or .pt2; any other is a folder for OpenVINO's model.xml and model.bin. An
+            ONNX network of more than 1.9 GB of weights gets them beside it, in NAME.onnx.data.
+        format: "onnx", "openvino" or "program"; None goes by the path.
+        precision: "float32"; "float16" and "bfloat16" store and compute in half the bytes, which loses some digits; "int8" needs
+            `calibration`. For OpenVINO, half precision says in what it is run by this package.
+        input: "float32" for (N, channels, H, W) normalised pictures, named "image"; "uint8" for (N, 3, H, W) RGB as it is.
+        output: "logits" for (N, classes, H, W) float32; "ids" for (N, H, W) uint8, the likeliest class. It is the output's name.
+        calibration: Pictures like those to come, for int8: a folder, files, or a data set; up to 100 of them are used.
+        step: Told what is going on.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: If a package is missing; the message says what to install.
+        ValueError: If an argument is outside its range, the network cannot be exported, or the file is not right.
+        OSError: If the path cannot be written.
+        WeightsError: If the network cannot be loaded.
+    """
+    path = Path(path)
+    kind = _format(path, format)
+    _check(kind, precision, input, output, calibration is not None)
+    network = load(model)
+    spec = _specification(network, precision, input, output)
+    target = path / OPENVINO_FILE if kind == "openvino" and path.suffix.lower() != ".xml" else path
+    if target.is_dir():
+        raise IsADirectoryError(f"'{target}' is a folder; give the name of a file in it")
+    try:
+        with _replacing(target) as draft:
+            was_training = [module for module in network.modules() if module.training]
+            network.eval()
+            try:
+                _write(network, spec, kind, draft, calibration, step or (lambda text: None))
+            finally:
+                for module in was_training:
+                    module.training = True
+    except ImportError as error:
+        raise missing_extra(error, "openvino" if kind == "openvino" else "export") from None
+    return path
+
+
+def _write(network: PSPNet, spec: Exported, kind: Format, path: Path, calibration: Any, step: Step) -> None:
+    """The files of a network at `path` and beside it, checked."""
+    step("tracing the network")
+    program = trace(network, spec)
+    if kind == "program":
+        from . import program as files
+
+        files.write(program, spec, path)
+        step("checking the file")
+        files.write(program, replace(spec, check=verify(network, spec, files.read(path))), path)
+        return
+    from . import onnx
+
+    step("converting it to ONNX")
+    source = path if kind == "onnx" else path.with_suffix(".onnx")
+    onnx.write(program, spec, source)
+    onnx.describe(source, spec)
+    if kind == "onnx":
+        step("checking the file")
+        onnx.describe(source, replace(spec, check=verify(network, spec, OnnxEngine(source, device="cpu").run)))
+        return
+    from . import openvino
+
+    step("converting it to OpenVINO")
+    graph = openvino.read(source)
+    check: Callable[[Run], dict[str, Any]] = lambda run: verify(network, spec, run)  # noqa: E731
+    if spec.precision == "int8":
+        from .quantize import Calibration
+
+        pictures = Calibration(calibration, spec)
+        step(f"quantizing it with {len(pictures)} pictures")
+        graph = pictures.quantized(graph)
+        check = lambda run: pictures.agreement(network, run)  # noqa: E731
+    openvino.write(graph, spec, path)
+    step("checking the file")
+    found = check(OpenVinoEngine(path).run)
+    openvino.write(graph, replace(spec, check=found), path)
+    for file in path.parent.glob(f"{source.name}*"):
+        file.unlink()
+
+
+def _format(path: Path, format: str | None) -> Format:
+    named = format_of(path.name)
+    if format not in (None, *get_args(Format)):
+        raise ValueError(f"format is '{format}'; it can be {', '.join(get_args(Format))}")
+    if format is not None and named not in (None, format):
+        raise ValueError(f"'{path}' ends as {named} does, and the format is {format}; give another path, or leave the format out")
+    if format is None and named is None and path.suffix:
+        raise ValueError(f"'{path}' ends in none of .onnx, .xml and .pt2; say by the format what it is to be")
+    return format or named or "openvino"  # type: ignore[return-value]
+
+
+def _check(kind: Format, precision: str, input: str, output: str, calibrated: bool) -> None:
+    for name, value, choices in (
+        ("precision", precision, get_args(Precision)),
+        ("input", input, ("float32", "uint8")),
+        ("output", output, ("logits", "ids")),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name} is '{value}'; it can be {', '.join(choices)}")
+    if precision not in _PRECISIONS[kind]:
+        reason = (
+            " (ONNX Runtime's own quantization lost a sixth of the mIoU here; OpenVINO's did not)" if precision == "int8" else ""
+        )
+        raise ValueError(f"precision '{precision}' is not for {kind}{reason}; it can be {', '.join(_PRECISIONS[kind])}")
+    if (precision == "int8") != calibrated:
+        raise ValueError("int8 needs calibration pictures, such as those it was trained on, and no other precision takes them")
+
+
+def _specification(network: PSPNet, precision: Any, input: Any, output: Any) -> Exported:
+    channels = network.config["in_channels"]
+    if input == "uint8" and channels != 3:
+        raise ValueError(f"input 'uint8' is for RGB pictures, and this network takes {channels} channels; use input 'float32'")
+    if input == "uint8" and network.image_size and network.preprocess.enlarge != 1:
+        raise ValueError("This network takes one size and enlarges pictures to it, which no graph does; use input 'float32'")
+    activation = network.activation
+    return Exported(
+        input=input,
+        output=output,
+        classes=number_of_ids(network) if output == "ids" else network.classes,
+        channels=channels,
+        image_size=network.image_size,
+        precision=precision,
+        activation=activation if isinstance(activation, str) else None,
+        labels=labels_of(network) if output == "ids" else network.labels,
+        preprocess=network.preprocess,
+        provenance=network.provenance,
+        versions={name: found for name in ("pspnet-zoo", "torch", "onnx", "openvino", "nncf") if (found := _version(name))},
+        check={},
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+class _replacing:
+    """A path to write to, whose folder's files take the place of those beside the target if nothing goes wrong."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __enter__(self) -> Path:
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(dir=self.target.parent, prefix=f".{self.target.name}."))
+        return self.folder / self.target.name
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            if kind is None:
+                # the file that names the others is the last to come
+                for file in sorted(self.folder.iterdir(), key=lambda f: f.name == self.target.name):
+                    os.replace(file, self.target.parent / file.name)
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)

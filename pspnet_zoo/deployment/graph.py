@@ -1,0 +1,86 @@
+"""A network as a graph of operations, at any size where the network takes any."""
+
+import copy
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..inference.exported import Exported
+from ..inference.scores import as_logits
+from ..models.pspnet import PSPNet
+
+# sides that are no multiple of anything, so that no padding is empty and left out of the graph
+_EXAMPLE = (157, 189)
+
+
+Run = Callable[[Tensor], Tensor]
+"""A file in its runtime: `Exported.input` to `Exported.output`."""
+
+
+class Deployed(nn.Module):
+    """A network with what `Exported` says stands before and after it."""
+
+    def __init__(self, network: PSPNet, spec: Exported) -> None:
+        super().__init__()
+        self.spec = spec
+        self.dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(spec.precision, torch.float32)
+        self.activation, self.classes = network.activation, network.classes
+        self.network = copy.deepcopy(network).cpu().eval().to(self.dtype)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The input of `Exported` to its output."""
+        x, size, enlarge = image, (image.shape[-2], image.shape[-1]), self.spec.preprocess.enlarge
+        if self.spec.input == "uint8":
+            if enlarge != 1:
+                larger = [enlarged(side, enlarge) for side in size]
+                x = F.interpolate(x.float(), size=larger, mode="bilinear")
+            x = self.spec.preprocess(x)
+        output = self.network(x.to(self.dtype))
+        logits = (output[0] if isinstance(output, tuple) else output).float()
+        if self.spec.output == "ids":
+            logits = as_logits(logits, self.activation, self.classes)
+        if self.spec.input == "uint8" and enlarge != 1:
+            logits = F.interpolate(logits, size=size, mode="bilinear")
+        if self.spec.output == "logits":
+            return logits
+        return logits.argmax(dim=1).to(torch.uint8 if self.spec.classes <= 256 else torch.int32)
+
+
+def enlarged(side: int, factor: float) -> int:
+    """side * factor in whole numbers, for sizes that are not known yet and factors with a denominator of up to 100.
+
+    It is rounded as by `round`, but for halves, which go up: half to even would be too much for the size of every map that follows.
+    """
+    ratio = Fraction(factor).limit_denominator(100)
+    return (2 * side * ratio.numerator + ratio.denominator) // (2 * ratio.denominator)
+
+
+def example(spec: Exported, count: int, size: tuple[int, int]) -> Tensor:
+    """Made-up pictures of a size, as the graph takes them."""
+    generator = torch.Generator().manual_seed(size[0] * size[1])
+    shape = (count, spec.channels, *size)
+    if spec.input == "uint8":
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    return torch.randn(shape, generator=generator)
+
+
+def trace(network: PSPNet, spec: Exported) -> torch.export.ExportedProgram:
+    """The program of the network, with the number of pictures free, and their sides if the network takes any.
+
+    Raises:
+        ValueError: If the network does something that no graph holds.
+    """
+    free: dict[int, Any] = {0: torch.export.Dim.DYNAMIC}
+    if spec.image_size is None:
+        free |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    picture = example(spec, 2, spec.image_size or _EXAMPLE)
+    try:
+        with torch.no_grad():
+            return torch.export.export(Deployed(network, spec), (picture,), dynamic_shapes={"image": free}, strict=False)
+    except Exception as error:  # whatever comes first in torch or timm
+        first = str(error).strip().partition("\n")[0]
+        raise ValueError(f"'{network.config['encoder_name']}' cannot be exported: {first}") from error

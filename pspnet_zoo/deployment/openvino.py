@@ -1,0 +1,21 @@
+"""OpenVINO's intermediate representation: NAME.xml with NAME.bin beside it."""
+
+from pathlib import Path
+from typing import Any
+
+from ..inference.exported import KEY, Exported
+
+
+def read(path: Path) -> Any:
+    """The network of an ONNX or OpenVINO file, as an `openvino.Model`."""
+    import openvino
+
+    return openvino.Core().read_model(path)
+
+
+def write(model: Any, spec: Exported, path: Path) -> None:
+    """Write an `openvino.Model` with its metadata."""
+    import openvino
+
+    model.set_rt_info(spec.to_json(), KEY)
+    openvino.save_model(model, path, compress_to_fp16=spec.precision == "float16")

@@ -1,0 +1,85 @@
+"""Whether an exported file gives what the network gives."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..inference.exported import Exported
+from ..inference.scores import as_logits
+from ..models.pspnet import PSPNet
+from .graph import Run, enlarged, example
+
+TOLERANCE = 1e-4
+"""Of the largest logit: how far a float32 file may be off."""
+_HALF_TOLERANCE = 0.1  # 8 bits of mantissa and fifty layers; a wrong graph is off by the logits themselves
+
+_CHECKS = (((224, 320), 1), ((133, 97), 2), ((57, 70), 1))
+_FEWER = (1, 2)  # pictures, where there is one size
+
+
+def verify(network: PSPNet, spec: Exported, run: Run) -> dict[str, Any]:
+    """Compare a file with the network at several sizes and numbers of pictures.
+
+    Args:
+        network: In evaluation mode, in float32 on the CPU.
+        spec: What the file is.
+        run: Calls the file in its own runtime, with a tensor as in `Exported.input`.
+
+    Returns:
+        For the metadata: sizes, and the largest difference relative to the largest logit. Of class ids: how far below the largest
+        the logits of its pixels' ids are at most, likewise.
+
+    Raises:
+        ValueError: If the file is wrong; the message says by how much.
+    """
+    limit = TOLERANCE if spec.precision == "float32" else _HALF_TOLERANCE
+    checks = _CHECKS if spec.image_size is None else tuple((spec.image_size, count) for count in _FEWER)
+    worst = 0.0
+    for size, count in checks:
+        pictures = example(spec, count, size)
+        where = f"{count} x {size[0]}x{size[1]}"
+        try:
+            found = run(pictures)
+        except Exception as error:  # of whichever runtime
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"The exported file does not run at {where}, so it is not kept: {reason}") from error
+        difference = _difference(logits_of(network, spec, pictures), found, spec)
+        if not difference <= limit:
+            raise ValueError(
+                f"The exported file is off by {difference:.1e} of the largest logit at {where}, where {limit:g} is allowed, so it "
+                "is not kept. Please report the network's name"
+            )
+        worst = max(worst, difference)
+    return {"sizes": [f"{n}x{h}x{w}" for (h, w), n in checks], "largest_relative_difference": worst, "allowed": limit}
+
+
+@torch.no_grad()
+def logits_of(network: PSPNet, spec: Exported, pictures: Tensor) -> Tensor:
+    """(N, classes, H, W) of the network itself, of pictures as the file takes them."""
+    size = pictures.shape[-2:]
+    if spec.input == "uint8":
+        factor = spec.preprocess.enlarge
+        if factor != 1:
+            pictures = F.interpolate(
+                pictures.float(), size=[enlarged(side, factor) for side in size], mode="bilinear", antialias=True
+            )
+        pictures = spec.preprocess(pictures)
+    output: Any = network(pictures)
+    logits = output[0] if isinstance(output, tuple) else output
+    if spec.output == "ids":
+        logits = as_logits(logits, network.activation, network.classes)
+    return F.interpolate(logits, size=size, mode="bilinear") if spec.input == "uint8" and logits.shape[-2:] != size else logits
+
+
+def _difference(logits: Tensor, found: Tensor, spec: Exported) -> float:
+    """Relative to the largest logit; infinite if shapes differ or a value is no number."""
+    wanted = logits.shape if spec.output == "logits" else logits[:, 0].shape
+    if found.shape != wanted:
+        return float("inf")
+    largest = logits.abs().max().clamp(min=1e-30)
+    if spec.output == "logits":
+        return ((found - logits).abs().max() / largest).nan_to_num(float("inf")).item()
+    chosen = logits.gather(1, found.long()[:, None])[:, 0]
+    return ((logits.amax(dim=1) - chosen).max() / largest).item()

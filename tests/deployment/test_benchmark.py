@@ -1,0 +1,30 @@
+import pytest
+
+from pspnet_zoo import PSPNet
+from pspnet_zoo.deployment.benchmark import compare, parse_size
+
+
+@pytest.fixture
+def network():
+    return PSPNet("test_resnet", None, classes=3, psp_out_channels=16)
+
+
+def test_engines_take_turns_and_are_compared_with_the_first(network):
+    found = compare(network, (33, 65), names=["torch", "torch-fast", "openvino-int8"], rounds=2)
+    assert [row.engine for row in found.rows] == ["torch", "torch-fast"]
+    assert found.rows[0].ratio == 1 and all(row.milliseconds > 0 for row in found.rows)
+    assert all(row.same_class > 0.99 and row.miou is None for row in found.rows)
+    assert "it needs pictures" in found.left_out["openvino-int8"]
+    assert found.as_json()["machine"]["versions"]["torch"]
+
+
+def test_an_unknown_engine_is_named(network):
+    with pytest.raises(ValueError, match="There is no engine 'tvm'; there are torch, torch-fast"):
+        compare(network, (33, 65), names=["tvm"])
+
+
+@pytest.mark.parametrize("text", ["512", "512x", "0x5", "ax4", "5x4x3"])
+def test_a_size_is_height_and_width(text):
+    assert parse_size("512x1024") == (512, 1024)
+    with pytest.raises(ValueError, match="height and width"):
+        parse_size(text)

@@ -1,0 +1,264 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from pspnet_zoo import Predictor, PSPNet
+from pspnet_zoo.data.labels import CAMVID
+from pspnet_zoo.deployment import export as module
+from pspnet_zoo.deployment.export import export
+from pspnet_zoo.deployment.graph import enlarged
+from pspnet_zoo.inference.engines import open_engine
+from pspnet_zoo.inference.exported import KEY
+from pspnet_zoo.inference.scores import class_scores
+from pspnet_zoo.storage.errors import WeightsError
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+SIZES = [(1, 31, 47), (3, 64, 96), (1, 200, 333)]  # none of them is one that export checks itself
+
+FAMILIES = [
+    "resnet18",
+    "convnext_atto",
+    "mobilenetv3_small_050",
+    "tf_efficientnetv2_b0",
+    "regnetx_002",
+    "densenet121",
+    "swin_tiny_patch4_window7_224",
+    "vit_tiny_patch16_224",
+    "levit_128s",
+    "hrnet_w18_small",
+    "coatnet_pico_rw_224",
+    "inception_v3",
+]
+
+
+def tiny(encoder: str, **options) -> PSPNet:
+    torch.manual_seed(0)
+    network = PSPNet(encoder, None, classes=len(CAMVID), psp_out_channels=16, **options)
+    network.labels = CAMVID
+    network.provenance = {"license": "Apache-2.0"}
+    for layer in network.modules():  # norms of an untrained network do next to nothing
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.uniform_(-0.5, 0.5)
+            layer.running_var.uniform_(0.5, 2)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def network():
+    return tiny("test_efficientnet", align_corners=None)
+
+
+@pytest.fixture(scope="module")
+def onnx_file(network, tmp_path_factory):
+    return export(network, tmp_path_factory.mktemp("onnx") / "street.onnx")
+
+
+@pytest.fixture(scope="module")
+def ids_file(network, tmp_path_factory):
+    return export(network, tmp_path_factory.mktemp("ids") / "street.onnx", input="uint8", output="ids")
+
+
+@pytest.fixture(scope="module")
+def openvino_folder(network, tmp_path_factory):
+    return export(network, tmp_path_factory.mktemp("openvino") / "street")
+
+
+def assert_same(network: PSPNet, run, count: int, *size: int) -> None:
+    x = torch.randn(count, 3, *size)
+    with torch.inference_mode():
+        wanted = network(x)
+    assert (run(x) - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("file", ["onnx_file", "openvino_folder"])
+def test_a_file_is_right_at_sizes_that_export_did_not_check(network, file, size, request):
+    assert_same(network, open_engine(request.getfixturevalue(file)), *size)
+
+
+def test_one_onnx_file_passes_the_checker_and_names_its_sides(onnx_file):
+    assert [p.name for p in onnx_file.parent.iterdir()] == ["street.onnx"]
+    onnx.checker.check_model(onnx_file, full_check=True)
+    graph = onnx.load(onnx_file).graph
+    (picture,), (logits,) = graph.input, graph.output
+    assert (picture.name, logits.name) == ("image", "logits")
+    sides = [d.dim_param or d.dim_value for d in picture.type.tensor_type.shape.dim]
+    assert sides == ["batch", 3, "height", "width"]
+    assert [d.dim_param or d.dim_value for d in logits.type.tensor_type.shape.dim] == ["batch", 11, "height", "width"]
+
+
+def test_metadata_say_what_a_program_has_to_know(onnx_file, openvino_folder, network):
+    values = json.loads(onnxruntime.InferenceSession(onnx_file).get_modelmeta().custom_metadata_map[KEY])
+    assert values["labels"]["names"] == list(CAMVID.names) and values["labels"]["colors"][3] == [128, 64, 128]
+    assert values["preprocess"]["mean"] == list(network.preprocess.mean)
+    assert values["provenance"] == {"license": "Apache-2.0"}
+    assert values["check"]["largest_relative_difference"] <= 1e-4 and len(values["check"]["sizes"]) == 3
+    for file in (onnx_file, openvino_folder):
+        engine = open_engine(file)
+        assert (engine.labels, engine.preprocess, engine.provenance) == (CAMVID, network.preprocess, network.provenance)
+
+
+def test_ids_of_a_file_are_those_of_the_predictor_without_torch(ids_file, network, tmp_path):
+    photo = np.random.default_rng(0).integers(0, 256, (67, 101, 3), np.uint8)
+    np.save(tmp_path / "photo.npy", photo)
+    program = (
+        "import sys, numpy, onnxruntime\n"
+        "session = onnxruntime.InferenceSession(sys.argv[1])\n"
+        "photo = numpy.load(sys.argv[2]).transpose(2, 0, 1)[None]\n"
+        "(ids,) = session.run(['ids'], {'image': photo})\n"
+        "assert 'torch' not in sys.modules\n"
+        "numpy.save(sys.argv[3], ids[0])\n"
+    )
+    subprocess.run([sys.executable, "-c", program, ids_file, tmp_path / "photo.npy", tmp_path / "ids.npy"], check=True)
+    ids, wanted = np.load(tmp_path / "ids.npy"), Predictor(network)(photo).mask
+    assert ids.dtype == np.uint8
+    assert (ids == wanted).mean() >= 0.9999
+
+
+def test_a_file_of_ids_predicts_too(ids_file, network):
+    picture = torch.randint(0, 256, (1, 3, 40, 56), dtype=torch.uint8)
+    found = class_scores(open_engine(ids_file), picture).argmax(dim=1)
+    assert (found == class_scores(network, picture).argmax(dim=1)).float().mean() >= 0.9999
+
+
+def test_the_network_stays_as_it_is(tmp_path):
+    network = tiny("test_resnet", align_corners=False).train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    export(network, tmp_path / "street.pt2")
+    assert network.training and network.encoder.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    program = torch.export.load(tmp_path / "street.pt2").module()
+    assert_same(network.eval(), torch.no_grad()(program), 3, 65, 99)
+
+
+def test_a_wrong_file_is_not_left_behind(network, tmp_path, monkeypatch):
+    (tmp_path / "street.onnx").write_text("the file before")
+    monkeypatch.setattr(module, "trace", lambda other, spec: real(tiny("test_efficientnet", align_corners=False), spec))
+    with pytest.raises(ValueError, match="off by .* of the largest logit at 1 x 224x320"):
+        export(network, tmp_path / "street.onnx")
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["the file before"]
+
+
+real = module.trace
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError])
+def test_an_interrupted_export_leaves_nothing(network, tmp_path, stop):
+    def step(text: str) -> None:
+        if text.startswith("converting"):
+            raise stop
+
+    with pytest.raises(stop):
+        export(network, tmp_path / "made" / "street.onnx", step=step)
+    assert not list((tmp_path / "made").iterdir())
+
+
+@pytest.mark.parametrize(
+    "path, options, message",
+    [
+        ("street.tflite", {}, "ends in none of .onnx, .xml and .pt2"),
+        ("street.onnx", {"format": "tflite"}, "format is 'tflite'; it can be onnx, openvino, program"),
+        ("street.onnx", {"format": "openvino"}, "ends as onnx does"),
+        ("street.onnx", {"precision": "int4"}, "precision is 'int4'"),
+        ("street.onnx", {"precision": "int8"}, "'int8' is not for onnx"),
+        ("street", {"precision": "int8"}, "int8 needs calibration pictures"),
+        ("street.onnx", {"calibration": "."}, "int8 needs calibration pictures"),
+        ("street.onnx", {"output": "masks"}, "output is 'masks'; it can be logits, ids"),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_done(network, tmp_path, path, options, message):
+    with pytest.raises(ValueError, match=message):
+        export(network, tmp_path / path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_calibration_without_pictures_says_so(network, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty"):
+        export(network, tmp_path / "street", precision="int8", calibration=tmp_path / "empty")
+    assert not list((tmp_path / "street").iterdir())
+
+
+def test_uint8_is_for_three_channels(tmp_path):
+    with pytest.raises(ValueError, match="takes 4 channels"):
+        export(tiny("test_resnet", in_channels=4), tmp_path / "street.onnx", input="uint8")
+
+
+@pytest.mark.parametrize("factor", [1.25, 1.5, 2, 1.1, 4 / 3])
+def test_sides_are_enlarged_as_by_rounding(factor):
+    sides = [side for side in range(1, 2000) if (2 * side * factor) % 2 != 1]  # halves go up
+    assert [enlarged(side, factor) for side in sides] == [round(side * factor) for side in sides]
+
+
+def test_a_network_that_enlarges_pictures_does_so_inside(tmp_path):
+    from dataclasses import replace
+
+    network = tiny("test_resnet")
+    network.preprocess = replace(network.preprocess, enlarge=1.5)
+    engine = open_engine(export(network, tmp_path / "street.onnx", input="uint8"))
+    picture = torch.randint(0, 256, (1, 3, 44, 62), dtype=torch.uint8)
+    found, wanted = class_scores(engine, picture).argmax(dim=1), Predictor(network)(picture[0].permute(1, 2, 0).numpy()).mask
+    assert (found[0].numpy() == wanted).mean() >= 0.999
+
+
+def test_int8_keeps_most_classes(network, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(4):
+        blocks = random.integers(0, 256, (6, 8, 3), np.uint8).repeat(12, 0).repeat(12, 1)
+        Image.fromarray(blocks).save(folder / f"{i}.png")
+    path = export(network, tmp_path / "street.xml", precision="int8", calibration=folder)
+    engine = open_engine(path)
+    assert engine.spec.check["calibration_pictures"] == 4
+    assert engine.spec.check["share_of_pixels_with_the_same_class"] >= 0.9
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["pictures", "street.bin", "street.xml"]
+    assert b"FakeQuantize" in path.read_bytes()
+
+
+def test_files_of_others_and_damaged_ones_are_refused(onnx_file, tmp_path):
+    model = onnx.load(onnx_file)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    with pytest.raises(WeightsError, match="was not made by pspnet-zoo export"):
+        open_engine(tmp_path / "foreign.onnx")
+    (tmp_path / "short.onnx").write_bytes(onnx_file.read_bytes()[:50_000])
+    with pytest.raises(WeightsError, match="may be cut short"):
+        open_engine(tmp_path / "short.onnx")
+    with pytest.raises(FileNotFoundError, match=r"absent\.onnx"):
+        open_engine(tmp_path / "absent.onnx")
+    (tmp_path / "program.pt2").touch()
+    with pytest.raises(WeightsError, match="can run code"):
+        open_engine(tmp_path / "program.pt2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", FAMILIES)
+def test_every_family_is_right_in_onnx_and_openvino(encoder, tmp_path):
+    network = tiny(encoder)
+    size = network.image_size
+    for path in (tmp_path / "street.onnx", tmp_path / "street"):
+        engine = open_engine(export(network, path))
+        for shape in [(1, *size), (3, *size)] if size else [*SIZES, (1, 513, 1025)]:
+            assert_same(network, engine, *shape)
+
+
+@pytest.mark.slow
+def test_the_bundled_network_is_right_at_any_size(tmp_path):
+    from pspnet_zoo import create
+
+    network = create("pspnet_lite0.camvid")
+    for path in (tmp_path / "street.onnx", tmp_path / "street"):
+        engine = open_engine(export(network, path))
+        for shape in [*SIZES, (1, 513, 1025)]:
+            assert_same(network, engine, *shape)
+    assert Path(tmp_path / "street" / "model.bin").is_file()
