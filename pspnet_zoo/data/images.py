@@ -30,10 +30,11 @@ def read_image(path: Path | BinaryIO) -> np.ndarray:
         FileNotFoundError: If there is no such file.
         ImageError: If it cannot be read as a picture.
     """
+    image = _open(path)
     try:
-        return to_rgb(_open(path))
+        return to_rgb(image)
     except ImageError as error:
-        raise ImageError(f"'{path}' {error}") from None
+        raise ImageError(f"{_name(path)} {error}") from None
 
 
 def to_rgb(image: Image.Image | np.ndarray) -> np.ndarray:
@@ -86,8 +87,13 @@ def _open(path: Path | BinaryIO) -> Image.Image:
             image.load()
             return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
-        raise ImageError(f"'{path}' is not a picture that Pillow knows") from None
+        raise ImageError(f"{_name(path)} is not a picture that Pillow knows") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"'{path}' is too large to open safely: {error}") from None
+        raise ImageError(f"{_name(path)} is too large to open safely: {error}") from None
     except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"'{path}' cannot be read: {error}") from error
+        raise ImageError(f"{_name(path)} cannot be read: {error}") from error
+
+
+def _name(path: Path | BinaryIO) -> str:
+    """For messages; an open file's would be an address in memory."""
+    return f"'{path}'" if isinstance(path, str | PathLike) else "The file"
