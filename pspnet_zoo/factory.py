@@ -1,6 +1,8 @@
 """From a name to a network."""
 
 import logging
+from difflib import get_close_matches
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ def create(
         encoder_weights: Without `pretrained`: weights of the encoder only, see `Encoder`. None touches no network.
         classes: Channels of the output. None for those of the weights, or 19 without weights. Another number than that of the
             weights re-makes the classifier and keeps everything else.
-        in_channels: Channels of the input.
+        in_channels: Channels of the input; with weights for another number, timm adapts the first convolution.
         options: More arguments of `PSPNet`.
 
     Raises:
@@ -46,6 +48,8 @@ def create(
         TypeError: If an option is no argument of PSPNet.
         WeightsError: If the weights cannot be loaded.
     """
+    if unknown := options.keys() - signature(PSPNet).parameters.keys():
+        raise TypeError(f"create() has no argument {', '.join(map(_with_hint, sorted(unknown)))}")
     if not pretrained and not is_checkpoint(name):
         encoder, defaults = parse_architecture(name)
         return PSPNet(
@@ -59,8 +63,17 @@ def create(
     if encoder_weights:
         raise ValueError(f"'{row.name}' has weights for the encoder too; leave out encoder_weights={encoder_weights!r}")
     if in_channels != 3:
-        raise ValueError(f"'{row.name}' was trained on 3 channels; in_channels={in_channels} needs a network without these weights")
+        options["in_channels"] = in_channels
     return PSPNet.from_pretrained(fetch(row), classes=classes, **options)
+
+
+_MEANT = {"num_classes": "classes", "in_chans": "in_channels", "drop_rate": "psp_dropout"}  # timm's words
+
+
+def _with_hint(name: str) -> str:
+    known = get_close_matches(name, signature(PSPNet).parameters, n=1)
+    meant = _MEANT.get(name) or next(iter(known), None)
+    return f"'{name}' (did you mean '{meant}'?)" if meant else f"'{name}'"
 
 
 def load(source: PSPNet | str | PathLike[str], **options: Any) -> PSPNet:

@@ -1,5 +1,6 @@
 """What travels with weights: the meaning of classes, what the network expects of a picture, and numbers. Imports nothing heavy."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -20,22 +21,44 @@ class Labels:
     """
 
     names: tuple[str, ...]
-    colors: tuple[tuple[int, int, int], ...]
-    """RGB, 0 to 255."""
+    colors: tuple[tuple[int, int, int], ...] = None  # pyright: ignore[reportAssignmentType]
+    """RGB, 0 to 255; left out, they are `distinct_colors`."""
     categories: Mapping[str, Sequence[int]] = field(default_factory=dict, compare=False, repr=False)
     """Groups of classes that are measured too, by name; not stored with weights."""
     official_ids: Sequence[int] = field(default=(), compare=False, repr=False)
     """What an evaluation server calls the classes, where it has other ids; not stored with weights."""
 
     def __post_init__(self) -> None:
-        if len(self.names) != len(self.colors):
-            raise ValueError(f"{len(self.names)} class names and {len(self.colors)} colours; there must be one colour a class")
-        for name, color in zip(self.names, self.colors, strict=True):
-            if len(color) != 3 or any(type(c) is not int or not 0 <= c <= 255 for c in color):
+        names = tuple(self.names)
+        colors = distinct_colors(len(names)) if self.colors is None else tuple(map(tuple, self.colors))
+        if len(names) != len(colors):
+            raise ValueError(f"{len(names)} class names and {len(colors)} colours; there must be one colour a class")
+        for name, color in zip(names, colors, strict=True):
+            if len(color) != 3 or not all(_is_byte(c) for c in color):
                 raise ValueError(f"The colour of class '{name}' is {color}; it must be three integers of 0 to 255")
+        object.__setattr__(self, "names", names)
+        # of NumPy's integers, JSON makes nothing
+        object.__setattr__(self, "colors", tuple((int(r), int(g), int(b)) for r, g, b in colors))
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def _is_byte(value: object) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool) and 0 <= int(value) <= 255  # pyright: ignore
+
+
+def distinct_colors(number: int) -> tuple[tuple[int, int, int], ...]:
+    """Colours for classes that came without, all different, none of them black.
+
+    Source: VOC devkit, VOCcode/VOClabelcolormap.m, from its second colour on: each octal digit of the class's number gives a bit to
+    red, green and blue, the highest first.
+    """
+
+    def channel(n: int, c: int) -> int:
+        return sum((n >> (3 * digit + c) & 1) << (7 - digit) for digit in range(8))
+
+    return tuple((channel(n, 0), channel(n, 1), channel(n, 2)) for n in range(1, number + 1))
 
 
 @dataclass(frozen=True)
@@ -43,6 +66,10 @@ class Preprocess:
     """Size and normalisation of an RGB picture; it travels with the weights.
 
     Called on a (..., 3, H, W) uint8 tensor, RGB, it gives (x / 255 * range - mean) / std as float32, with the channels in `order`.
+    Sizes are the business of those who give pictures to networks: `pspnet_zoo.inference.scores`, and so `Predictor` and `evaluate`.
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
 
     mean: tuple[float, ...]
@@ -58,6 +85,24 @@ class Preprocess:
     trained at. A picture is enlarged no further than to `max_pixels`."""
     order: Literal["RGB", "BGR"] = "RGB"
     """Of the channels that the network reads, and of `mean` and `std`."""
+
+    def __post_init__(self) -> None:
+        for name in ("std", "range", "max_pixels"):
+            value = getattr(self, name)
+            if not all(math.isfinite(v) and v > 0 for v in (value if isinstance(value, tuple) else (value,))):
+                raise ValueError(f"{name} is {value}; it must be positive")
+        if len(self.mean) != len(self.std) or not all(map(math.isfinite, self.mean)):
+            raise ValueError(f"mean is {self.mean} and std is {self.std}; both have a finite number a channel")
+        if not 1 <= self.enlarge < math.inf:
+            raise ValueError(f"enlarge is {self.enlarge}; it must be 1 or more")
+        if self.order not in ("RGB", "BGR"):
+            raise ValueError(f"order is {self.order!r}; it can be 'RGB' or 'BGR'")
+
+    @property
+    def mean_color(self) -> tuple[float, ...]:
+        """Of the picture's channels, RGB, 0 to 255: what becomes 0."""
+        mean = tuple(m * 255 / self.range for m in self.mean)
+        return mean[::-1] if self.order == "BGR" else mean
 
     def enlargement(self, height: int, width: int) -> float:
         """How much larger than a picture of that size the network is given it, 1 or more."""

@@ -52,8 +52,10 @@ def test_another_number_of_classes_keeps_everything_but_the_classifier(caplog):
 def test_contradictions_are_refused():
     with pytest.raises(ValueError, match="leave out encoder_weights='imagenet'"):
         pspnet_zoo.create("pspnet_lite0", pretrained=True, encoder_weights="imagenet")
-    with pytest.raises(ValueError, match="in_channels=4"):
-        pspnet_zoo.create("pspnet_lite0", pretrained=True, in_channels=4)
+    with pytest.raises(TypeError, match=r"no argument 'num_classes' \(did you mean 'classes'\?\)"):
+        pspnet_zoo.create("pspnet_lite0", num_classes=4)
+    with pytest.raises(TypeError, match=r"no argument 'psp_droput' \(did you mean 'psp_dropout'\?\)"):
+        pspnet_zoo.create("pspnet_lite0", psp_droput=0.1)
     with pytest.raises(ValueError, match="has no published weights yet"):
         pspnet_zoo.create("pspnet_resnet50_gn", pretrained=True)
 

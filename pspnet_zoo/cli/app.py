@@ -51,6 +51,9 @@ def main() -> None:
     except (WeightsError, ValueError, OSError, FloatingPointError) as error:
         complain(error)
         sys.exit(2)
+    except KeyboardInterrupt:  # while torch is imported, too, which takes seconds
+        complain("Interrupted")
+        sys.exit(130)
 
 
 def _print_version(wanted: bool) -> None:

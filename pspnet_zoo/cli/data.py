@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from .terminal import DatasetOption, complain, out, progress_bar, say
+from .terminal import DatasetOption, complain, err, out, progress_bar, say
 
 if TYPE_CHECKING:
     from ..data.check import SplitContents
@@ -23,9 +23,9 @@ def check(
 ) -> None:
     """Read a whole data set: number and sizes of the pictures, the share of each class, and every file that is wrong.
 
-    If anything is wrong, it is named in a line each, and the exit code is 2.
+    If anything is wrong, it is named in a line each, and the exit code is 2; what is only doubtful is a warning.
     """
-    from ..data.check import check_dataset
+    from ..data.check import check_dataset, doubts
 
     with progress_bar() as bar:
         task = bar.add_task("reading", total=None)
@@ -37,11 +37,14 @@ def check(
         say(f"{name}: {each.pictures} pictures{f', {sizes}' if sizes else ''}")
     if contents:
         out.print(_shares_table(contents))
+    for doubt in (doubtful := doubts(contents, split)):
+        say(f"Warning: {doubt}", err)
     for problem in problems:
         complain(problem)
     if problems:
         raise typer.Exit(2)
-    say("Nothing is wrong")
+    if not doubtful:
+        say("Nothing is wrong")
 
 
 def _shares_table(contents: "dict[str, SplitContents]") -> Table:

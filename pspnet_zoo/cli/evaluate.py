@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..inference.protocols import PROTOCOLS
-from .terminal import DataOption, DatasetOption, ModelArgument, PrecisionOption, check_name, out, progress_bar, say
+from .terminal import DataOption, LayoutOption, ModelArgument, PrecisionOption, check_name, out, progress_bar, say
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def evaluate(
     model: ModelArgument,
     data: DataOption,
-    dataset: DatasetOption = "camvid",
+    dataset: LayoutOption = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     protocol: Annotated[str, typer.Option(help=f"{', '.join(PROTOCOLS)}; ms is multi-scale and flip.")] = "whole",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
@@ -40,7 +40,7 @@ def evaluate(
     be predicted, with --save-predictions.
     """
     check_name(model)
-    from ..data.open import open_dataset
+    from ..data.open import guess_layout, open_dataset
     from ..evaluation.evaluate import evaluate as measure
     from ..evaluation.evaluate import predict_all
     from ..evaluation.page import html_page
@@ -51,6 +51,7 @@ def evaluate(
 
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol is '{protocol}'; it can be {', '.join(PROTOCOLS)}")
+    dataset = dataset or guess_layout(data)
     pictures = open_dataset(dataset, data, split)
     if not pictures.masks and (json_file or html_file or not save_predictions):
         raise ValueError(f"{dataset} {split} has no ground truth to compare with; only --save-predictions is possible")
@@ -72,9 +73,6 @@ def evaluate(
                 result = measure(network, pictures, PROTOCOLS[protocol], save=save, progress=progress)
     if rank > 0:
         return
-    if result:
-        say(f"{model} on {dataset} {split}, {result.images} pictures, {result.protocol}")
-        out.print(_table(result))
     if result and (json_file or html_file):
         numbers = {"model": model, "dataset": dataset, "split": split, **report(result, network, pictures)}
         if json_file:
@@ -84,17 +82,21 @@ def evaluate(
             page = html_page(numbers, pictures.labels, *worst_and_best(network, pictures, result))
             write_atomically(html_file, page.encode())
             say(f"Wrote {html_file}")
+    if result:  # last: what fails in printing has lost nothing
+        say(f"{model} on {dataset} {split}, {result.images} pictures, {result.protocol}")
+        out.print(_table(result))
     if save_predictions:
         say(f"Wrote {len(pictures)} predictions to {save_predictions}")
 
 
 def _table(result: "Evaluation") -> "Table":
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("class", "IoU")
     for values in (result.iou, result.category_iou or {}):
         for name, iou in values.items():
-            table.add_row(name, "-" if iou is None else f"{iou:.4f}")
+            table.add_row(escape(name), "-" if iou is None else f"{iou:.4f}")
         table.add_section()
     numbers = {
         "mIoU": result.miou,

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from ..inference.exported import format_of
@@ -29,29 +30,31 @@ def info(model: ModelArgument) -> None:
     if row is None and not is_stored:
         parse_architecture(model)  # a wrong name is answered before anything large is imported
     network = _network(model, row, is_stored)
-    table = Table(title=model, show_header=False)
-    table.add_row("parameters", f"{sum(p.numel() for p in network.parameters()):,}")
+    table = Table(title=escape(model), show_header=False)
+
+    def add(key: str, text: str) -> None:
+        table.add_row(escape(key), escape(text))
+
+    add("parameters", f"{sum(p.numel() for p in network.parameters()):,}")
     encoder = network.encoder
-    table.add_row(
-        "encoder", f"{network.config['encoder_name']}, stride {encoder.output_stride}, channels {encoder.out_channels[1:]}"
-    )
-    table.add_row("mechanism", f"{encoder.mechanism}, from the strides {list(encoder.native_strides)}")
+    add("encoder", f"{network.config['encoder_name']}, stride {encoder.output_stride}, channels {encoder.out_channels[1:]}")
+    add("mechanism", f"{encoder.mechanism}, from the strides {list(encoder.native_strides)}")
     if encoder.image_size:
-        table.add_row("largest picture", "x".join(map(str, encoder.image_size)))
+        add("largest picture", "x".join(map(str, encoder.image_size)))
     for key in ("psp_out_channels", "align_corners", "dilation", "shortcut_pool", "aux_head", "in_channels"):
-        table.add_row(key, str(network.config[key]))
-    table.add_row("preprocess", str(network.preprocess))
-    table.add_row("labels", ", ".join(network.labels.names) if network.labels else "none")
+        add(key, str(network.config[key]))
+    add("preprocess", str(network.preprocess))
+    add("labels", ", ".join(network.labels.names) if network.labels else "none")
     if row is None:
         tags = [other.tag for other in CHECKPOINTS if other.architecture == model]
-        table.add_row("weights", ", ".join(tags) or "none in the zoo")
+        add("weights", ", ".join(tags) or "none in the zoo")
     else:
-        table.add_row("numbers", "\n".join(map(str, row.metrics)))
+        add("numbers", "\n".join(map(str, row.metrics)))
         if row.source is not None:
-            table.add_row("license", row.license)
-            table.add_row("source", "\n".join(row.source.urls) or f"by hand, from {row.source.page}")
+            add("license", row.license)
+            add("source", "\n".join(row.source.urls) or f"by hand, from {row.source.page}")
     for key, value in (network.provenance or {}).items():
-        table.add_row(key, value if isinstance(value, str) else json.dumps(value, indent=1))
+        add(key, value if isinstance(value, str) else json.dumps(value, indent=1))
     out.print(table)
 
 

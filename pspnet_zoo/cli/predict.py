@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -181,6 +182,9 @@ def _find(arguments: list[Path], recursive: bool, output: Path, totals: _Totals)
 
     for argument in arguments:
         try:
+            if str(argument).startswith(("http:/", "https:/")):
+                address = str(argument).replace(":/", "://", 1)  # a path has no double slash
+                raise ValueError(f"'{address}' is an address; fetch the picture first, and give its file")
             found = find_files(argument, recursive=recursive, without=output)
             if missing := [f.path for f in found if not f.path.exists()]:
                 raise FileNotFoundError(f"No file '{missing[0]}'")
@@ -287,7 +291,7 @@ def _video(
 
     alpha, every, masks, smooth = options
     info = probe(job.source)
-    task = bar.add_task(f"{job.source.name} frames", total=info.frames and -(-info.frames // every))
+    task = bar.add_task(escape(f"{job.source.name} frames"), total=info.frames and -(-info.frames // every))
     segment = predictor.smoothed(smooth)
     items = (
         segment_video(segment, job.source, every=every)
@@ -306,7 +310,7 @@ def _video(
             if table is not None:
                 size = prediction.mask.shape
                 table.add(job.source, size=size, shares=shares, seconds=seconds / frames, frame=frame.index, time=frame.time)
-            bar.update(task, advance=1, description=f"{job.source.name}, {frames / seconds:.1f} frames/s")
+            bar.update(task, advance=1, description=escape(f"{job.source.name}, {frames / seconds:.1f} frames/s"))
     finally:
         bar.update(task, total=frames)  # of some videos the number is an estimate
         if frames:
@@ -320,8 +324,8 @@ def _shares_table(totals: _Totals) -> Table:
     columns = totals.first
     if totals.pictures > _COLUMNS:
         columns = {f"mean of {totals.pictures} pictures": {n: s / totals.pictures for n, s in totals.sums.items()}}
-    table = Table("class", *map(os.path.basename, columns), title="share of the picture")
+    table = Table("class", *(escape(os.path.basename(column)) for column in columns), title="share of the picture")
     for name in sorted(totals.sums, key=lambda n: -totals.sums[n]):
         if totals.sums[name]:
-            table.add_row(name, *(f"{column[name]:.1%}" for column in columns.values()))
+            table.add_row(escape(name), *(f"{column[name]:.1%}" for column in columns.values()))
     return table

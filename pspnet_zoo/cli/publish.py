@@ -58,11 +58,12 @@ def _is_at_hand(row: Checkpoint) -> bool:
 def _publish_one(model: str, to: str, private: bool, dry_run: bool, photo: Path | None) -> None:
     from ..factory import fetch
     from ..models.pspnet import PSPNet
-    from ..storage.publish import CARD_FILE, push, stage
+    from ..storage.publish import CARD_FILE, check_repo, push, stage
 
     row = None if Path(model).is_dir() else find(model)
     source = Path(model) if row is None else fetch(row)
     repo = to if "/" in to else f"{to}/{row.name if row else source.resolve().name}"
+    check_repo(repo)
     picture = None if photo is None else _example(source, photo)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -14,8 +14,8 @@ from ..zoo.registry import find
 DEFAULT_MODEL = "pspnet_lite0.camvid"
 """Ships with the package."""
 
-out = Console()
-err = Console(stderr=True)
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="NAME_OR_PATH", help="A model of the zoo, the folder of a checkpoint, or an exported file.")
@@ -24,6 +24,7 @@ ModelOption = Annotated[str, typer.Option(help="A model of the zoo, the folder o
 PrecisionOption = Annotated[
     Literal["float32", "bfloat16"], typer.Option(help="bfloat16 is faster where a processor is made for it.")
 ]
+LayoutOption = Annotated[str | None, typer.Option(help=f"Layout of the data: {', '.join(LAYOUTS)}; by its folders if left out.")]
 DatasetOption = Annotated[str, typer.Option(help=f"Layout of the data: {', '.join(LAYOUTS)}.")]
 DataOption = Annotated[Path, typer.Option(help="Folder of the data set.", show_default=False)]
 

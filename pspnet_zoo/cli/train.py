@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -96,7 +97,7 @@ def train(
     resolved = replace(named.recipe, **{name: value for name, value in numbers.items() if value is not None})
     layout = dataset or named.dataset
     masked = open_dataset(layout, data, "train") if data else None
-    validation = open_dataset(layout, data, "val") if data and resolved.evaluate_every else None
+    validation = _validation(layout, data) if data and resolved.evaluate_every else None
     mapping = read_mapping(teacher_mapping) if teacher_mapping else None
     teachers = [load(name) for name in teacher]
     pictures = _pictures(masked, unlabelled, masked.labels if masked else _labels(teachers[0], mapping))
@@ -118,6 +119,9 @@ def train(
         folder = teacher_cache or output / "teacher"
         scores = _teacher_scores(teachers, teacher_protocol, mapping, pictures, folder, teacher_stride, cpu)
     is_main = int(os.environ.get("RANK", 0)) == 0  # torchrun's number of this process
+    received: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: received.append(number))
     with _progress(resolved, is_main) as show:
         steps = train(
             network,
@@ -135,7 +139,7 @@ def train(
     if steps < resolved.iterations:
         if is_main:
             say(f"Stopped after step {steps} of {resolved.iterations} with a checkpoint; go on with --resume", err)
-        raise typer.Exit(143)  # as a process that SIGTERM ended
+        raise typer.Exit(128 + (received or [signal.SIGTERM])[0])  # as of a process that the signal ended
     if is_main:
         say(f"Wrote {network.save_pretrained(output / 'model')}")
 
@@ -157,6 +161,15 @@ def _said(layout: str, masked: "SegmentationDataset | None", total: int) -> str:
     with_masks = len(masked) if masked else 0
     counts = [f"{layout}, split train, {with_masks} pictures"] if masked else []
     return "; ".join(counts + [f"{total - with_masks} pictures without masks"] * (total > with_masks))
+
+
+def _validation(layout: str, data: Path) -> "SegmentationDataset":
+    from ..data.open import open_dataset
+
+    try:
+        return open_dataset(layout, data, "val")
+    except (ValueError, OSError) as error:
+        raise ValueError(f"There is no val split to evaluate on: {error}. Train without one by --evaluate-every 0") from None
 
 
 def _pictures(masked: "SegmentationDataset | None", unlabelled: Sequence[Path], labels: Labels) -> "SegmentationDataset":

@@ -84,3 +84,28 @@ def check_dataset(
             if progress:
                 progress(done, total)
     return contents, list(dict.fromkeys(problems))  # a fault of classes.txt is found for each split
+
+
+def doubts(contents: dict[str, SplitContents], split: str | None = None) -> list[str]:
+    """What is allowed, and yet seldom meant: a line each.
+
+    Args:
+        contents: From `check_dataset`.
+        split: The only one that was looked at; None for every split that is there.
+    """
+    found = []
+    if split is None and "train" in contents and "val" not in contents:
+        found.append("There is no val split to evaluate on; make one, or train with --evaluate-every 0")
+    counted = [each for each in contents.values() if each.pixels.any()]
+    pixels = sum((each.pixels for each in counted), np.zeros(IGNORE + 1, np.int64))
+    if not counted:
+        return found
+    names = counted[0].labels.names
+    missing = [name for i, name in enumerate(names) if not pixels[i]]
+    if missing and len(missing) == len(names) - 1 and pixels[0] and pixels[IGNORE]:
+        found.append(
+            f"The masks hold nothing but 0, which is '{names[0]}', and 255, which is ignored. If 255 is '{names[1]}', write 1"
+        )
+    elif missing:
+        found.append(f"No pixel is of {', '.join(repr(name) for name in missing)}")
+    return found

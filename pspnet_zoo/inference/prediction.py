@@ -13,9 +13,9 @@ from ..storage.files import write_atomically
 from . import draw
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
-    """A segmented picture."""
+    """A segmented picture. Predictions are equal where pictures, masks and labels are."""
 
     image: np.ndarray
     """(H, W, 3) uint8 RGB: the picture."""
@@ -23,6 +23,16 @@ class Prediction:
     """(H, W): the class id of every pixel; uint8, or uint16 where there are more than 255 classes."""
     labels: Labels
     """What the ids mean."""
+    probabilities: np.ndarray | None = None
+    """(C, H, W) float32, 0..1: of each class, where they were asked for."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Prediction):
+            return NotImplemented
+        return self.labels == other.labels and np.array_equal(self.mask, other.mask) and np.array_equal(self.image, other.image)
+
+    def __hash__(self) -> int:
+        return hash((self.mask.shape, self.mask.tobytes()))
 
     @property
     def shares(self) -> dict[str, float]:

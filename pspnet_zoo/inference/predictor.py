@@ -2,26 +2,27 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, cast, overload
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ..data.images import read_image, to_rgb
+from ..data.images import ImageError, read_image, to_rgb
 from ..models.pspnet import PSPNet
 from .engines import TorchEngine, open_engine
 from .pipeline import WORKERS, segment_all
 from .prediction import Prediction
-from .scores import class_scores, labels_of, largest, stored
+from .scores import class_probabilities, class_scores, labels_of, largest, stored
 from .video import segment_video
 
 DEFAULT_MODEL = "pspnet_lite0.camvid"
 """Ships with the package."""
 
-Picture = str | PathLike[str] | Image.Image | np.ndarray
+Picture = str | PathLike[str] | BinaryIO | Image.Image | np.ndarray | torch.Tensor
 """What a predictor takes for a picture."""
 
 _log = logging.getLogger(__name__)
@@ -65,29 +66,55 @@ class Predictor:
         labels = labels_of(self.engine)
         if labels is None:
             raise ValueError("This network has no labels, so its classes have no names; set model.labels to pspnet_zoo.Labels")
+        if (channels := len(self.engine.preprocess.mean)) != 3:
+            raise ValueError(
+                f"This network reads {channels} channels, and pictures have 3. Use "
+                "pspnet_zoo.inference.scores.class_ids(model, pictures), pictures: (N, channels, H, W) uint8"
+            )
         self.labels = labels
         self.device = self.engine.device
         if isinstance(self.engine, TorchEngine):
             self.model.to(memory_format=torch.channels_last).eval()
 
-    def __call__(self, image: Picture) -> Prediction:
-        """Segment one picture.
+    @overload
+    def __call__(self, image: list[Picture], *, probabilities: bool = False) -> list[Prediction]: ...
+
+    @overload
+    def __call__(self, image: Picture, *, probabilities: bool = False) -> Prediction: ...
+
+    def __call__(self, image: Picture | list[Picture], *, probabilities: bool = False) -> Prediction | list[Prediction]:
+        """Segment one picture, or each of a list.
 
         Args:
-            image: A file, a PIL picture of any mode, or an (H, W, 3) uint8 RGB array. One with more pixels than
-                `model.preprocess.max_pixels` is shrunk for the network; the result has its full size. An encoder that knows one
-                size only sees it through windows of that size.
+            image: A file or open file, a PIL picture of any mode, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor. One
+                with more pixels than `model.preprocess.max_pixels` is shrunk for the network; the result has its full size. An
+                encoder that knows one size only sees it through windows of that size.
+            probabilities: Keep those of the classes, which take 4 bytes for each class and pixel.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ImageError: If it is not a picture.
         """
-        return self.segment([self.read(image)])[0]
+        if isinstance(image, list):
+            return [self(one, probabilities=probabilities) for one in image]
+        pixels = self.read(image)
+        prediction = self.segment([pixels])[0]
+        if not probabilities:
+            return prediction
+        found = class_probabilities(self.engine, torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None])[0]
+        return replace(prediction, probabilities=found.cpu().numpy())
 
     @staticmethod
     def read(image: Picture) -> np.ndarray:
         """The pixels of what `__call__` takes, (H, W, 3) uint8 RGB. Safe in threads."""
-        return read_image(Path(image)) if isinstance(image, str | PathLike) else to_rgb(image)
+        if isinstance(image, str | PathLike):
+            return read_image(Path(image))
+        if hasattr(image, "read"):
+            return read_image(cast(BinaryIO, image))
+        try:
+            return to_rgb(image)
+        except ImageError as error:
+            raise ImageError(f"The picture {error}") from None
 
     def stream(self, pictures: Iterable[Picture], *, batch_size: int = 1, workers: int = WORKERS) -> Iterator[Prediction]:
         """Segment many pictures, in order, while the next ones are read in threads.

@@ -124,6 +124,17 @@ class Clamp(nn.Module):
         return torch.clamp(x, 0, 1)
 
 
+class Activated(nn.Module):
+    """What smp's heads end with: `activation`, the layer itself."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(x)
+
+
 _ACTIVATIONS: dict[str | None, Callable[[], nn.Module]] = {
     None: nn.Identity,
     "identity": nn.Identity,
@@ -139,18 +150,20 @@ _ACTIVATIONS: dict[str | None, Callable[[], nn.Module]] = {
 
 
 def make_activation(activation: Activation) -> nn.Module:
-    """The layer that one of smp's activation names, or a callable without arguments, stands for; classes are on dimension 1.
+    """The layer that one of smp's activation names, or a callable without arguments, stands for, in smp's wrapper.
+
+    Classes are on dimension 1.
 
     Raises:
         ValueError: If the name is unknown.
     """
     if callable(activation):
-        return activation()
+        return Activated(activation())
     if activation not in _ACTIVATIONS:
         raise ValueError(
             f"activation is {activation!r}; it can be None, a callable, or one of {', '.join(filter(None, _ACTIVATIONS))}"
         )
-    return _ACTIVATIONS[activation]()
+    return Activated(_ACTIVATIONS[activation]())
 
 
 def initialize(part: nn.Module) -> None:

@@ -6,6 +6,7 @@ Loading needs no registry row, no backbone download and no pickle, and is strict
 import logging
 import re
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from inspect import signature
@@ -14,12 +15,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from ..meta import Labels, Preprocess
+from ..meta import Labels, Metric, Preprocess
 from ..storage import hub
-from ..storage.files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, read_config, read_safetensors, write_checkpoint
-from ..storage.publish import push, stage
+from ..storage.files import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    WeightsError,
+    read_config,
+    read_safetensors,
+    read_shapes,
+    write_atomically,
+    write_checkpoint,
+)
+from ..storage.publish import CARD_FILE, push, stage
 from .heads import initialize
 
 _REPO = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>.+))?", re.ASCII)
@@ -61,10 +72,11 @@ class Pretrained(nn.Module):
             token: For private and gated repositories; None takes the one that is logged in.
             cache_dir: Of the Hub's files; None for huggingface_hub's.
             local_files_only: Make no request; take what is in the cache.
-            strict: False leaves tensors that the file lacks untrained and drops those that the network lacks, and logs which.
+            strict: False leaves tensors that the file lacks untrained and drops those that the network lacks; a UserWarning says
+                which.
             classes: Another number of classes re-makes the classifier, untrained, and keeps everything else.
             options: Arguments of PSPNet that replace those of `config.json` and change no tensor, such as `psp_dropout`;
-                `aux_head` may be switched.
+                `aux_head` may be switched, and with other `in_channels` the first convolution is adapted as timm does.
 
         Raises:
             WeightsError: If the checkpoint cannot be had, is not what the Hub says it is, or does not fit its own config.
@@ -91,22 +103,47 @@ class Pretrained(nn.Module):
         if classes is not None and classes != (before := model.config["classes"]):
             remade = model.reset_classifier(classes)
             _log.warning("The classifier has %d classes instead of %d and is untrained: %s", classes, before, ", ".join(remade))
+            if not strict:  # where smp warns
+                warnings.warn(f"Mismatched keys, untrained: {', '.join(remade)}. Train them before use", stacklevel=2)
         return model.eval()
 
-    def save_pretrained(self, folder: str | PathLike[str], *, dtype: torch.dtype | None = None) -> Path:
+    def save_pretrained(
+        self,
+        folder: str | PathLike[str],
+        *,
+        dtype: torch.dtype | None = None,
+        dataset: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+        model_card_kwargs: Mapping[str, Any] | None = None,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+    ) -> Path:
         """Write `model.safetensors` and `config.json`; equal weights give equal bytes.
+
+        The arguments from `dataset` on are smp's: given any of them, a model card is written as `README.md` too.
 
         Args:
             folder: Made if it does not exist. Each file is replaced whole or not at all.
             dtype: Of the floating-point tensors in the file; None keeps theirs.
+            dataset: For the card: what the network was measured on.
+            metrics: For the card: numbers by name, measured by whoever saves, under a protocol that is not stated.
+            model_card_kwargs: For the card: `license`, of the weights.
+            push_to_hub: Also publish it as `repo_id`, see `push_to_hub`.
+            repo_id: "org/name" on the Hub.
 
         Returns:
             The folder.
 
         Raises:
-            WeightsError: If the config cannot be written as JSON, as with a callable activation.
+            WeightsError: If the config cannot be written as JSON, as with a callable activation; or the Hub refuses.
+            ValueError: If `push_to_hub` goes without `repo_id`.
+            TypeError: If `model_card_kwargs` has something else than a license.
             OSError: If the folder cannot be written.
         """
+        if unknown := (model_card_kwargs or {}).keys() - {"license"}:
+            raise TypeError(f"model_card_kwargs has {', '.join(map(repr, sorted(unknown)))}; it can have 'license'")
+        if push_to_hub and repo_id is None:
+            raise ValueError("push_to_hub needs repo_id='org/name'")
         config = {
             "model": self.config,
             "preprocess": asdict(self.preprocess),
@@ -117,6 +154,21 @@ class Pretrained(nn.Module):
         if dtype is not None:
             tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
         write_checkpoint(Path(folder), tensors, config)
+        if dataset or metrics or model_card_kwargs or push_to_hub:
+            unstated = (dataset or "not stated", "not stated", "not stated", "measured")
+            with tempfile.TemporaryDirectory() as temporary:
+                staged = Path(temporary)
+                stage(
+                    Path(folder),
+                    staged,
+                    repo_id or f"local/{Path(folder).resolve().name}",
+                    load=type(self).from_pretrained,
+                    license=(model_card_kwargs or {}).get("license"),
+                    metrics=[Metric(name, value, *unstated) for name, value in (metrics or {}).items()],
+                )
+                write_atomically(Path(folder) / CARD_FILE, (staged / CARD_FILE).read_bytes())
+                if push_to_hub and repo_id is not None:
+                    push(staged, repo_id)
         return Path(folder)
 
     def push_to_hub(
@@ -150,36 +202,78 @@ class Pretrained(nn.Module):
 
 def _read_folder(cls: type[_Network], folder: Path, strict: bool, options: dict[str, Any]) -> _Network:
     config = read_config(folder)
-    own = config["model"]
+    own: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in config["model"].items()}
+    own.pop("encoder_weights", None)  # smp's configs have it; the checkpoint has all weights
     if unknown := options.keys() - signature(cls).parameters.keys():
         raise TypeError(f"{cls.__name__} has no argument {', '.join(map(repr, sorted(unknown)))}")
+    weights = folder / WEIGHTS_FILE
+    _check_numbers(own, read_shapes(weights), folder / CONFIG_FILE)
     try:
         with torch.device("meta" if strict else "cpu"):
             model = cls(encoder_weights=None, **{**own, **options})
-        model.preprocess = _preprocess(config["preprocess"])
-        model.labels = _labels(config["labels"])
-    except (TypeError, ValueError, KeyError) as error:
-        if options:
+        model.preprocess = _preprocess(config["preprocess"], model.config["in_channels"])
+        model.labels = _labels(config["labels"], own["classes"])
+    except Exception as error:  # what a foreign config asks of torch and timm can fail in any way
+        if options and isinstance(error, TypeError | ValueError | KeyError):
             raise
         raise WeightsError(f"'{folder / CONFIG_FILE}' describes a network that cannot be built: {error}") from error
     model.provenance = config["provenance"]
-    tensors = read_safetensors(folder / WEIGHTS_FILE)
+    tensors = read_safetensors(weights)
+    if model.config["in_channels"] != own["in_channels"]:
+        tensors = _adapted(tensors, own["in_channels"], model)
     if strict:
-        misfit = f"'{folder / WEIGHTS_FILE}' does not fit the network of its {CONFIG_FILE}"
+        misfit = f"'{weights}' does not fit the network of its {CONFIG_FILE}"
         load_tensors(model, tensors, misfit, aux_head_switched=model.config["aux_head"] != own["aux_head"])
     else:
         left = model.load_state_dict(tensors, strict=False)
-        _log.warning("Untrained, because '%s' lacks them: %s", folder / WEIGHTS_FILE, ", ".join(left.missing_keys) or "none")
-        _log.warning("Dropped, because the network lacks them: %s", ", ".join(left.unexpected_keys) or "none")
+        if left.missing_keys:
+            warnings.warn(f"Untrained, because '{weights}' lacks them: {', '.join(left.missing_keys)}", stacklevel=3)
+        if left.unexpected_keys:
+            warnings.warn(f"Dropped, because the network lacks them: {', '.join(left.unexpected_keys)}", stacklevel=3)
     return model
 
 
-def _preprocess(values: dict[str, Any]) -> Preprocess:
-    return Preprocess(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+_LARGEST_NUMBER = 4096  # of a config, where no tensor has a longer side
 
 
-def _labels(values: dict[str, Any] | None) -> Labels | None:
-    return Labels(tuple(values["names"]), tuple(map(tuple, values["colors"]))) if values else None
+def _check_numbers(config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Refuse a network that is larger than its tensors, before anything is allocated for it."""
+    most = max(_LARGEST_NUMBER, *(side for shape in shapes.values() for side in shape), 0)
+
+    def check(value: Any, key: str) -> None:
+        if isinstance(value, int | float) and not 0 <= value <= most:
+            raise WeightsError(f"'{path}' describes a network that cannot be built: {key} is {value}, outside 0 to {most}")
+        parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+        for part, inner in parts:
+            check(inner, f"{key}.{part}")
+
+    for key, value in config.items():
+        check(value, key)
+
+
+def _preprocess(values: dict[str, Any], channels: int) -> Preprocess:
+    mean, std = (tuple(values[key][i % len(values[key])] for i in range(channels)) for key in ("mean", "std"))
+    return Preprocess(**{**values, "mean": mean, "std": std})
+
+
+def _labels(values: dict[str, Any] | None, classes: int) -> Labels | None:
+    if not values:
+        return None
+    labels = Labels(tuple(values["names"]), tuple(map(tuple, values["colors"])))
+    if len(labels) not in (classes, max(classes, 2)):  # a binary network may name its background
+        raise ValueError(f"it has {len(labels)} labels for {classes} classes")
+    return labels
+
+
+def _adapted(tensors: dict[str, Tensor], channels: int, model: nn.Module) -> dict[str, Tensor]:
+    """The tensors with the first convolution's adapted to the network's number of input channels."""
+    own = model.state_dict()
+    adapted = dict(tensors)
+    for key, tensor in tensors.items():
+        shape = own[key].shape if key in own else tensor.shape
+        if tensor.ndim == 4 and tensor.shape[1] == channels and shape != tensor.shape:
+            adapted[key] = adapt_input_conv(shape[1], tensor)
+    return adapted
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], misfit: str, *, aux_head_switched: bool = False) -> None:

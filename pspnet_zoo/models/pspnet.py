@@ -60,6 +60,12 @@ class PSPNet(Pretrained):
         ValueError: If an argument is outside its range.
     """
 
+    # what smp's users ask of a network: any size of picture is taken; export and compilation go, TorchScript does not
+    requires_divisible_input_shape = False
+    _is_torch_scriptable = False
+    _is_torch_exportable = True
+    _is_torch_compilable = True
+
     def __init__(
         self,
         encoder_name: str = "resnet34",
@@ -88,6 +94,11 @@ class PSPNet(Pretrained):
         super().__init__()
         # the arguments as they came; weights are loaded, not rebuilt
         self.config = {name: value for name, value in locals().items() if name not in ("self", "encoder_weights", "__class__")}
+        counts = {"psp_out_channels": psp_out_channels, "in_channels": in_channels, "classes": classes}
+        counts |= {"aux_channels": aux_channels, "psp_bin_channels": psp_bin_channels, "encoder_stem_width": encoder_stem_width}
+        for name, count in counts.items():
+            if count is not None and (not isinstance(count, int) or count < 1):
+                raise ValueError(f"{name} is {count!r}; it must be a whole number of 1 or more")
         self.name = f"psp-{encoder_name}"
         norm = _norm(decoder_use_norm)
         self.encoder = Encoder(
@@ -237,7 +248,7 @@ class PSPNet(Pretrained):
         self._set_encoder_frozen(True)
 
     def unfreeze_encoder(self) -> None:
-        """Undo `freeze_encoder`."""
+        """Undo `freeze_encoder`: the encoder learns, and its norms gather statistics again, until `eval()` says otherwise."""
         self._set_encoder_frozen(False)
 
     def freeze_norms(self) -> None:
@@ -257,6 +268,10 @@ class PSPNet(Pretrained):
         self._encoder_is_frozen = frozen
         self.encoder.requires_grad_(not frozen)
         self.train(self.training)
+        if not (frozen or self._norms_are_frozen):  # as in smp, in evaluation mode too
+            for module in self.encoder.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.train()
 
     def train(self, mode: bool = True) -> "PSPNet":
         """As in any Module, but a frozen encoder and frozen norms stay in evaluation mode."""

@@ -6,8 +6,9 @@ Tensors and plain data only: what a network is, `models/pretrained.py` knows. No
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ MODEL_CLASS = "pspnet_zoo.PSPNet"  # a dotted name, so that smp.from_pretrained 
 
 _WEIGHTS_METADATA = {"format": "pt"}
 _CHUNK = 1 << 20
+_LONGEST_CONFIG = 16 << 20  # bytes
 
 
 def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
@@ -52,9 +54,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise WeightsError(f"No '{path}'. A checkpoint is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
+    if path.stat().st_size > _LONGEST_CONFIG:
+        raise WeightsError(f"'{path}' has {path.stat().st_size:,} bytes; a config has at most {_LONGEST_CONFIG:,}")
     try:
         config = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"'{path}' is not JSON: {error}") from None
     if not isinstance(config, dict) or config.get("_model_class") != MODEL_CLASS:
         raise WeightsError(f"'{path}' is not a checkpoint of pspnet_zoo: its _model_class is not '{MODEL_CLASS}'")
@@ -71,6 +75,16 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         WeightsError: If the file is missing, or is not a whole safetensors file.
     """
     return _read(path)[0]
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of a file, from its header; a header cannot promise more than the file holds.
+
+    Raises:
+        WeightsError: If the file is missing, or is not a whole safetensors file.
+    """
+    with _opened(path) as file:
+        return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -96,11 +110,17 @@ def write_state(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, A
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with _opened(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise WeightsError(f"No weights at '{path}'")
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"'{path}' is not a whole safetensors file ({error}). {_what_it_may_be(path)}") from None
 
@@ -159,23 +179,18 @@ def _what_it_may_be(path: Path) -> str:
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace the file whole or not at all, also if the process is killed. Its folder is made if it does not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    # unlike a temporary file's, these permissions are what the umask leaves of them
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def cache_folder() -> Path:

@@ -2,10 +2,11 @@
 
 import json
 import logging
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,12 +91,30 @@ def stage(
         model,
         repo,
         sha256=file_digest(folder / WEIGHTS_FILE, "sha256"),
-        license=license or provenance.get("license"),
+        license=license or inherited_license(provenance),
         metrics=list(numbers),
         has_example=example is not None,
     )
     check_card(card)
     write_atomically(folder / CARD_FILE, card.encode())
+
+
+def inherited_license(provenance: Mapping[str, Any] | None) -> str | None:
+    """The licence of weights: their own, or else that of the weights that they started from or were taught by."""
+    if not provenance:
+        return None
+    if own := provenance.get("license"):
+        return own
+    taught_by = (provenance.get("teachers") or {}).get("networks", ())
+    sources = [provenance.get("start_provenance"), *(network.get("provenance") for network in taught_by)]
+    found = dict.fromkeys(filter(None, map(inherited_license, sources)))
+    return "; ".join(found) or None
+
+
+def check_repo(repo: str) -> None:
+    """Raise a ValueError unless a name is "org/name" in what the Hub allows."""
+    if not re.fullmatch(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", repo, re.ASCII):
+        raise ValueError(f"The repository is '{repo}'; write it as 'organisation/name', in letters, digits, '.', '_' and '-'")
 
 
 def push(
@@ -114,8 +133,7 @@ def push(
         WeightsError: If the Hub refuses, someone else commits meanwhile (nothing is published then), or it gives back other bytes.
         ValueError: If `repo` is not "org/name".
     """
-    if repo.count("/") != 1:
-        raise ValueError(f"The repository is '{repo}'; write it as 'organisation/name'")
+    check_repo(repo)
     api = hub_api(token)
     with explained(f"'{repo}'", token):
         retried(lambda: api.create_repo(repo, private=private, exist_ok=True))

@@ -27,7 +27,8 @@ class FastDepthwise(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.conv2d and not kwargs and len(args) == 7:  # as nn.Conv2d calls it
-            x, weight, bias, stride, padding, dilation, groups = args
+            x, weight, bias, *geometry, groups = args
+            stride, padding, dilation = ((n, n) if isinstance(n, int) else n for n in geometry)
             if _is_covered(x, weight, stride, padding, dilation, groups):
                 out = depthwise_conv2d(x, weight, padding[0] // dilation[0], dilation[0])
                 return out if bias is None else out + bias[:, None, None]

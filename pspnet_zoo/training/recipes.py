@@ -1,8 +1,9 @@
 """How networks are trained, as data: the published recipes and ours."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,26 @@ class Recipe:
     evaluate_every: Annotated[int, "Steps between evaluations on the val split; 0 for none."] = 500
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch_size", "crop", "lr", "scale", "teacher_temperature", "accumulation", "checkpoint_every"):
+        for name, hint in get_type_hints(Recipe).items():
             value = getattr(self, name)
-            if min(value if isinstance(value, tuple) else (value,)) <= 0:
-                raise ValueError(f"{name} is {value}; it must be positive")
-        for name in ("ema_decay", "ohem_threshold", "blur", "teacher_confidence"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
-        if self.evaluate_every < 0:
-            raise ValueError(f"evaluate_every is {self.evaluate_every}; it is a number of steps, or 0 for none")
+            numbers = value if isinstance(value, tuple) else (value,)
+            if get_origin(hint) is Literal:
+                if value not in get_args(hint):
+                    raise ValueError(f"{name} is {value!r}; it can be {', '.join(map(repr, get_args(hint)))}")
+            elif name in _FRACTIONS:
+                if not all(0 <= number <= 1 for number in numbers):
+                    raise ValueError(f"{name} is {value}; it must be between 0 and 1")
+            elif name in _POSITIVE:
+                if not all(0 < number < math.inf for number in numbers):
+                    raise ValueError(f"{name} is {value}; it must be positive")
+            elif not all(0 <= number < math.inf for number in numbers):
+                raise ValueError(f"{name} is {value}; it must be 0 or more")
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale is {self.scale}; the smaller factor comes first")
+
+
+_POSITIVE = ("iterations", "batch_size", "crop", "lr", "scale", "teacher_temperature", "accumulation", "checkpoint_every")
+_FRACTIONS = ("momentum", "blur", "ohem_threshold", "teacher_confidence", "ema_decay")
 
 
 @dataclass(frozen=True)

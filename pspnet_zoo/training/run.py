@@ -17,6 +17,9 @@ from ..storage.files import WeightsError, read_state, write_state
 from .recipes import Recipe
 from .stream import class_shares
 
+_CHANGEABLE = ("iterations", "checkpoint_every", "evaluate_every")
+"""Numbers of a recipe that another start may change. More iterations stretch the fall of the learning rate."""
+
 
 class Run:
     """The state of a run: what a checkpoint holds."""
@@ -88,9 +91,16 @@ class Run:
 
     def load(self) -> None:
         tensors, state = read_state(self.path)
-        if state.get("recipe") != json.loads(json.dumps(asdict(self.recipe))):
+        before, now = state.get("recipe") or {}, json.loads(json.dumps(asdict(self.recipe)))
+        differing = [f"{k} was {before.get(k)} and is {now[k]}" for k in now if k not in _CHANGEABLE and before.get(k) != now[k]]
+        if differing:
             raise WeightsError(
-                f"'{self.path}' is of a run with another recipe, {state.get('recipe')}; resume with the same numbers"
+                f"'{self.path}' is of a run with another recipe: {', '.join(differing)}. Resume with the same numbers; only "
+                f"{', '.join(_CHANGEABLE)} may differ"
+            )
+        if self.recipe.iterations < state["step"]:
+            raise WeightsError(
+                f"'{self.path}' is of step {state['step']}, after the last one of {self.recipe.iterations} iterations"
             )
         if state.get("teacher") != self.teacher:
             raise WeightsError(f"'{self.path}' is of a run with other teachers; resume with the same ones, protocol and mapping")

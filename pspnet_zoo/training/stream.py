@@ -1,11 +1,14 @@
 """The pictures of a run in their order, each augmented: they follow from the seed and their position in the run alone."""
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..data.dataset import SegmentationDataset
 from ..meta import IGNORE, Preprocess
@@ -31,7 +34,7 @@ class Stream(Dataset):
             blur=recipe.blur,
             cat_max_ratio=recipe.cat_max_ratio,
             photometric=recipe.photometric,
-            mean=[m * 255 / preprocess.range for m in preprocess.mean],
+            mean=preprocess.mean_color,
         )
 
     def index(self, position: int) -> int:
@@ -44,7 +47,14 @@ class Stream(Dataset):
         """The file of the picture at this position."""
         return self.dataset.images[self.index(position)]
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int, Tensor]:
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int, Tensor] | Exception:
+        """A file that cannot be read is given as its error: raised in a worker, its message would hold a traceback."""
+        try:
+            return self._read(position)
+        except (ValueError, OSError) as error:
+            return error
+
+    def _read(self, position: int) -> tuple[Tensor, Tensor, int, Tensor]:
         index = self.index(position)
         pair = self.dataset[index]
         where = [places(*pair[0].shape[-2:])] if self.teacher else []
@@ -62,6 +72,41 @@ def batches(recipe: Recipe, step: int, process: int, processes: int) -> Iterator
     for part in range(step * recipe.accumulation, recipe.iterations * recipe.accumulation):
         first = (part * processes + process) * size
         yield list(range(first, first + size))
+
+
+@contextmanager
+def read_ahead(stream: Stream, order: Iterable[list[int]], workers: int) -> Iterator[Iterator[list[Tensor]]]:
+    """(pictures, masks, positions, targets) for each list of positions, read by worker processes that end with the block.
+
+    Raises:
+        ImageError: From the iterator, if a file cannot be read; it names the file.
+        OSError: Likewise.
+    """
+    loader = DataLoader(stream, batch_sampler=order, num_workers=workers, collate_fn=_collate, worker_init_fn=_ignore_stop_signals)
+    parts: Any = iter(loader)
+
+    def checked() -> Iterator[list[Tensor]]:
+        for part in parts:
+            if isinstance(part, Exception):
+                raise part
+            yield part
+
+    try:
+        yield checked()
+    finally:
+        if workers:  # at the interpreter's end, multiprocessing would wait for ever for workers that ignore its signal
+            parts._shutdown_workers()
+
+
+def _collate(items: list[Any]) -> Any:
+    error = next((item for item in items if isinstance(item, Exception)), None)
+    return default_collate(items) if error is None else error
+
+
+def _ignore_stop_signals(worker: int) -> None:
+    """Workers get the signals of their group too; they end when the run ends."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def seed_of(seed: int, number: int) -> int:

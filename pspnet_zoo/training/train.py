@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from timm.layers import convert_sync_batchnorm
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 
 from ..data.dataset import SegmentationDataset
 from ..evaluation.evaluate import evaluate
@@ -26,7 +26,7 @@ from .log import Log
 from .loss import pixel_mass, segmentation_loss
 from .recipes import Recipe
 from .run import Run
-from .stream import Stream, batches, seed_of
+from .stream import Stream, batches, read_ahead, seed_of
 
 CHECKPOINT = "checkpoint.safetensors"
 BEST = "best"
@@ -80,8 +80,7 @@ def train(
     _check(model, recipe, accelerator.num_processes)
     model.to(accelerator.device).to(memory_format=torch.channels_last)  # dilated depthwise: several times faster so on CPUs
     _freeze(model, recipe.freeze)
-    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        convert_sync_batchnorm(model)
+    own_norms = _sync_norms(model) if accelerator.num_processes > 1 and accelerator.device.type == "cuda" else {}
     run = Run(model, recipe, accelerator, folder / CHECKPOINT, teacher.name if teacher else None)
     if resume:
         run.load()
@@ -92,9 +91,9 @@ def train(
     stream = Stream(dataset, teacher, recipe, model.preprocess)
     step = _Step(run, stream, compile)
     order = batches(recipe, run.step, accelerator.process_index, accelerator.num_processes)
-    parts = iter(DataLoader(stream, batch_sampler=order, num_workers=workers, worker_init_fn=_ignore_stop_signals))
     model.train()
-    with _stop_signals() as stopped, Log(folder, recipe, run.step, accelerator.is_main_process) as log:
+    logged = Log(folder, recipe, run.step, accelerator.is_main_process)
+    with _stop_signals() as stopped, logged as log, read_ahead(stream, order, workers) as parts:
         while run.step < recipe.iterations:
             rate = run.set_rate()
             loss = step([next(parts) for _ in range(recipe.accumulation)])
@@ -113,7 +112,10 @@ def train(
                     run.save()
             if stop:
                 break
-    return run.finish()
+    done = run.finish()
+    for name, norm in own_norms.items():
+        model.set_submodule(name, norm)
+    return done
 
 
 class _Step:
@@ -198,6 +200,8 @@ def _check(model: PSPNet, recipe: Recipe, processes: int) -> None:
         )
     if model.classification_head is not None:
         raise ValueError("Training here knows masks only; build the network without aux_params")
+    if model.activation not in (None, "identity"):
+        raise ValueError(f"Training needs logits; build the network without activation={model.activation!r}")
 
 
 def _validate(run: Run, validation: SegmentationDataset, log: Log, best: Path) -> None:
@@ -210,6 +214,15 @@ def _validate(run: Run, validation: SegmentationDataset, log: Log, best: Path) -
         run.result.save_pretrained(best)
 
 
+def _sync_norms(model: PSPNet) -> dict[str, nn.Module]:
+    """Batch norms whose statistics are of all processes, on the same tensors; the network's own, by name."""
+    own: dict[str, nn.Module] = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    }
+    convert_sync_batchnorm(model)
+    return own
+
+
 def _freeze(model: PSPNet, what: str) -> None:
     if what == "encoder":
         model.freeze_encoder()
@@ -219,20 +232,26 @@ def _freeze(model: PSPNet, what: str) -> None:
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, so that a step is finished and saved before the run ends."""
+    """An event that SIGTERM and SIGINT set, so that a step is finished and saved before the run ends.
+
+    A handler of the caller's is called too.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    before = {s: signal.signal(s, lambda *_: event.set()) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def handle(number: int, frame: Any) -> None:
+        event.set()
+        handler = before[number]
+        if callable(handler) and handler is not signal.default_int_handler:
+            handler(number, frame)
+
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, handle)
     try:
         yield event
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _ignore_stop_signals(worker: int) -> None:
-    """Workers get the signals of their group too; they end when the run ends."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)

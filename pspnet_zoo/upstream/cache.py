@@ -15,7 +15,6 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -73,8 +72,9 @@ def is_cached(row: Checkpoint) -> bool:
 
 
 def _folder(row: Checkpoint) -> Path:
-    # another policy for the same name must not find the weights of the old one; where its copy is on the Hub changes nothing
-    fingerprint = hashlib.sha256(repr(replace(row, hub=None)).encode()).hexdigest()[:8]
+    # what changes a byte of the folder: another policy for the same name must not find the weights of the old one
+    source = row.source and (row.source.family, row.source.files, row.source.urls, row.source.hash)
+    fingerprint = hashlib.sha256(repr((source, row.network, row.preprocess, row.labels)).encode()).hexdigest()[:8]
     return cache_folder() / f"{row.name}-{fingerprint}"
 
 

@@ -1,6 +1,7 @@
 """Reading the files of other projects without running what is in them."""
 
 import pickle
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from ..storage.files import WeightsError, is_lfs_pointer, is_web_page
 
+_FOREIGN = re.compile(r"(?:GLOBAL|REDUCE|BUILD|class|function) ([\w.]+\.\w+)")
+_MOST_INFLATED = 4  # times the file's own size
 _WRAPPERS = ("state_dict", "model_state", "model")
 
 
@@ -36,6 +39,10 @@ def read_checkpoint(path: Path) -> Any:
     except WeightsError:
         raise
     except Exception as error:  # a damaged or hostile pickle can fail in any way
+        if foreign := _FOREIGN.search(str(error)):  # torch's own text advises to switch the safety off
+            raise WeightsError(
+                f"'{path}' is not opened: it asks for '{foreign[1]}', which is not plain data and could run code"
+            ) from None
         reason = str(error).strip().splitlines()
         raise WeightsError(
             f"'{path}' cannot be read: it is damaged, cut short, or holds more than plain data "
@@ -149,6 +156,10 @@ def _refuse_other_kinds(path: Path) -> None:
         try:
             with zipfile.ZipFile(path) as archive:
                 is_torchs = any(name.endswith("data.pkl") for name in archive.namelist())
+                declared = sum(entry.file_size for entry in archive.infolist())
+                size = path.stat().st_size
+                if declared > _MOST_INFLATED * size:  # torch.save does not compress
+                    raise WeightsError(f"'{path}' is not opened: {size:,} bytes would inflate to {declared:,}. Is it a checkpoint?")
                 damaged = archive.testzip() if is_torchs else None  # torch does not compare the checksums
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, zlib.error) as error:
             raise WeightsError(f"'{path}' cannot be read: it is damaged ({error}). Download it again from its source") from error

@@ -3,7 +3,7 @@
 import difflib
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def parse_architecture(name: str) -> tuple[str, dict[str, Any]]:
     encoder = _SHORT_ENCODERS.get(short, re.sub(r"^r(\d+[a-z]?)$", r"resnet\1", short))
     if not name.startswith(PREFIX) or not is_timm_model(encoder):
         ids = [row.source.id for row in CHECKPOINTS if row.source]
-        close = difflib.get_close_matches(name, [*list_models(), *list_models(pretrained=True), *ids], n=3)
+        close = _close(name, [*list_models(), *list_models(pretrained=True), *ids])
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
         raise ValueError(f"Unknown model '{name}'.{hint} See pspnet_zoo.list_models()")
     return encoder, dict(_OPTIONS.get(short, {}))
@@ -62,14 +62,24 @@ def find(name: str, tag: str | None = None) -> Checkpoint:
         if tag is None and row.source is not None and row.source.id == name:
             return row
     architecture, _, dotted_tag = name.partition(".")
+    if tag and dotted_tag and tag != dotted_tag:
+        raise ValueError(f"'{name}' names the weights '{dotted_tag}', and '{tag}' are asked for too; give one of them")
     tag = tag or dotted_tag or DEFAULT_TAGS.get(architecture)
     rows = [row for row in CHECKPOINTS if row.architecture == architecture]
     for row in rows:
         if tag in (None, row.tag):
             return row
-    parse_architecture(architecture)  # a wrong name gets the closest ones
+    encoder, _ = parse_architecture(architecture)  # a wrong name gets the closest ones
+    import timm
+
+    if timm.is_model_pretrained(f"{encoder}.{tag}"):
+        raise ValueError(
+            f"'{tag}' is timm's tag for weights of the encoder alone: create('{architecture}', encoder_weights='{tag}')"
+        )
     if rows:
-        raise ValueError(f"'{architecture}' has no weights '{tag}'. It has: {', '.join(row.tag for row in rows)}")
+        tags = [row.tag for row in rows]
+        hint = "".join(f" Did you mean '{architecture}.{other}'?" for other in _close(str(tag), tags)[:1])
+        raise ValueError(f"'{architecture}' has no weights '{tag}'.{hint} It has: {', '.join(tags)}")
     known = ", ".join(sorted({row.architecture for row in CHECKPOINTS}, key=_natural))
     raise ValueError(f"'{architecture}' has no published weights yet. There are weights for: {known}")
 
@@ -93,6 +103,12 @@ def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
         short = {encoder: name for name, encoder in _SHORT_ENCODERS.items() if PREFIX + name not in stems}
         names = stems + [PREFIX + short.get(e, re.sub(r"^resnet(\d+[a-z]?)$", r"r\1", e)) for e in timm_models()]
     return sorted(fnmatch.filter(names, pattern), key=_natural)
+
+
+def _close(name: str, names: Sequence[str]) -> list[str]:
+    """The names that someone may have meant, likeliest first, whatever the case of the letters."""
+    by_lower = {other.lower(): other for other in names}
+    return [by_lower[other] for other in difflib.get_close_matches(name.lower(), by_lower, n=3)]
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pspnet_zoo.data.check import check_dataset
+from pspnet_zoo.data.check import check_dataset, doubts
 from pspnet_zoo.data.open import open_dataset
 
 
@@ -69,3 +69,30 @@ def test_a_fault_of_the_whole_data_set_is_said_once(tmp_path):
 def test_a_folder_without_a_split_is_refused(tmp_path, layout):
     with pytest.raises(FileNotFoundError, match=f"No split of the layout '{layout}' in"):
         check_dataset(layout, tmp_path)
+
+
+def folder_of(root, names, values, splits=("train", "val")):
+    (root / "classes.txt").write_text("\n".join(names))
+    for split in splits:
+        for kind, picture in (
+            ("images", Image.new("RGB", (8, 8))),
+            ("masks", Image.fromarray(np.resize(np.uint8(values), (8, 8)))),
+        ):
+            (root / split / kind).mkdir(parents=True)
+            picture.save(root / split / kind / "a.png")
+    return check_dataset("folder", root)[0]
+
+
+def test_masks_of_0_and_255_are_doubted_with_the_cure(tmp_path):
+    (doubt,) = doubts(folder_of(tmp_path, ["background", "cat"], [0, 255]))
+    assert "255, which is ignored" in doubt and "If 255 is 'cat', write 1" in doubt
+
+
+def test_classes_without_a_pixel_and_a_missing_split_are_doubted(tmp_path):
+    contents = folder_of(tmp_path, ["a", "b", "c"], [0, 2], splits=("train",))
+    assert doubts(contents, "train") == ["No pixel is of 'b'"]
+    assert [d[:21] for d in doubts(contents)] == ["There is no val split", "No pixel is of 'b'"]
+
+
+def test_a_sound_data_set_is_not_doubted(tmp_path):
+    assert not doubts(folder_of(tmp_path, ["a", "b"], [0, 1, 255]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pspnet_zoo.data.images import ImageError, read_image, read_mask, to_rgb
+from pspnet_zoo.data.images import SUFFIXES, ImageError, read_image, read_mask, to_rgb
 
 RED = (200, 30, 40)
 
@@ -85,7 +85,7 @@ def test_what_is_no_picture_is_named_with_the_reason(tmp_path):
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     Image.new("L", (100, 100)).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ImageError, match="too large to open safely"):
+    with pytest.raises(ImageError, match="has more than 2,000 pixels, the most that are read"):
         read_image(tmp_path / "bomb.png")
 
 
@@ -110,3 +110,46 @@ def test_a_masks_ids_are_read_whatever_its_palette(tmp_path):
     assert read_mask(tmp_path / "mask.png").tolist() == [[7] * 3] * 2
     with pytest.raises(ImageError, match=r"mode RGB; a mask has one 8-bit channel"):
         read_mask(save(tmp_path / "rgb.png", "RGB", RED))
+
+
+@pytest.mark.parametrize(("most", "mode"), [(255, "I;16"), (255, "I"), (1023, "I;16"), (4095, "I;16"), (16383, "I;16")])
+def test_greys_of_fewer_bits_than_their_file_are_not_dark(most, mode, tmp_path):
+    values = np.array([[0, most // 2, most]], np.int32 if mode == "I" else np.uint16)
+    assert np.abs(to_rgb(Image.fromarray(values))[0, :, 0].astype(int) - [0, 127, 255]).max() <= 1
+
+
+def test_a_large_photo_is_read(tmp_path, monkeypatch):
+    Image.new("L", (100, 100), 9).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6000)  # 96 megapixels are so much larger than Pillow's
+    assert (read_image(tmp_path / "large.png") == 9).all()
+
+
+def test_a_pil_picture_is_turned_too():
+    image = Image.new("RGB", (9, 7))
+    image.getexif()[0x0112] = 6
+    assert to_rgb(image).shape == (9, 7, 3)
+
+
+def test_of_several_pictures_the_first_is_read_and_that_is_said(tmp_path, caplog):
+    pages = [Image.new("RGB", (9, 7), color) for color in (RED, (0, 0, 255))]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    assert np.abs(read_image(tmp_path / "pages.tif").astype(int) - RED).max() == 0
+    assert "holds 2 pictures; only the first is read" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["jp2", "avif", "jfif"])
+def test_newer_endings_are_taken_for_pictures(suffix):
+    assert f".{suffix}" in SUFFIXES
+
+
+@pytest.mark.parametrize("nothing", [None, 7, Image.new("RGB", (0, 5)), np.zeros(3)])
+def test_what_is_nothing_like_a_picture_is_refused(nothing):
+    with pytest.raises(ImageError):
+        to_rgb(nothing)
+
+
+def test_a_files_name_is_said_once(tmp_path):
+    (tmp_path / "text.jpg").write_bytes(b"no picture")
+    with pytest.raises(ImageError) as caught:
+        read_image(tmp_path / "text.jpg")
+    assert str(caught.value).count("text.jpg") == 1

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from pspnet_zoo import Predictor, PSPNet
+from pspnet_zoo.data.images import ImageError
 from pspnet_zoo.data.labels import CAMVID, Labels
 from pspnet_zoo.inference.scores import class_ids
 from pspnet_zoo.meta import Preprocess
@@ -129,3 +130,40 @@ def test_an_encoder_of_one_size_sees_larger_pictures_through_windows():
     corner = Predictor(net)(pixels[:224, :224])  # one window is the picture itself
     logits = net.predict(net.preprocess(torch.from_numpy(pixels[:224, :224].copy()).permute(2, 0, 1)[None]))
     assert (corner.mask == logits[0].argmax(0).numpy()).all()
+
+
+def test_whatever_holds_a_picture_is_taken(predictor, tmp_path):
+    image = noise()
+    Image.fromarray(image).save(tmp_path / "picture.png")
+    expected = predictor(image)
+    with (tmp_path / "picture.png").open("rb") as file:
+        assert predictor(file) == expected
+    assert predictor(torch.from_numpy(image).permute(2, 0, 1)) == expected
+    assert predictor(np.asarray(Image.fromarray(image))) == expected  # which is not writable
+    assert predictor([image, tmp_path / "picture.png"]) == [expected, expected]
+    mirrored = predictor(image[..., ::-1])  # as everyone with OpenCV writes
+    assert mirrored == predictor(image[..., ::-1].copy()) and mirrored != expected
+    assert len({expected, predictor(image)}) == 1
+
+
+@pytest.mark.parametrize(
+    "nothing", [None, 7, Image.new("RGB", (0, 5)), np.zeros((4, 4, 3)), torch.zeros(3, 4, 4), torch.zeros(4, 4, dtype=torch.uint8)]
+)
+def test_what_is_no_picture_is_refused_in_words(predictor, nothing):
+    with pytest.raises(ImageError, match="The picture"):
+        predictor(nothing)
+
+
+def test_probabilities_come_on_request(predictor):
+    image = noise()
+    assert predictor(image).probabilities is None
+    prediction = predictor(image, probabilities=True)
+    assert prediction.probabilities.shape == (11, 40, 56) and prediction.probabilities.sum(0) == pytest.approx(1, abs=1e-5)
+    assert np.array_equal(prediction.probabilities.argmax(0), prediction.mask)
+
+
+def test_a_network_of_other_channels_is_refused_at_once():
+    net = PSPNet("test_efficientnet", None, classes=2, psp_out_channels=8, in_channels=4)
+    net.labels = Labels(("a", "b"))
+    with pytest.raises(ValueError, match=r"reads 4 channels, and pictures have 3. Use pspnet_zoo.inference.scores"):
+        Predictor(net, device="cpu")

@@ -115,7 +115,7 @@ def test_what_cannot_be_resumed_is_named(net, camvid, tmp_path):
         train(net, dataset, RECIPE, tmp_path, resume=True)
     train(net, dataset, replace(RECIPE, iterations=1), tmp_path)
     with pytest.raises(WeightsError, match="of a run with another recipe"):
-        train(net, dataset, RECIPE, tmp_path, resume=True)
+        train(net, dataset, replace(RECIPE, lr=0.02), tmp_path, resume=True)
     (tmp_path / CHECKPOINT).write_bytes((tmp_path / CHECKPOINT).read_bytes()[:-10])
     with pytest.raises(WeightsError, match="not a whole safetensors file"):
         train(net, dataset, RECIPE, tmp_path, resume=True)

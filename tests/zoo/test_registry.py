@@ -88,3 +88,20 @@ def test_the_readme_and_the_card_give_the_measured_numbers(row):
     miou = next(f"{m.value:.4f}" for m in row.metrics if m.name == "miou")
     assert f"| `{row.name}` | {row.parameters / 1e6:.1f} M |" in (root / "README.md").read_text()
     assert miou in (root / "README.md").read_text()
+
+
+def test_two_tags_that_differ_are_refused():
+    with pytest.raises(ValueError, match="names the weights 'mmseg_ade20k', and 'mmseg_cityscapes' are asked for too"):
+        find("pspnet_r101c.mmseg_ade20k", "mmseg_cityscapes")
+    assert find("pspnet_r101c.mmseg_ade20k", "mmseg_ade20k").tag == "mmseg_ade20k"
+
+
+@pytest.mark.parametrize(("name", "meant"), [("PSPNET_R101", "'pspnet_r101'"), ("pspnet_lite0.CamVid", "'pspnet_lite0.camvid'")])
+def test_names_in_other_letters_get_a_suggestion(name, meant):
+    with pytest.raises(ValueError, match=f"Did you mean {meant}"):
+        find(name)
+
+
+def test_a_tag_of_timms_is_told_from_one_of_the_zoo():
+    with pytest.raises(ValueError, match=r"create\('pspnet_resnet50', encoder_weights='a1_in1k'\)"):
+        find("pspnet_resnet50.a1_in1k")

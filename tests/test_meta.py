@@ -1,0 +1,51 @@
+"""What travels with weights."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from pspnet_zoo.meta import Labels, Preprocess, distinct_colors
+
+PLAIN = Preprocess((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+
+
+def test_labels_without_colours_get_distinct_ones():
+    assert Labels(("a", "b")).colors == distinct_colors(2)
+    colors = Labels(tuple(map(str, range(600)))).colors
+    assert len(set(colors)) == 600 and (0, 0, 0) not in colors
+
+
+def test_numpys_integers_are_colours():
+    labels = Labels(["a", "b"], np.array([[1, 2, 3], [4, 5, 255]], np.uint8))
+    assert labels == Labels(("a", "b"), ((1, 2, 3), (4, 5, 255))) and json.dumps(asdict(labels))
+
+
+@pytest.mark.parametrize("color", [(1, 2), (1, 2, 256), (-1, 2, 3), (1.0, 2, 3), (True, 2, 3), ("1", 2, 3)])
+def test_what_is_no_colour_is_refused(color):
+    with pytest.raises(ValueError, match="must be three integers of 0 to 255"):
+        Labels(("a",), (color,))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("std", (0.5, 0.0, 0.5)),
+        ("std", (0.5, float("nan"), 0.5)),
+        ("range", 0.0),
+        ("max_pixels", 0),
+        ("mean", (0.1, 0.2)),
+        ("mean", (0.1, 0.2, float("inf"))),
+        ("enlarge", 0.5),
+        ("order", "GBR"),
+    ],
+)
+def test_numbers_that_no_preprocessing_can_have_are_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field} is"):
+        replace(PLAIN, **{field: value})
+
+
+def test_the_mean_colour_is_rgb_from_0_to_255():
+    assert PLAIN.mean_color == pytest.approx((25.5, 51, 76.5))
+    assert replace(PLAIN, mean=(10, 20, 30), range=255, order="BGR").mean_color == pytest.approx((30, 20, 10))
