@@ -140,7 +140,7 @@ def push(
     info, there = digests(repo, "main", token)
     paths = sorted(path for path in folder.iterdir() if path.is_file())
     changed = [path for path in paths if not _is_there(path, there)]
-    commit = _commit(api, repo, changed, info.sha, token, commit_message) if changed else info.sha
+    commit = _commit(api, repo, changed, info.sha, token, commit_message, _PAUSES) if changed else info.sha
     _read_back(api if info.private or info.gated else hub_api(False), repo, commit, folder, token)
     weights = folder / WEIGHTS_FILE
     return Published(
@@ -186,7 +186,7 @@ def _commit(
     parent: str,
     token: str | None,
     message: str,
-    pauses: Sequence[float] = _PAUSES,
+    pauses: Sequence[float],
 ) -> str:
     """One commit on top of `parent`. After a failure, look whether it was made nevertheless before another attempt."""
     from huggingface_hub import CommitOperationAdd

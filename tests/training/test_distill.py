@@ -349,7 +349,7 @@ def test_every_taught_pixel_counts_alike_whatever_part_it_is_in(net, camvid, tmp
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0
     pictures = Unlabelled(camvid / "train", CAMVID)
-    scores = TeacherScores(tmp_path / "teacher", [colour_teacher(pictures)], pictures)
+    scores = TeacherScores(tmp_path / "teacher", [colour_teacher()], pictures)
     recipe = replace(RECIPE, batch_size=4, freeze="norms", teacher_confidence=0.9)
     whole = first_loss(copy.deepcopy(net), pictures, scores, recipe, tmp_path)
     parts = first_loss(net, pictures, scores, replace(recipe, accumulation=4), tmp_path)
