@@ -62,7 +62,7 @@ def unpublished(pattern: str) -> list[str]:
         for row in CHECKPOINTS
         if row.hub is None
         and fnmatch.fnmatch(row.name, pattern)
-        and (row.folder or (row.source and row.source.urls and not row.source.twin))
+        and (row.folder or (row.upstream and row.upstream.urls and not row.upstream.twin))
     ]
 
 
@@ -94,12 +94,11 @@ def check(row: Checkpoint, network: PSPNet) -> None:
         WeightsError: If it differs.
     """
     found = {
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "labels": network.labels,
-        "preprocess": network.preprocess,
+        "parameters": (sum(p.numel() for p in network.parameters()), row.parameters),
+        "labels": (network.labels, row.labels),
+        "preprocess": (network.preprocess, row.upstream and row.upstream.preprocess),
     }
-    for name, value in found.items():
-        wanted = getattr(row, name)
+    for name, (value, wanted) in found.items():
         if wanted is not None and value != wanted:
             raise WeightsError(f"The {name} of '{row.name}' are {value}, and its row says {wanted}; nothing was published")
 

@@ -50,9 +50,9 @@ def info(model: ModelArgument) -> None:
         add("weights", ", ".join(tags) or "none in the zoo")
     else:
         add("numbers", "\n".join(map(str, row.metrics)))
-        if row.source is not None:
+        if row.upstream is not None:
             add("license", row.license)
-            add("source", "\n".join(row.source.urls) or f"by hand, from {row.source.page}")
+            add("source", "\n".join(row.upstream.urls) or f"by hand, from {row.upstream.page}")
     for key, value in (network.provenance or {}).items():
         add(key, value if isinstance(value, str) else json.dumps(value, indent=1))
     out.print(table)
@@ -61,11 +61,11 @@ def info(model: ModelArgument) -> None:
 def _network(model: str, row: Checkpoint | None, is_stored: bool) -> "PSPNet":
     from ..factory import create, load
 
-    if row is not None and row.source is not None:
+    if row is not None and row.upstream is not None:
         from ..upstream.convert import build
 
         network = build(row)
-        network.labels, network.preprocess = row.labels, row.preprocess or network.preprocess
+        network.labels, network.preprocess = row.labels, row.upstream.preprocess
         return network
     return load(model) if row is not None or is_stored else create(model)
 

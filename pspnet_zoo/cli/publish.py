@@ -52,7 +52,7 @@ def publish(
 def _is_at_hand(row: Checkpoint) -> bool:
     from ..upstream.cache import is_cached
 
-    return (BUNDLED / row.folder).is_dir() if row.folder else row.source is not None and is_cached(row)
+    return (BUNDLED / row.folder).is_dir() if row.folder else row.upstream is not None and is_cached(row)
 
 
 def _publish_one(model: str, to: str, private: bool, dry_run: bool, photo: Path | None) -> None:

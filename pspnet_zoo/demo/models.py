@@ -66,11 +66,13 @@ class Models:
 
 def _is_offered(row: Checkpoint) -> bool:
     """Whether a program can have its weights, and its classes have names."""
-    return row.folder is not None or bool(row.labels and (row.hub or (row.source and row.source.urls and not row.source.twin)))
+    return row.folder is not None or bool(
+        row.labels and (row.hub or (row.upstream and row.upstream.urls and not row.upstream.twin))
+    )
 
 
 def _is_here(row: Checkpoint) -> bool:
-    return row.folder is not None or (row.source is not None and is_cached(row))
+    return row.folder is not None or (row.upstream is not None and is_cached(row))
 
 
 def _label(name: str, row: Checkpoint | None) -> str:

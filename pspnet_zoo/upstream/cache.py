@@ -15,13 +15,14 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock
 
 from ..storage.download import DownloadError, Progress, download
 from ..storage.files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, cache_folder, is_web_page, matches, read_safetensors
-from ..zoo.rows import Checkpoint, Source
+from ..zoo.rows import Checkpoint, Upstream
 from .convert import convert_files
 
 _log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def cached(row: Checkpoint, *, progress: Progress | None = None) -> Path:
         WeightsError: If they cannot be had; the message says what to fetch, and where to put it.
         OSError: If the cache cannot be written.
     """
-    if row.source is None:
+    if row.upstream is None:
         raise ValueError(f"'{row.name}' is not a checkpoint of another project")
     root, folder = cache_folder(), _folder(row)
     downloads = root / "downloads" / folder.name
@@ -53,9 +54,9 @@ def cached(row: Checkpoint, *, progress: Progress | None = None) -> Path:
         new = root / f".{folder.name}.new"
         for leftover in (folder, new):  # of a damaged disk, or a killed process
             shutil.rmtree(leftover, ignore_errors=True)
-        files = [_fetch(row, row.source, index, downloads, progress) for index in range(len(row.source.files))]
+        files = [_fetch(row, row.upstream, index, downloads, progress) for index in range(len(row.upstream.files))]
         try:
-            convert_files(files, row, row.source).save_pretrained(new)
+            convert_files(files, row, row.upstream).save_pretrained(new)
         except WeightsError:
             for file in files:
                 file.unlink()  # so that the next call starts afresh
@@ -73,8 +74,8 @@ def is_cached(row: Checkpoint) -> bool:
 
 def _folder(row: Checkpoint) -> Path:
     # what changes a byte of the folder: another policy for the same name must not find the weights of the old one
-    source = row.source and (row.source.family, row.source.files, row.source.urls, row.source.hash)
-    fingerprint = hashlib.sha256(repr((source, row.network, row.preprocess, row.labels)).encode()).hexdigest()[:8]
+    upstream = row.upstream and replace(row.upstream, id="", page="", twin=None)
+    fingerprint = hashlib.sha256(repr((upstream, row.labels)).encode()).hexdigest()[:8]
     return cache_folder() / f"{row.name}-{fingerprint}"
 
 
@@ -90,7 +91,7 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _fetch(row: Checkpoint, source: Source, index: int, downloads: Path, progress: Progress | None) -> Path:
+def _fetch(row: Checkpoint, source: Upstream, index: int, downloads: Path, progress: Progress | None) -> Path:
     """The upstream's file at `index`, compared with its published digest; a damaged one is fetched once more."""
     path = downloads / source.files[index]
     what = ""
@@ -109,7 +110,7 @@ def _fetch(row: Checkpoint, source: Source, index: int, downloads: Path, progres
     )
 
 
-def _download(row: Checkpoint, source: Source, index: int, path: Path, progress: Progress | None) -> None:
+def _download(row: Checkpoint, source: Upstream, index: int, path: Path, progress: Progress | None) -> None:
     if source.twin:
         raise WeightsError(f"The files of '{row.name}' are not read; '{source.twin}' has the same weights as a PyTorch file")
     if not source.urls:
@@ -142,7 +143,7 @@ def _unpack(archive: Path, path: Path) -> None:
     os.replace(whole, path)
 
 
-def _by_hand(row: Checkpoint, source: Source, path: Path) -> str:
+def _by_hand(row: Checkpoint, source: Upstream, path: Path) -> str:
     where = source.urls[source.files.index(path.name)] if source.urls else source.page
     return (
         f"Without the network: fetch {where} elsewhere and put '{path.name}' at '{path}', "

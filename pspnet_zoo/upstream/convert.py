@@ -14,7 +14,7 @@ from ..models.pretrained import load_tensors
 from ..models.pspnet import PSPNet
 from ..storage.files import WeightsError, file_digest, matches
 from ..zoo.registry import CHECKPOINTS, find, parse_architecture
-from ..zoo.rows import Checkpoint, Source
+from ..zoo.rows import Checkpoint, Upstream
 from .families.csail import CSAIL
 from .families.mmseg import MMSEG, check_config
 from .families.paddleseg import PADDLESEG
@@ -63,27 +63,27 @@ def convert(path: str | Path, *, like: str | None = None) -> PSPNet:
     if like is None:
         raise WeightsError(_candidates(files))
     row = find(like)
-    if row.source is None:
+    if row.upstream is None:
         raise WeightsError(f"'{row.name}' is this project's own; nothing is like it. Load it with pspnet_zoo.create('{row.name}')")
-    return convert_files(files, row, row.source)
+    return convert_files(files, row, row.upstream)
 
 
-def convert_files(files: Sequence[Path], row: Checkpoint, source: Source) -> PSPNet:
-    """`convert` for files that are already found, in the order of `source.files`."""
-    if source.twin:
-        raise WeightsError(f"The files of '{row.name}' are not read; '{source.twin}' has the same weights as a PyTorch file")
-    digests = {file.name: _check_name(file, source.family) for file in files}
-    if source.hash and not matches(files[0], source.hash):
-        _log.warning("'%s' is not the file that was published as '%s', whose digest is %s", files[0], row.name, source.hash)
+def convert_files(files: Sequence[Path], row: Checkpoint, upstream: Upstream) -> PSPNet:
+    """`convert` for files that are already found, in the order of `upstream.files`."""
+    if upstream.twin:
+        raise WeightsError(f"The files of '{row.name}' are not read; '{upstream.twin}' has the same weights as a PyTorch file")
+    digests = {file.name: _check_name(file, upstream.family) for file in files}
+    if upstream.hash and not matches(files[0], upstream.hash):
+        _log.warning("'%s' is not the file that was published as '%s', whose digest is %s", files[0], row.name, upstream.hash)
     state, meta = _read(files)
     family = _family(state, files[0])
-    if family != source.family:
+    if family != upstream.family:
         raise WeightsError(
-            f"'{files[0]}' is a checkpoint of {family}, but '{row.name}' is one of {source.family}. "
+            f"'{files[0]}' is a checkpoint of {family}, but '{row.name}' is one of {upstream.family}. "
             "Leave `like` out to see what the file could be"
         )
-    if family == "mmseg" and row.network is not None and isinstance(meta.get("config"), str):
-        check_config(meta["config"], row.architecture, row.network)
+    if family == "mmseg" and isinstance(meta.get("config"), str):
+        check_config(meta["config"], row.architecture, upstream.network)
     model = build(row)
     load_tensors(model, _to_ours(state, family), f"'{files[0]}' does not fit '{row.name}'")
     for key, tensor in model.state_dict().items():
@@ -91,14 +91,13 @@ def convert_files(files: Sequence[Path], row: Checkpoint, source: Source) -> PSP
             raise WeightsError(
                 f"'{files[0]}' is damaged: '{key}' has values that are not finite. Download it again from its source"
             )
-    if row.preprocess is not None:
-        model.preprocess = row.preprocess
+    model.preprocess = upstream.preprocess
     model.labels = row.labels
     model.provenance = {
         "name": row.name,
-        "upstream": source.id,
-        "page": source.page,
-        "urls": list(source.urls),
+        "upstream": upstream.id,
+        "page": upstream.page,
+        "urls": list(upstream.urls),
         "sha256": digests,
         "license": row.license,
         "metrics": [asdict(metric) for metric in row.metrics],
@@ -109,7 +108,7 @@ def convert_files(files: Sequence[Path], row: Checkpoint, source: Source) -> PSP
 def build(row: Checkpoint) -> PSPNet:
     """The network of a row of another project, on the meta device."""
     encoder, options = parse_architecture(row.architecture)
-    network = {} if row.network is None else asdict(row.network)
+    network = asdict(row.upstream.network) if row.upstream else {}
     with torch.device("meta"):
         return PSPNet(encoder, None, **{**options, **network})
 
@@ -184,15 +183,15 @@ def _candidates(files: Sequence[Path]) -> str:
     fits: dict[Any, bool] = {}
     names = []
     for row in CHECKPOINTS:
-        network = row.network
-        if row.source is None or network is None or (row.source.family, network.classes) != (family, classes):
+        if row.upstream is None or (row.upstream.family, row.upstream.network.classes) != (family, classes):
             continue
+        network = row.upstream.network
         # what decides the shapes; a network takes a while to build
         key = (row.architecture, network.classes, network.psp_out_channels, network.psp_bin_channels, network.aux_channels)
         if key not in fits:
             fits[key] = {k: v.shape for k, v in build(row).state_dict().items()} == shapes
         if fits[key]:
-            names.append(f"\n  {row.name}  ({row.source.id})")
+            names.append(f"\n  {row.name}  ({row.upstream.id})")
     if not names:
         return f"'{files[0]}' is a checkpoint of {family}, but its tensors fit no published one"
     return (

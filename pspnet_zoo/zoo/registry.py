@@ -45,7 +45,7 @@ def parse_architecture(name: str) -> tuple[str, dict[str, Any]]:
     short = name.removeprefix(PREFIX)
     encoder = _SHORT_ENCODERS.get(short, re.sub(r"^r(\d+[a-z]?)$", r"resnet\1", short))
     if not name.startswith(PREFIX) or not is_timm_model(encoder):
-        ids = [row.source.id for row in CHECKPOINTS if row.source]
+        ids = [row.upstream.id for row in CHECKPOINTS if row.upstream]
         close = _close(name, [*list_models(), *list_models(pretrained=True), *ids])
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
         raise ValueError(f"Unknown model '{name}'.{hint} See pspnet_zoo.list_models()")
@@ -59,7 +59,7 @@ def find(name: str, tag: str | None = None) -> Checkpoint:
         ValueError: If there is none; the message lists those that there are.
     """
     for row in CHECKPOINTS:
-        if tag is None and row.source is not None and row.source.id == name:
+        if tag is None and row.upstream is not None and row.upstream.id == name:
             return row
     architecture, _, dotted_tag = name.partition(".")
     if tag and dotted_tag and tag != dotted_tag:
@@ -86,7 +86,7 @@ def find(name: str, tag: str | None = None) -> Checkpoint:
 
 def is_checkpoint(name: str) -> bool:
     """Whether a name asks for weights: `architecture.tag` or an upstream's id, not an architecture."""
-    return "." in name or any(row.source is not None and row.source.id == name for row in CHECKPOINTS)
+    return "." in name or any(row.upstream is not None and row.upstream.id == name for row in CHECKPOINTS)
 
 
 def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:

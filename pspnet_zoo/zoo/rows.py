@@ -28,8 +28,8 @@ class Network:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where the file of an upstream project is, and how to read it."""
+class Upstream:
+    """Another project's checkpoint: where its file is, how to read it, and the network that it is for."""
 
     id: str
     """The upstream's own name of the checkpoint; `find` takes it too."""
@@ -38,6 +38,9 @@ class Source:
     """Where a person finds the files."""
     files: tuple[str, ...]
     """Their names; two for CSAIL, whose encoder and decoder are apart."""
+    network: Network
+    preprocess: Preprocess
+    """What that network expects of a picture."""
     urls: tuple[str, ...] = ()
     """Their direct addresses, in the same order; empty if there are none. A .zip holds the file of that name."""
     hash: str | None = None
@@ -66,7 +69,7 @@ class HubCopy:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Published weights: of this package (`folder`), of another project (`source`), or a copy on the Hub (`hub`)."""
+    """Published weights: of this package (`folder`), of another project (`upstream`), or a copy on the Hub (`hub`)."""
 
     architecture: str
     tag: str
@@ -80,13 +83,10 @@ class Checkpoint:
     """Below `pspnet_zoo/zoo/bundled`: these weights ship with the package."""
     sha256: str | None = None
     """Of `model.safetensors` in `folder`."""
-    source: Source | None = None
-    network: Network | None = None
-    """With `source`: the network that its weights are for."""
-    preprocess: Preprocess | None = None
-    """With `source`: what that network expects of a picture."""
+    upstream: Upstream | None = None
+    """Of another project."""
     labels: Labels | None = None
-    """With `source`: what its classes are; None if the upstream's names could not be sourced."""
+    """What its classes are; None if the upstream's names could not be sourced."""
     hub: HubCopy | None = None
     """None while it is not published there."""
 

@@ -53,7 +53,7 @@ def _line(row: Checkpoint) -> str:
 
 
 def _source(row: Checkpoint) -> str:
-    source = row.source
+    source = row.upstream
     if source is None:
         return "in this package"
     if source.twin:

@@ -39,8 +39,8 @@ def server(monkeypatch):
 def row(hub, server, monkeypatch):
     """The zoo's only checkpoint, and a token that may publish it."""
     monkeypatch.setenv("HF_TOKEN", WRITE)
-    source = replace(ROW.source, urls=(server.url("tiny.pth"),), hash=f"sha256:{SHA256[:8]}")
-    row = replace(ROW, source=source, parameters=PARAMETERS)
+    source = replace(ROW.upstream, urls=(server.url("tiny.pth"),), hash=f"sha256:{SHA256[:8]}")
+    row = replace(ROW, upstream=source, parameters=PARAMETERS)
     for module in (registry, tool):
         monkeypatch.setattr(module, "CHECKPOINTS", (row,))
     return row

@@ -22,7 +22,7 @@ from pspnet_zoo.meta import Preprocess
 from pspnet_zoo.upstream import cache
 from pspnet_zoo.upstream.convert import build
 from pspnet_zoo.zoo import registry
-from pspnet_zoo.zoo.rows import Checkpoint, Network, Source
+from pspnet_zoo.zoo.rows import Checkpoint, Network, Upstream
 from tests.storage.file_server import FileServer, Trouble
 
 ROW = Checkpoint(
@@ -31,9 +31,14 @@ ROW = Checkpoint(
     parameters=0,
     license="none",
     metrics=(),
-    source=Source(id="tiny", family="semseg", page="https://example.org/tiny", files=("tiny.pth",)),
-    network=Network(classes=3, align_corners=True, psp_out_channels=8),
-    preprocess=Preprocess((0.5,) * 3, (0.5,) * 3),
+    upstream=Upstream(
+        id="tiny",
+        family="semseg",
+        page="https://example.org/tiny",
+        files=("tiny.pth",),
+        network=Network(classes=3, align_corners=True, psp_out_channels=8),
+        preprocess=Preprocess((0.5,) * 3, (0.5,) * 3),
+    ),
 )
 
 
@@ -86,7 +91,7 @@ def server():
 
 
 def row_of(server, *, hash=f"sha256:{SHA256[:8]}", path="tiny.pth", **changes):
-    return replace(ROW, source=replace(ROW.source, urls=(server.url(path),), hash=hash, **changes))
+    return replace(ROW, upstream=replace(ROW.upstream, urls=(server.url(path),), hash=hash, **changes))
 
 
 def assert_right(folder):
@@ -129,7 +134,7 @@ def test_create_takes_the_name_and_the_upstreams_id(server, monkeypatch):
 def test_another_policy_under_the_same_name_is_converted_anew(server):
     row = row_of(server)
     first = cache.cached(row)
-    second = cache.cached(replace(row, network=replace(row.network, dilation="uniform")))
+    second = cache.cached(replace(row, upstream=replace(row.upstream, network=replace(row.upstream.network, dilation="uniform"))))
     assert first != second and pspnet_zoo.from_pretrained(second).config["dilation"] == "uniform"
 
 
@@ -201,12 +206,12 @@ def test_a_file_inside_an_archive_is_taken_out_and_checked(server, root):
 
 
 def test_offline_the_error_says_what_to_fetch_and_where_to_put_it(root):
-    row = replace(ROW, source=replace(ROW.source, urls=("http://no-such-host.invalid/tiny.pth",), hash=f"sha256:{SHA256[:8]}"))
+    row = replace(ROW, upstream=replace(ROW.upstream, urls=("http://no-such-host.invalid/tiny.pth",), hash=f"sha256:{SHA256[:8]}"))
     with pytest.raises(WeightsError, match="there is no network") as error:
         cache.cached(row)
     place = Path(re.search(r"put 'tiny.pth' at '([^']+)'", str(error.value))[1])
     assert place.parent.parent == root / "downloads"
-    for part in (row.source.urls[0], f"pspnet-zoo convert tiny.pth --like {row.name} -o FOLDER"):
+    for part in (row.upstream.urls[0], f"pspnet-zoo convert tiny.pth --like {row.name} -o FOLDER"):
         assert part in str(error.value)
     place.write_bytes(BYTES)
     assert_right(cache.cached(row))

@@ -74,7 +74,7 @@ def test_converted_network_is_saved_and_loaded_like_any_other(state, tmp_path):
 
 def test_bgr_preprocessing_survives_saving(tmp_path):
     net = pspnet_zoo.PSPNet("resnet18", None).eval()
-    net.preprocess = find("ptsemseg_pspnet_101_cityscapes").preprocess
+    net.preprocess = find("ptsemseg_pspnet_101_cityscapes").upstream.preprocess
     preprocess = pspnet_zoo.from_pretrained(pspnet_zoo.save_pretrained(net, tmp_path)).preprocess
     assert preprocess == net.preprocess
     red = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1)
@@ -280,8 +280,8 @@ def test_files_that_are_not_read_name_their_twin(tmp_path, id):
     (tmp_path / "weights").write_bytes(b"anything")
     with pytest.raises(WeightsError, match="has the same weights as a PyTorch file") as error:
         convert(tmp_path / "weights", like=id)
-    twin = find(find(id).source.twin)
-    assert twin.name in str(error.value) and twin.source.family in CONVERTERS
+    twin = find(find(id).upstream.twin)
+    assert twin.name in str(error.value) and twin.upstream.family in CONVERTERS
 
 
 def test_the_other_half_of_a_csail_checkpoint_is_asked_for(tmp_path):
@@ -326,8 +326,8 @@ def test_recorded_outputs_of_the_upstreams_code_are_reproduced(case, options, tm
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     words = spec["variant"].replace("-rsb", "_rsb-pretrain").split("_")
-    like = next(row for row in CHECKPOINTS if row.source and row.source.family == spec["family"] and is_variant(row, words))
-    net = convert(written.stdout.split()[0], like=like.source.id)
+    like = next(row for row in CHECKPOINTS if row.upstream and row.upstream.family == spec["family"] and is_variant(row, words))
+    net = convert(written.stdout.split()[0], like=like.upstream.id)
     outputs = np.load(case / "outputs.npz")
     for i in range(len(spec["inputs"])):
         x = torch.from_numpy(outputs[f"input_{i}"])
@@ -341,12 +341,12 @@ def test_recorded_outputs_of_the_upstreams_code_are_reproduced(case, options, tm
 
 
 def is_variant(row, words):
-    id = row.source.id.replace("voc2012", "pascalvoc") if row.source.family == "ptsemseg" else row.source.id
-    if row.source.family == "mmseg":
+    id = row.upstream.id.replace("voc2012", "pascalvoc") if row.upstream.family == "ptsemseg" else row.upstream.id
+    if row.upstream.family == "mmseg":
         return id.startswith(f"pspnet_{words[0]}_") and all(word in id for word in words) and "cityscapes" in id
-    return id.removeprefix(f"{row.source.family}_") == "_".join(words)
+    return id.removeprefix(f"{row.upstream.family}_") == "_".join(words)
 
 
 def test_rows_build_what_their_converters_are_for():
-    assert {row.source.family for row in CHECKPOINTS if row.source and not row.source.twin} == set(CONVERTERS)
+    assert {row.upstream.family for row in CHECKPOINTS if row.upstream and not row.upstream.twin} == set(CONVERTERS)
     assert build(find("pspnet_r18c")).config["encoder_stem_width"] == 32

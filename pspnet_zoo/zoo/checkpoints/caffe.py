@@ -5,7 +5,7 @@ Sources: README of hszhao/PSPNet; meetps/pytorch-semseg pull request 81.
 
 from ...data.labels import ADE20K, CITYSCAPES, VOC
 from ...meta import Labels, Metric, Preprocess
-from ..rows import Checkpoint, Network, Source
+from ..rows import Checkpoint, Network, Upstream
 from .task import Task
 
 _BGR = Preprocess((103.939, 116.779, 123.68), (1.0, 1.0, 1.0), 255.0, order="BGR")
@@ -21,15 +21,15 @@ def _caffe(
         parameters=parameters,
         license="Caffe BSD-2-Clause (repository)",
         metrics=metrics,
-        source=Source(
+        upstream=Upstream(
             id=id,
             family="caffe",
             page=page,
             files=(f"{id.removeprefix('caffe_')}.caffemodel",),
             twin=f"{architecture}.ptsemseg_{tag}",
+            network=Network(classes=len(labels), align_corners=True, dilation="uniform"),
+            preprocess=_BGR,
         ),
-        network=Network(classes=len(labels), align_corners=True, dilation="uniform"),
-        preprocess=_BGR,
         labels=labels,
     )
 
@@ -57,9 +57,14 @@ def _ptsemseg(
         license="MIT (repository), weights from hszhao/PSPNet",
         metrics=metrics,
         trained_on=dataset,
-        source=Source(id=id, family="ptsemseg", page=page, files=(file,)),
-        network=Network(classes=len(labels), align_corners=True, dilation="uniform"),
-        preprocess=_BGR,
+        upstream=Upstream(
+            id=id,
+            family="ptsemseg",
+            page=page,
+            files=(file,),
+            network=Network(classes=len(labels), align_corners=True, dilation="uniform"),
+            preprocess=_BGR,
+        ),
         labels=labels,
     )
 

@@ -4,7 +4,7 @@ Source: the README's table.
 """
 
 from ...data.labels import ADE20K
-from ..rows import Checkpoint, Network, Source
+from ..rows import Checkpoint, Network, Upstream
 from .task import IMAGENET, Task
 
 _ADE20K = Task(
@@ -40,21 +40,21 @@ def _csail(
         parameters=parameters,
         license="BSD-3-Clause",
         metrics=(_ADE20K.metric(single), _ADE20K.metric(multi, multi_scale=True)),
-        source=Source(
+        upstream=Upstream(
             id=f"csail_{name}",
             family="csail",
             page="https://github.com/CSAILVision/semantic-segmentation-pytorch",
             files=files,
             urls=tuple(f"http://sceneparsing.csail.mit.edu/model/pytorch/{name}/{file}" for file in files),
+            network=Network(
+                classes=len(ADE20K),
+                align_corners=False,
+                psp_bin_channels=psp_bin_channels,
+                aux_channels=aux_channels,
+                aux_from=aux_from,
+            ),
+            preprocess=IMAGENET,
         ),
-        network=Network(
-            classes=len(ADE20K),
-            align_corners=False,
-            psp_bin_channels=psp_bin_channels,
-            aux_channels=aux_channels,
-            aux_from=aux_from,
-        ),
-        preprocess=IMAGENET,
         labels=ADE20K,
     )
 

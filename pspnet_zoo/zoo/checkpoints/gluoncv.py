@@ -5,7 +5,7 @@ Sources: gluon-cv's table (model_zoo/segmentation); osmr/imgclsmob (pytorch).
 
 from ...data.labels import ADE20K, CITYSCAPES, VOC
 from ...meta import Labels
-from ..rows import Checkpoint, Network, Source
+from ..rows import Checkpoint, Network, Upstream
 from .task import IMAGENET_255, Task
 
 _GLUON_PROTOCOL = "gluon-cv's own evaluation, which its table does not detail"
@@ -40,7 +40,7 @@ def _gluon(
         parameters=parameters,
         license="Apache-2.0",
         metrics=(claim, *accuracy),
-        source=Source(
+        upstream=Upstream(
             id=gluon_id,
             family="gluoncv",
             page="https://cv.gluon.ai/model_zoo/segmentation.html",
@@ -48,9 +48,9 @@ def _gluon(
             urls=(f"https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/gluon/models/{gluon_file}-{gluon_sha1[:8]}.zip",),
             hash=f"sha1:{gluon_sha1}",
             twin=f"{architecture}.pytorchcv_{tag}",
+            network=network,
+            preprocess=IMAGENET_255,
         ),
-        network=network,
-        preprocess=IMAGENET_255,
         labels=labels,
     )
     pytorch = Checkpoint(
@@ -59,16 +59,16 @@ def _gluon(
         parameters=parameters,
         license="MIT (code); weights from gluon-cv, Apache-2.0",
         metrics=(task.metric(pytorchcv_miou, protocol="one pass at 480x480, by pytorchcv"), claim),
-        source=Source(
+        upstream=Upstream(
             id=pytorchcv_id,
             family="pytorchcv",
             page="https://github.com/osmr/imgclsmob/releases/tag/v0.0.297",
             files=(file,),
             urls=(f"https://github.com/osmr/imgclsmob/releases/download/v0.0.297/{file}.zip",),
             hash=f"sha1:{pytorchcv_sha1}",
+            network=network,
+            preprocess=IMAGENET_255,
         ),
-        network=network,
-        preprocess=IMAGENET_255,
         labels=labels,
     )
     return pytorch, mxnet

@@ -7,7 +7,7 @@ import re
 
 from ...data.labels import ADE20K, CITYSCAPES, COCO_STUFF, ISAID, ISPRS, LOVEDA, PASCAL_CONTEXT, PASCAL_CONTEXT_59, VOC
 from ...meta import Labels, Metric
-from ..rows import Checkpoint, Network, Source
+from ..rows import Checkpoint, Network, Upstream
 from .task import IMAGENET_255, Task
 
 
@@ -70,16 +70,16 @@ def _mmseg(
         parameters=parameters,
         license="Apache-2.0",
         metrics=(*metrics, *more),
-        source=Source(
+        upstream=Upstream(
             id=id,
             family="mmseg",
             page="https://github.com/open-mmlab/mmsegmentation/tree/v1.2.2/configs/" + folder.partition("/")[0],
             files=(f"{id}.pth",),
             urls=(f"{_OPENMMLAB}/{folder}/{id}.pth",),
             hash=f"sha256:{id[-8:]}",
+            network=network,
+            preprocess=IMAGENET_255,
         ),
-        network=network,
-        preprocess=IMAGENET_255,
         labels=task.labels,
     )
 

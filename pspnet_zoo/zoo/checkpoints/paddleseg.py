@@ -5,7 +5,7 @@ Source: configs/pspnet/README.md.
 
 from ...data.labels import CITYSCAPES, VOC
 from ...meta import Preprocess
-from ..rows import Checkpoint, Network, Source
+from ..rows import Checkpoint, Network, Upstream
 from .task import Task
 
 _HALF = Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -29,21 +29,21 @@ def _paddleseg(
             task.metric(flip, protocol=task.single.replace("no flip", "flip")),
             task.metric(multi, multi_scale=True),
         ),
-        source=Source(
+        upstream=Upstream(
             id=f"paddleseg_{name}",
             family="paddleseg",
             page="https://github.com/PaddlePaddle/PaddleSeg/tree/develop/configs/pspnet",
             files=("model.pdparams",),
             urls=(f"https://bj.bcebos.com/paddleseg/dygraph/{folder}/model.pdparams",),
+            network=Network(
+                classes=len(task.labels),
+                align_corners=False,
+                dilation="uniform",
+                shortcut_pool="identity",
+                psp_out_channels=1024,
+            ),
+            preprocess=_HALF,
         ),
-        network=Network(
-            classes=len(task.labels),
-            align_corners=False,
-            dilation="uniform",
-            shortcut_pool="identity",
-            psp_out_channels=1024,
-        ),
-        preprocess=_HALF,
         labels=task.labels,
     )
 

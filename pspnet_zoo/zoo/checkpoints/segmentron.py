@@ -5,7 +5,7 @@ Source: the README's table.
 
 from ...data.labels import CITYSCAPES
 from ...meta import Metric
-from ..rows import Checkpoint, Network, Source
+from ..rows import Checkpoint, Network, Upstream
 from .task import IMAGENET
 
 SEGMENTRON = (
@@ -15,15 +15,15 @@ SEGMENTRON = (
         parameters=67_948_390,
         license="Apache-2.0",
         metrics=(Metric("miou", 0.77, "Cityscapes", "val", "whole picture, 2049x1025; no flip", "claimed"),),
-        source=Source(
+        upstream=Upstream(
             id="pspnet_resnet101_segmentron",
             family="segmentron",
             page="https://github.com/LikeLy-Journey/SegmenTron/releases/tag/v0.1.0",
             files=("pspnet_resnet101_segmentron.pth",),
             urls=("https://github.com/LikeLy-Journey/SegmenTron/releases/download/v0.1.0/pspnet_resnet101_segmentron.pth",),
+            network=Network(classes=19, align_corners=True),
+            preprocess=IMAGENET,
         ),
-        network=Network(classes=19, align_corners=True),
-        preprocess=IMAGENET,
         labels=CITYSCAPES,
     ),
 )

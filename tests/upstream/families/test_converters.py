@@ -67,9 +67,9 @@ WRONG = [
 @pytest.mark.parametrize(("id", "change"), WRONG)
 def test_wrong_policy_loads_and_computes_something_else(id, change):
     row, weights = find(id), random_weights(id)
-    net = build(replace(row, network=replace(row.network, **change)))
+    net = build(replace(row, upstream=replace(row.upstream, network=replace(row.upstream.network, **change))))
     state = {key.removeprefix("module."): value for key, value in weights.state.items()}
-    load_tensors(net, complete(CONVERTERS[row.source.family].to_ours(state)), "")
+    load_tensors(net, complete(CONVERTERS[row.upstream.family].to_ours(state)), "")
     (main, _), _ = difference(net.eval(), weights, id, (71, 83))
     assert main > 0.05
 
@@ -85,11 +85,11 @@ def test_both_generations_of_pytorchcv_names_are_the_same_network():
 
 
 # one row of each network: rows that differ in their numbers only have the same keys
-NETWORKS = {(row.architecture, row.network): row for row in CHECKPOINTS if row.source and not row.source.twin}
+NETWORKS = {(row.architecture, row.upstream.network): row for row in CHECKPOINTS if row.upstream and not row.upstream.twin}
 
 
 @pytest.mark.parametrize("row", NETWORKS.values(), ids=lambda row: row.name)
 def test_converter_gives_exactly_the_networks_tensors(row):
-    state = {key.removeprefix("module."): value for key, value in random_weights(row.source.id, seed=None).state.items()}
-    ours = complete(CONVERTERS[row.source.family].to_ours(state))
+    state = {key.removeprefix("module."): value for key, value in random_weights(row.upstream.id, seed=None).state.items()}
+    ours = complete(CONVERTERS[row.upstream.family].to_ours(state))
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in build(row).state_dict().items()}

@@ -27,7 +27,7 @@ optimizer = dict(type='SGD', lr=0.01)
 
 
 def test_config_of_the_row_is_accepted():
-    check_config(CONFIG, ROW.architecture, ROW.network)
+    check_config(CONFIG, ROW.architecture, ROW.upstream.network)
 
 
 @pytest.mark.parametrize(
@@ -49,44 +49,48 @@ def test_config_of_the_row_is_accepted():
 def test_contradictions_are_refused(old, new, message):
     assert old in CONFIG
     with pytest.raises(WeightsError, match=message):
-        check_config(CONFIG.replace(old, new), ROW.architecture, ROW.network)
+        check_config(CONFIG.replace(old, new), ROW.architecture, ROW.upstream.network)
 
 
 def test_every_contradiction_is_named():
     with pytest.raises(WeightsError, match=r"decode_head.num_classes.*; .*auxiliary_head.num_classes") as error:
-        check_config(CONFIG, ROW.architecture, replace(ROW.network, classes=7))
+        check_config(CONFIG, ROW.architecture, replace(ROW.upstream.network, classes=7))
     assert str(error.value).count(" in the row") == 2
 
 
 def test_json_like_and_partial_configs_are_read():
     with pytest.raises(WeightsError, match="align_corners is True"):
-        check_config("model = {'decode_head': {'align_corners': True}}", ROW.architecture, ROW.network)
-    check_config("model = dict(decode_head=dict(align_corners=some_name))", ROW.architecture, ROW.network)
-    check_config("", ROW.architecture, ROW.network)
+        check_config("model = {'decode_head': {'align_corners': True}}", ROW.architecture, ROW.upstream.network)
+    check_config("model = dict(decode_head=dict(align_corners=some_name))", ROW.architecture, ROW.upstream.network)
+    check_config("", ROW.architecture, ROW.upstream.network)
 
 
 def test_config_text_with_file_names_is_read():
     with pytest.raises(WeightsError, match="num_classes is 150"):
-        check_config("/home/user/configs/a.py\nmodel = dict(decode_head=dict(num_classes=150))\n", ROW.architecture, ROW.network)
+        check_config(
+            "/home/user/configs/a.py\nmodel = dict(decode_head=dict(num_classes=150))\n", ROW.architecture, ROW.upstream.network
+        )
 
 
 def test_config_is_never_run(tmp_path):
     check_config(
-        f"open({str(tmp_path / 'ran')!r}, 'w')\nmodel = open({str(tmp_path / 'ran')!r}, 'w')", ROW.architecture, ROW.network
+        f"open({str(tmp_path / 'ran')!r}, 'w')\nmodel = open({str(tmp_path / 'ran')!r}, 'w')",
+        ROW.architecture,
+        ROW.upstream.network,
     )
     assert not (tmp_path / "ran").exists()
 
 
 def test_text_that_is_no_config_is_not_compared_and_said_so(caplog):
-    check_config("model = dict(", ROW.architecture, ROW.network)
+    check_config("model = dict(", ROW.architecture, ROW.upstream.network)
     assert "was not compared" in caplog.text
 
 
 @pytest.mark.parametrize(
-    "row", [row for row in CHECKPOINTS if row.source and row.source.family == "mmseg"], ids=lambda row: row.tag
+    "row", [row for row in CHECKPOINTS if row.upstream and row.upstream.family == "mmseg"], ids=lambda row: row.tag
 )
 def test_flipping_align_corners_contradicts_every_row(row):
-    config = f"model = dict(decode_head=dict(align_corners={row.network.align_corners}))"
-    check_config(config, row.architecture, row.network)
+    config = f"model = dict(decode_head=dict(align_corners={row.upstream.network.align_corners}))"
+    check_config(config, row.architecture, row.upstream.network)
     with pytest.raises(WeightsError, match="align_corners"):
-        check_config(config, row.architecture, replace(row.network, align_corners=not row.network.align_corners))
+        check_config(config, row.architecture, replace(row.upstream.network, align_corners=not row.upstream.network.align_corners))
