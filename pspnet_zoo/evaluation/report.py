@@ -85,7 +85,7 @@ def prediction_saver(dataset: SegmentationDataset, folder: Path) -> Callable[[in
     read it; otherwise STEM_mask.png, whose values are the class ids and whose palette has their colours.
 
     Raises:
-        ValueError: If two pictures would have one name, or a file of the data set would be overwritten.
+        ValueError: If two pictures would have one name, or the folder is one of the data set.
     """
     official = np.array(dataset.labels.official_ids, np.uint8)
     suffix = "_pred_labelIds.png" if official.size else "_mask.png"
@@ -93,12 +93,9 @@ def prediction_saver(dataset: SegmentationDataset, folder: Path) -> Callable[[in
     if folder.resolve() in {path.resolve().parent for path in (*dataset.images, *dataset.masks)}:
         raise ValueError(f"'{folder}' is a folder of the data set; choose another one for the predictions")
     first: dict[Path, Path] = {}
-    inputs = {path.resolve() for path in (*dataset.images, *dataset.masks)}
     for image, path in zip(dataset.images, paths, strict=True):
         if (other := first.setdefault(path, image)) != image:
             raise ValueError(f"The predictions of '{other}' and '{image}' would both be '{path.name}'; rename one")
-        if path.resolve() in inputs:
-            raise ValueError(f"'{path}' is a file of the data set; choose another folder for the predictions")
 
     def save(index: int, class_ids: Tensor) -> None:
         mask = class_ids.numpy()

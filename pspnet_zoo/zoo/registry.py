@@ -70,18 +70,23 @@ def find(name: str, tag: str | None = None) -> Checkpoint:
         if tag in (None, row.tag):
             return row
     encoder, _ = parse_architecture(architecture)  # a wrong name gets the closest ones
-    import timm
-
-    if timm.is_model_pretrained(f"{encoder}.{tag}"):
+    close = _close(str(tag), [row.tag for row in rows])[:1]
+    if not close and _has_timm_weights(f"{encoder}.{tag}"):
         raise ValueError(
             f"'{tag}' is timm's tag for weights of the encoder alone: create('{architecture}', encoder_weights='{tag}')"
         )
     if rows:
         tags = [row.tag for row in rows]
-        hint = "".join(f" Did you mean '{architecture}.{other}'?" for other in _close(str(tag), tags)[:1])
+        hint = "".join(f" Did you mean '{architecture}.{other}'?" for other in close)
         raise ValueError(f"'{architecture}' has no weights '{tag}'.{hint} It has: {', '.join(tags)}")
     known = ", ".join(sorted({row.architecture for row in CHECKPOINTS}, key=_natural))
     raise ValueError(f"'{architecture}' has no published weights yet. There are weights for: {known}")
+
+
+def _has_timm_weights(name: str) -> bool:
+    import timm  # takes seconds, and is asked only of what is close to no weights of ours
+
+    return timm.is_model_pretrained(name)
 
 
 def is_checkpoint(name: str) -> bool:

@@ -80,7 +80,7 @@ def test_layout_that_smps_users_rely_on():
     assert isinstance(net.segmentation_head[0], nn.Conv2d)
     pool, flatten, dropout, linear, activation = net.classification_head
     assert isinstance(pool, nn.AdaptiveMaxPool2d) and isinstance(flatten, nn.Flatten) and dropout.p == 0.5
-    assert linear.out_features == 3 and isinstance(activation, nn.Sigmoid)
+    assert linear.out_features == 3 and isinstance(activation.activation, nn.Sigmoid)
     x = torch.randn(2, 3, 64, 64)
     features = net.encoder(x)
     assert isinstance(features, list) and len(features) == 6
