@@ -1,0 +1,205 @@
+// The bundled network in the page: a photo to a canvas, its pixels through onnxruntime-web, ids back to a canvas.
+// Files beside this one (model.onnx, model.json, ort/) are written by tools/browser.py; nothing else is loaded.
+
+const here = new URL(".", import.meta.url);
+const element = (id) => document.getElementById(`try-${id}`);
+const status = element("status");
+let network; // a promise of { session, ort, about }, once somebody asks for it
+let shown; // { ids, width, height, about } of the picture on the page
+let turn = 0; // of the last picture asked for: an older one that comes late is dropped
+
+async function fetchAll(names, sizes, progress) {
+  const total = names.reduce((sum, name) => sum + sizes[name], 0);
+  let loaded = 0;
+  return Promise.all(
+    names.map(async (name) => {
+      const response = await fetch(new URL(name, here));
+      if (!response.ok) throw new Error(`${name}: the server answered ${response.status}`);
+      const parts = [];
+      for (const reader = response.body.getReader(); ; ) {
+        const { done, value } = await reader.read();
+        if (done) break;
+        parts.push(value);
+        loaded += value.length;
+        progress(Math.min(loaded / total, 1), total);
+      }
+      return new Blob(parts).arrayBuffer();
+    }),
+  );
+}
+
+async function load() {
+  const bar = element("progress");
+  bar.hidden = false;
+  try {
+    const about = await (await fetch(new URL("model.json", here))).json();
+    const wasm = "ort/ort-wasm-simd-threaded.wasm";
+    const [model, binary] = await fetchAll(["model.onnx", wasm], about.sizes, (part, total) => {
+      bar.value = part;
+      status.textContent = `Loading the network: ${Math.round((part * total) / 1e6)} of ${Math.round(total / 1e6)} MB`;
+    });
+    status.textContent = "Starting the network…";
+    const ort = await import(new URL("ort/ort.wasm.min.mjs", here).href);
+    ort.env.logLevel = "error"; // not that a constant was left unfolded
+    ort.env.wasm.numThreads = 1; // more would need headers that a static host does not send
+    ort.env.wasm.proxy = false;
+    ort.env.wasm.wasmPaths = new URL("ort/", here).href;
+    ort.env.wasm.wasmBinary = binary;
+    const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"], logSeverityLevel: 3 });
+    return { session, ort, about };
+  } finally {
+    bar.hidden = true;
+  }
+}
+
+function toCanvas(source, width, height, maxPixels) {
+  const shrink = Math.min(1, Math.sqrt(maxPixels / (width * height)));
+  const canvas = element("photo");
+  canvas.width = Math.max(1, Math.round(width * shrink));
+  canvas.height = Math.max(1, Math.round(height * shrink));
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "#fff"; // behind what is transparent, as in the package
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(source, 0, 0, canvas.width, canvas.height);
+  return context.getImageData(0, 0, canvas.width, canvas.height);
+}
+
+async function segment(source, width, height) {
+  const mine = ++turn;
+  network ??= load().catch((error) => {
+    network = undefined; // so that the next photo tries again
+    throw error;
+  });
+  const { session, ort, about } = await network;
+  if (mine !== turn) return;
+  const pixels = toCanvas(source, width, height, about.maxPixels);
+  status.textContent = "Segmenting…";
+  await new Promise((done) => requestAnimationFrame(() => setTimeout(done))); // let the page show that
+  const started = performance.now();
+  const rgba = new ort.Tensor("uint8", new Uint8Array(pixels.data.buffer), [pixels.height, pixels.width, 4]);
+  const { ids } = await session.run({ rgba });
+  if (mine !== turn) return;
+  shown = { ids: ids.data, width: pixels.width, height: pixels.height, about };
+  show();
+  const seconds = ((performance.now() - started) / 1000).toFixed(1);
+  status.textContent = `Segmented ${pixels.width} x ${pixels.height} pixels in ${seconds} s. Point at the picture to see a class.`;
+}
+
+function show() {
+  const { ids, width, height, about } = shown;
+  const mask = element("mask");
+  mask.width = width;
+  mask.height = height;
+  const image = new ImageData(width, height);
+  const counts = new Array(about.names.length).fill(0);
+  for (let i = 0; i < ids.length; i++) {
+    counts[ids[i]]++;
+    image.data.set([...about.colors[ids[i]], 255], 4 * i);
+  }
+  mask.getContext("2d").putImageData(image, 0, 0);
+  mask.style.opacity = element("alpha").value;
+  const rows = counts
+    .map((count, id) => ({ name: about.names[id], color: about.colors[id], share: count / ids.length }))
+    .filter((row) => row.share > 0)
+    .sort((a, b) => b.share - a.share)
+    .map(({ name, color, share }) => {
+      const row = document.createElement("tr");
+      row.innerHTML = '<th scope="row"></th><td><div class="try-bar"></div></td><td></td>';
+      row.firstChild.textContent = name;
+      row.lastChild.textContent = `${(100 * share).toFixed(1)} %`;
+      const bar = row.querySelector(".try-bar");
+      bar.style.background = `rgb(${color})`;
+      bar.style.width = `${(100 * share * ids.length) / Math.max(...counts)}%`;
+      return row;
+    });
+  element("shares").replaceChildren(...rows);
+  element("result").hidden = false;
+}
+
+function fail(error) {
+  console.info(error); // for whoever looks; the page says it in words
+  status.textContent = `That did not work: ${error.message ?? error}`;
+}
+
+async function open(blob) {
+  let picture;
+  try {
+    picture = await createImageBitmap(blob);
+  } catch {
+    status.textContent = "This file is not a picture that the browser can read. Choose a JPEG, PNG or WebP.";
+    return;
+  }
+  await segment(picture, picture.width, picture.height).catch(fail);
+}
+
+async function startCamera() {
+  const video = element("video");
+  try {
+    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+  } catch {
+    status.textContent = "No camera, or no permission to use it.";
+    return;
+  }
+  await video.play();
+  video.hidden = element("shoot").hidden = false;
+  status.textContent = "Point the camera at a street.";
+}
+
+async function shoot() {
+  const video = element("video");
+  const picture = await createImageBitmap(video);
+  video.srcObject.getTracks().forEach((track) => track.stop());
+  video.hidden = element("shoot").hidden = true;
+  await segment(picture, picture.width, picture.height).catch(fail);
+}
+
+function save(canvas, name) {
+  canvas.toBlob((blob) => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  });
+}
+
+function overlay() {
+  const canvas = document.createElement("canvas");
+  canvas.width = shown.width;
+  canvas.height = shown.height;
+  const context = canvas.getContext("2d");
+  context.drawImage(element("photo"), 0, 0);
+  context.globalAlpha = element("alpha").value;
+  context.drawImage(element("mask"), 0, 0);
+  return canvas;
+}
+
+function point(event) {
+  const tip = element("tip");
+  const box = element("mask").getBoundingClientRect();
+  const x = Math.floor(((event.clientX - box.left) / box.width) * shown.width);
+  const y = Math.floor(((event.clientY - box.top) / box.height) * shown.height);
+  const name = shown.about.names[shown.ids[y * shown.width + x]];
+  tip.hidden = name === undefined;
+  tip.textContent = name ?? "";
+  tip.style.left = `${event.clientX - box.left}px`;
+  tip.style.top = `${event.clientY - box.top}px`;
+}
+
+element("file").addEventListener("change", (event) => {
+  const [file] = event.target.files;
+  event.target.value = ""; // so that the same file can be chosen again
+  if (file) open(file);
+});
+for (const example of document.querySelectorAll(".try-example")) {
+  example.addEventListener("click", async () => open(await (await fetch(new URL(`../${example.dataset.photo}`, here))).blob()));
+}
+element("camera").addEventListener("click", startCamera);
+element("shoot").addEventListener("click", shoot);
+element("alpha").addEventListener("input", (event) => (element("mask").style.opacity = event.target.value));
+element("mask").addEventListener("pointermove", point);
+element("mask").addEventListener("pointerleave", () => (element("tip").hidden = true));
+element("save-mask").addEventListener("click", () => save(element("mask"), "mask.png"));
+element("save-overlay").addEventListener("click", () => save(overlay(), "overlay.png"));
+globalThis.pspnetTry = { shown: () => shown }; // for the tests

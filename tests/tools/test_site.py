@@ -1,0 +1,131 @@
+"""The documentation site: built strictly, looked at in a real browser (Chromium), and its page that runs the network there."""
+
+import http.server
+import shutil
+import subprocess
+import sys
+import threading
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pspnet_zoo import Predictor
+
+pytest.importorskip("zensical", reason="needs the extra 'docs'")
+pytest.importorskip("mkdocstrings")
+pytest.importorskip("onnxscript")
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tools.site import broken_links  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """Built by the one command, in a copy of the checkout."""
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm, which fetches onnxruntime-web")
+    copy = tmp_path_factory.mktemp("checkout")
+    for part in ("docs", "pspnet_zoo", "tools"):
+        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("CHANGELOG.md", "README.md", "zensical.toml"):
+        shutil.copy(ROOT / part, copy)
+    done = subprocess.run([sys.executable, "-W", "ignore", "tools/site.py"], cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return copy / "build" / "site"
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    extensions_map = http.server.SimpleHTTPRequestHandler.extensions_map | {".mjs": "text/javascript", ".wasm": "application/wasm"}
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def serious(page) -> list:
+    page.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text())
+    found = page.evaluate("axe.run()")["violations"]
+    return [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
+
+
+def test_the_page_in_the_browser_sees_what_the_predictor_sees(address, site, browse):
+    loaded = sum(f.stat().st_size for f in (site / "assets" / "try").rglob("*") if f.is_file())
+    assert loaded < 25_000_000
+    photo = ROOT / "docs" / "assets" / "lund_20.jpg"
+    page = browse(f"{address}/try/")
+    page.click(".try-example")
+    page.wait_for_selector("#try-shares tr")
+    ids = page.evaluate("Array.from(pspnetTry.shown().ids)")
+    mask = Predictor()(photo).mask
+    assert (np.array(ids).reshape(mask.shape) == mask).mean() >= 0.99
+    box = page.locator("#try-mask").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.76, box["y"] + box["height"] * 0.8)
+    assert page.inner_text("#try-tip") == "car"
+    with page.expect_download() as download:
+        page.click("#try-save-mask")
+    assert download.value.suggested_filename == "mask.png"
+    assert serious(page) == []
+    page.set_input_files("#try-file", {"name": "notes.jpg", "mimeType": "image/jpeg", "buffer": b"a text"})
+    page.wait_for_selector("#try-status:has-text('not a picture')")
+    page.set_input_files("#try-file", photo)
+    page.wait_for_selector("#try-status:has-text('Segmented 1024')")
+
+
+@pytest.mark.parametrize("path", ["", "tutorial/pspnet/", "tutorial/pspnet.ko/", "reference/api/", "reference/checkpoints/"])
+def test_pages_have_no_serious_violation_and_fit_a_phone(address, browse, path):
+    for scheme in ("light", "dark"):
+        page = browse(f"{address}/{path}", viewport={"width": 390, "height": 844}, color_scheme=scheme)
+        assert serious(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_checkpoints_can_be_sorted_and_filtered(address, browse):
+    page = browse(f"{address}/reference/checkpoints/")
+
+    def column(number: int) -> list[str]:
+        visible = page.locator("article table tbody tr:not([hidden])")
+        return [text.strip() for text in visible.locator(f"td:nth-child({number})").all_inner_texts()]
+
+    everything = len(column(1))
+    page.get_by_label("Data set").select_option("Cityscapes")
+    page.get_by_label("Backbone").select_option("r101c")
+    names = column(1)
+    assert 0 < len(names) < everything and all(name.startswith("pspnet_r101c.") for name in names)
+    assert set(column(2)) == {"Cityscapes"}
+    page.get_by_role("button", name="mIoU single").click()
+    numbers = [float(text) for text in column(3) if text]
+    assert numbers == sorted(numbers, reverse=True)
+    page.get_by_role("button", name="Parameters").click()
+    page.get_by_role("button", name="Parameters").click()
+    sizes = [float(text.split()[0]) for text in column(6)]
+    assert sizes == sorted(sizes)
+    page.get_by_label("Search").fill("769")
+    assert all("769" in row for row in page.locator("article table tbody tr:not([hidden])").all_inner_texts())
+
+
+def test_search_finds_the_pyramid(address, browse):
+    page = browse(address)
+    page.keyboard.press("/")
+    page.keyboard.type("pyramid pooling")
+    page.wait_for_selector("a:has-text('PSPNet')")
+
+
+def test_broken_links_are_found(tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html#here">b</a><a href="c.html">c</a><img src="d.png"><a href="https://example.org">e</a>'
+    )
+    (tmp_path / "b.html").write_text('<h1 id="there">b</h1>')
+    assert broken_links(tmp_path) == ["a.html: no anchor 'b.html#here'", "a.html: no 'c.html'", "a.html: no 'd.png'"]
