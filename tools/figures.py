@@ -168,7 +168,7 @@ def demo() -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 1280, "height": 900})
         tab.goto(address)
-        tab.set_input_files("input[type=file]", ASSETS / "lund_20.jpg")
+        tab.set_input_files("#photo input[type=file]", ASSETS / "lund_20.jpg")
         tab.wait_for_selector("img[src*=lund_20]")
         tab.click("#segment")
         tab.wait_for_selector("#viewer .shares tr", timeout=120_000)

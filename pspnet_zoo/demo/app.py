@@ -19,6 +19,7 @@ from ..data.images import ImageError
 from ..inference.prediction import Prediction
 from ..inference.predictor import DEFAULT_MODEL
 from ..storage.errors import WeightsError
+from . import video
 from .models import Models
 
 HERE = Path(__file__).parent
@@ -45,7 +46,7 @@ _THEME = gr.themes.Soft(primary_hue="indigo", font=_FONTS, font_mono=("ui-monosp
     block_title_text_color_dark="white",
 )
 _CSS = """
-footer button { color: var(--body-text-color) !important }
+footer button, button[role="tab"] { color: var(--body-text-color) !important }
 #page { max-width: 1180px; margin: 0 auto }
 #status p { min-height: 1.5em }
 """
@@ -96,15 +97,21 @@ def build(models: Sequence[str] = (DEFAULT_MODEL,), *, zoo: bool = True) -> gr.B
         gr.Markdown(
             "# pspnet_zoo\nSegment a photo. It is computed on the machine that runs this page, and deleted within an hour or so."
         )
-        with gr.Row(equal_height=False):
+        with gr.Tab("Photo"), gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300):
-                photo = gr.Image(label="Photo", sources=["upload", "webcam", "clipboard"], type="filepath", height=300)
+                photo = gr.Image(
+                    label="Photo", sources=["upload", "webcam", "clipboard"], type="filepath", height=300, elem_id="photo"
+                )
                 # the file unopened, so that what is wrong with it is told in this package's words
                 photo.preprocess = lambda payload: payload.path if payload else None
                 model = gr.Dropdown(offered.choices, value=offered.choices[0][1], label="Network", interactive=True)
                 run = gr.Button("Segment", variant="primary", elem_id="segment")
                 gr.Examples(
-                    [[str(file)] for file in EXAMPLES], [photo], label="Examples", cache_examples=False, api_visibility="private"
+                    [[str(file)] for file in EXAMPLES],
+                    [photo],
+                    label="Examples",
+                    cache_examples=False,
+                    api_visibility="private",
                 )
             with gr.Column(scale=3, min_width=300):
                 status = gr.Markdown("Choose a photo, or one of the examples.", elem_id="status")
@@ -119,6 +126,9 @@ def build(models: Sequence[str] = (DEFAULT_MODEL,), *, zoo: bool = True) -> gr.B
                 with gr.Row():
                     overlay = gr.DownloadButton("Save the overlay", interactive=False, elem_id="overlay")
                     mask = gr.DownloadButton("Save the mask", interactive=False, elem_id="mask")
+        if video.is_possible():
+            with gr.Tab("Video"):
+                video.add(offered)
         page.load(None, js=_NAME_EXAMPLES)
         outputs = [status, viewer, overlay, mask]
         run.click(

@@ -51,9 +51,9 @@ def expected():
 
 def upload(page, name: str, content: bytes) -> None:
     """Put a file in and press the button."""
-    page.wait_for_selector("input[type=file]", state="attached")
+    page.wait_for_selector("#photo input[type=file]", state="attached")
     with page.expect_response(re.compile("/upload")):
-        page.set_input_files("input[type=file]", {"name": name, "mimeType": "image/jpeg", "buffer": content})
+        page.set_input_files("#photo input[type=file]", {"name": name, "mimeType": "image/jpeg", "buffer": content})
     page.wait_for_timeout(500)  # Gradio takes the file into the page's state
     page.click("#segment")
 
@@ -164,3 +164,23 @@ def serious(page) -> list[str]:
     page.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text())
     found = page.evaluate("axe.run()")["violations"]
     return [json.dumps([v["id"], v["nodes"][0]["html"]]) for v in found if v["impact"] in ("serious", "critical")]
+
+
+def test_a_video_gets_its_overlay(address, tiny, browse, tmp_path):
+    av = pytest.importorskip("av", reason="needs the extra 'video'")
+    file = tmp_path / "street.mp4"
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("h264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for i in range(6):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 40 * i, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    page = browse(address)
+    page.get_by_role("tab", name="Video").click()
+    with page.expect_response(re.compile("/upload")):
+        page.set_input_files("#film input[type=file]", str(file))
+    page.wait_for_timeout(500)
+    page.click("#segment-video")
+    page.wait_for_selector("#video-status :text('The video under')")
+    page.wait_for_selector("#video-result video")

@@ -1,0 +1,76 @@
+"""The page's tab for videos; needs the extra 'video' too."""
+
+import importlib.util
+import os
+import tempfile
+import time
+from typing import Any
+
+import gradio as gr
+
+from ..inference.video import VideoError, overlay_video, probe
+from ..storage.errors import WeightsError
+from .models import Models
+
+MAX_SECONDS = 120
+"""Of a video."""
+MAX_COMPUTING = 600
+"""Seconds that one video may be computed for."""
+
+
+def is_possible() -> bool:
+    """Whether PyAV is installed."""
+    return importlib.util.find_spec("av") is not None
+
+
+def add(offered: Models) -> None:
+    """Put the tab's content where Gradio's context is."""
+
+    def on_video(file: str | None, model: str, every: float, progress: gr.Progress = gr.Progress()) -> tuple[str, Any]:  # noqa: B008
+        try:
+            return "The video under the classes' colours.", _overlay(offered, file, model, round(every), progress)
+        except (WeightsError, ValueError, OSError) as error:
+            return f"⚠ {str(error).replace(str(file), os.path.basename(str(file)))}", None
+
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            film = gr.Video(label="Video", sources=["upload", "webcam"], height=300, elem_id="film")
+            model = gr.Dropdown(offered.choices, value=offered.choices[0][1], label="Network", interactive=True)
+            every = gr.Slider(1, 10, value=2, step=1, label="Take every n-th frame")
+            run = gr.Button("Segment the video", variant="primary", elem_id="segment-video")
+        with gr.Column(scale=3, min_width=300):
+            status = gr.Markdown(f"Choose a video of up to {MAX_SECONDS} seconds.", elem_id="video-status")
+            result = gr.Video(label="Result", interactive=False, elem_id="video-result")
+    run.click(
+        on_video,
+        [film, model, every],
+        [status, result],
+        api_visibility="private",
+        show_progress_on=[result],
+        concurrency_id="network",
+        concurrency_limit=1,
+    )
+
+
+def _overlay(offered: Models, file: str | None, model: str, every: int, progress: gr.Progress) -> str:
+    """The file of the segmented video.
+
+    Raises:
+        ValueError: If there is no video, or it is too long.
+    """
+    if not file:
+        raise ValueError("Choose a video first")
+    info = probe(file)
+    if info.seconds and info.seconds > MAX_SECONDS:
+        raise VideoError(f"This video has {info.seconds:.0f} seconds; the page takes up to {MAX_SECONDS}")
+    segment = offered.predictor(model).smoothed(0)
+    target = os.path.join(tempfile.mkdtemp(prefix="pspnet_zoo_"), "overlay.mp4")
+    end = time.monotonic() + MAX_COMPUTING
+    total = -(-info.frames // every) if info.frames else None
+    for done, _ in enumerate(overlay_video(segment, file, target, every=every), 1):
+        progress((done, total), desc="Segmenting", unit="frames")
+        if time.monotonic() > end:
+            raise VideoError(
+                f"This video takes longer than {MAX_COMPUTING // 60} minutes here; take fewer frames, or a smaller network"
+            )
+    return target
