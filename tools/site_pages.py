@@ -95,13 +95,13 @@ def _checkpoints() -> str:
 def _model(row: Checkpoint) -> str:
     """What a person asks of a checkpoint before taking it."""
     facts = [("parameters", f"{row.parameters / 1e6:.1f} M"), ("classes of", row.dataset), ("licence of the weights", row.license)]
-    if row.network is not None:
-        facts.append(("classes", str(row.network.classes)))
-        facts.append(("network", f"`dilation={row.network.dilation!r}`, `align_corners={row.network.align_corners}`"))
-    if row.source is not None:
-        facts += [("published as", f"`{row.source.id}`"), ("published at", f"<{row.source.page}>")]
-        facts += [("file", f"<{url}>") for url in row.source.urls]
-        facts.append(("digest", f"`{row.source.hash}`" if row.source.hash else "none published"))
+    if row.upstream is not None:
+        network = row.upstream.network
+        facts.append(("classes", str(network.classes)))
+        facts.append(("network", f"`dilation={network.dilation!r}`, `align_corners={network.align_corners}`"))
+        facts += [("published as", f"`{row.upstream.id}`"), ("published at", f"<{row.upstream.page}>")]
+        facts += [("file", f"<{url}>") for url in row.upstream.urls]
+        facts.append(("digest", f"`{row.upstream.hash}`" if row.upstream.hash else "none published"))
     lines = [f"# `{row.name}`", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts), ""]
     lines += ["## Numbers", ""]
     if row.metrics:
@@ -119,12 +119,12 @@ def _model(row: Checkpoint) -> str:
 
 
 def _use(row: Checkpoint) -> list[str]:
-    if row.source is not None and row.source.twin is not None:
-        return [f"This file is not read. [`{row.source.twin}`]({row.source.twin}.md) has the same weights."]
+    if row.upstream is not None and row.upstream.twin is not None:
+        return [f"This file is not read. [`{row.upstream.twin}`]({row.upstream.twin}.md) has the same weights."]
     lines = [f"pspnet-zoo info {row.name}"]
-    if row.source is not None and not row.source.urls:
+    if row.upstream is not None and not row.upstream.urls:
         lines += [f"pspnet-zoo convert FILE --like {row.name} -o {row.name}  # FILE: fetched by hand from the page above"]
-    model = f"{row.name}/" if row.source is not None and not row.source.urls else row.name
+    model = f"{row.name}/" if row.upstream is not None and not row.upstream.urls else row.name
     lines += [f"pspnet-zoo predict street.jpg --model {model}"]
     python = f"""\
 import pspnet_zoo
