@@ -83,12 +83,7 @@ def train(
     _check_names([init, *teacher], model, teacher_protocol, recipe)
     if (unlabelled and not teacher) or not (data or unlabelled):
         raise ValueError("Nothing says what is in the pictures; give --data, or --teacher and --unlabelled")
-    try:
-        from ..training.train import CHECKPOINT, train
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"Training needs {error.name}; install the extra: pip install 'pspnet-zoo[train]', or '.[train]' in a clone"
-        ) from None
+    checkpoint, run = _training()
     from ..data.open import open_dataset
     from ..factory import load
     from ..training.distill import read_mapping
@@ -101,7 +96,7 @@ def train(
     mapping = read_mapping(teacher_mapping) if teacher_mapping else None
     teachers = [load(name) for name in teacher]
     pictures = _pictures(masked, unlabelled, masked.labels if masked else _labels(teachers[0], mapping))
-    if (output / CHECKPOINT).exists() and not resume:
+    if (output / checkpoint).exists() and not resume:
         raise ValueError(f"'{output}' already holds a run; continue it with --resume, or choose another folder with -o")
     options = {"classes": len(pictures.labels), "encoder_output_stride": output_stride}
     network = _network(init, model or named.model, encoder_weights, resolved.seed, options, named.network)
@@ -123,7 +118,7 @@ def train(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: received.append(number))
     with _progress(resolved, is_main) as show:
-        steps = train(
+        steps = run(
             network,
             pictures,
             resolved,
@@ -142,6 +137,17 @@ def train(
         raise typer.Exit(128 + (received or [signal.SIGTERM])[0])  # as of a process that the signal ended
     if is_main:
         say(f"Wrote {network.save_pretrained(output / 'model')}")
+
+
+def _training() -> tuple[str, Callable[..., int]]:
+    """The name of a run's checkpoint, and what runs it."""
+    try:
+        from ..training.train import CHECKPOINT, train
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"Training needs {error.name}; install the extra: pip install 'pspnet-zoo[train]', or '.[train]' in a clone"
+        ) from None
+    return CHECKPOINT, train
 
 
 def _check_names(checkpoints: Sequence[str | None], model: str | None, protocol: str, recipe: str) -> None:

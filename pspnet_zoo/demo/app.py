@@ -98,45 +98,17 @@ def build(models: Sequence[str] = (DEFAULT_MODEL,), *, zoo: bool = True) -> gr.B
             "# pspnet_zoo\nSegment a photo. It is computed on the machine that runs this page, and deleted within an hour or so."
         )
         with gr.Tab("Photo"), gr.Row(equal_height=False):
-            with gr.Column(scale=2, min_width=300):
-                photo = gr.Image(
-                    label="Photo", sources=["upload", "webcam", "clipboard"], type="filepath", height=300, elem_id="photo"
-                )
-                # the file unopened, so that what is wrong with it is told in this package's words
-                photo.preprocess = lambda payload: payload.path if payload else None
-                model = gr.Dropdown(offered.choices, value=offered.choices[0][1], label="Network", interactive=True)
-                run = gr.Button("Segment", variant="primary", elem_id="segment")
-                gr.Examples(
-                    [[str(file)] for file in EXAMPLES],
-                    [photo],
-                    label="Examples",
-                    cache_examples=False,
-                    api_visibility="private",
-                )
-            with gr.Column(scale=3, min_width=300):
-                status = gr.Markdown("Choose a photo, or one of the examples.", elem_id="status")
-                viewer = gr.HTML(
-                    value=None,
-                    html_template=(HERE / "viewer.html").read_text(),
-                    css_template=(HERE / "viewer.css").read_text(),
-                    js_on_load=(HERE / "viewer.js").read_text(),
-                    elem_id="viewer",
-                    apply_default_css=False,
-                )
-                with gr.Row():
-                    overlay = gr.DownloadButton("Save the overlay", interactive=False, elem_id="overlay")
-                    mask = gr.DownloadButton("Save the mask", interactive=False, elem_id="mask")
+            photo, model, run, outputs = _photo_tab(offered)
         if video.is_possible():
             with gr.Tab("Video"):
                 video.add(offered)
         page.load(None, js=_NAME_EXAMPLES)
-        outputs = [status, viewer, overlay, mask]
         run.click(
             on_page,
             [photo, model],
             outputs,
             api_visibility="private",
-            show_progress_on=[viewer],
+            show_progress_on=[outputs[1]],
             concurrency_id="network",
             concurrency_limit=1,
         )
@@ -145,6 +117,37 @@ def build(models: Sequence[str] = (DEFAULT_MODEL,), *, zoo: bool = True) -> gr.B
             by_name, [photo, model], results, api_name="segment", concurrency_id="network", concurrency_limit=1
         )
     return page.queue(max_size=MAX_QUEUE)
+
+
+def _photo_tab(offered: Models) -> tuple[gr.Image, gr.Dropdown, gr.Button, list[Any]]:
+    """Photo, network and button; and what the button changes: sentence, viewer, overlay and mask."""
+    with gr.Column(scale=2, min_width=300):
+        photo = gr.Image(label="Photo", sources=["upload", "webcam", "clipboard"], type="filepath", height=300, elem_id="photo")
+        # the file unopened, so that what is wrong with it is told in this package's words
+        photo.preprocess = lambda payload: payload.path if payload else None
+        model = gr.Dropdown(offered.choices, value=offered.choices[0][1], label="Network", interactive=True)
+        run = gr.Button("Segment", variant="primary", elem_id="segment")
+        gr.Examples(
+            [[str(file)] for file in EXAMPLES],
+            [photo],
+            label="Examples",
+            cache_examples=False,
+            api_visibility="private",
+        )
+    with gr.Column(scale=3, min_width=300):
+        status = gr.Markdown("Choose a photo, or one of the examples.", elem_id="status")
+        viewer = gr.HTML(
+            value=None,
+            html_template=(HERE / "viewer.html").read_text(),
+            css_template=(HERE / "viewer.css").read_text(),
+            js_on_load=(HERE / "viewer.js").read_text(),
+            elem_id="viewer",
+            apply_default_css=False,
+        )
+        with gr.Row():
+            overlay = gr.DownloadButton("Save the overlay", interactive=False, elem_id="overlay")
+            mask = gr.DownloadButton("Save the mask", interactive=False, elem_id="mask")
+    return photo, model, run, [status, viewer, overlay, mask]
 
 
 def launch(page: gr.Blocks, **options: Any) -> tuple[Any, str, str]:
