@@ -16,7 +16,7 @@ from ..models.pspnet import PSPNet
 from .engines import TorchEngine, open_engine
 from .pipeline import WORKERS, segment_all
 from .prediction import Prediction
-from .scores import class_probabilities, class_scores, labels_of, largest, stored
+from .scores import class_scores, labels_of, largest, probabilities_of, stored
 from .video import segment_video
 
 DEFAULT_MODEL = "pspnet_lite0.camvid"
@@ -98,10 +98,11 @@ class Predictor:
         if isinstance(image, list):
             return [self(one, probabilities=probabilities) for one in image]
         pixels = self.read(image)
-        prediction = self.segment([pixels])[0]
+        scores = self._scores([pixels])
+        prediction = self._predictions(scores, [pixels])[0]
         if not probabilities:
             return prediction
-        found = class_probabilities(self.engine, torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None])[0]
+        found = probabilities_of(scores, (pixels.shape[0], pixels.shape[1]))[0]
         return replace(prediction, probabilities=found.cpu().numpy())
 
     @staticmethod

@@ -113,7 +113,12 @@ def class_ids(model: Network, pictures: Tensor, protocol: Protocol = PROTOCOLS["
 
 def class_probabilities(model: Network, pictures: Tensor, protocol: Protocol = PROTOCOLS["whole"]) -> Tensor:
     """(N, C, H, W) float32, 0..1, on the model's device: of `class_scores`, at the pictures' own size."""
-    scores, size = class_scores(model, pictures, protocol), pictures.shape[-2:]
+    height, width = pictures.shape[-2:]
+    return probabilities_of(class_scores(model, pictures, protocol), (height, width))
+
+
+def probabilities_of(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, C, h, w) scores to (N, C, *size) probabilities, 0..1."""
     if scores.shape[-2:] != size:
         scores = F.interpolate(scores, size=size, mode="bilinear")
     return scores.softmax(dim=1)
