@@ -1,7 +1,6 @@
 """The command `pspnet-zoo evaluate`."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..inference.protocols import PROTOCOLS
-from .terminal import DataOption, LayoutOption, ModelArgument, PrecisionOption, check_name, out, progress_bar, say
+from .terminal import DataOption, LayoutOption, ModelArgument, PrecisionOption, check_name, out, progress_bar, say, torchrun_process
 
 if TYPE_CHECKING:
     import torch
@@ -116,7 +115,7 @@ def _processes() -> "Iterator[tuple[int, int, torch.device]]":
     """This process's number, how many there are and its device; where torchrun started several, they are joined meanwhile."""
     import torch
 
-    rank, count, local_rank = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    rank, count, local_rank = torchrun_process()
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if count == 1:
         yield 0, 1, device

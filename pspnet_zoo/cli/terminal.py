@@ -1,5 +1,6 @@
 """What the commands share: where they write, progress, complaints, and arguments with one meaning everywhere."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,10 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..data.layouts import LAYOUTS
 from ..inference.exported import format_of
+from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
 from ..zoo.registry import find
-
-DEFAULT_MODEL = "pspnet_lite0.camvid"
-"""Ships with the package."""
 
 out = Console(emoji=False)
 err = Console(stderr=True, emoji=False)
@@ -27,6 +26,12 @@ PrecisionOption = Annotated[
 LayoutOption = Annotated[str | None, typer.Option(help=f"Layout of the data: {', '.join(LAYOUTS)}; by its folders if left out.")]
 DatasetOption = Annotated[str, typer.Option(help=f"Layout of the data: {', '.join(LAYOUTS)}.")]
 DataOption = Annotated[Path, typer.Option(help="Folder of the data set.", show_default=False)]
+
+
+def torchrun_process() -> tuple[int, int, int]:
+    """This process's number, how many there are, and its number on this machine: 0, 1 and 0 without torchrun."""
+    rank, count, local_rank = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    return rank, count, local_rank
 
 
 def check_name(model: str) -> None:

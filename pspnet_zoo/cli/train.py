@@ -1,7 +1,6 @@
 """The command `pspnet-zoo train`."""
 
 import inspect
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from ..inference.protocols import PROTOCOLS
 from ..meta import Labels
 from ..training.recipes import RECIPES, Recipe
 from ..zoo.registry import parse_architecture
-from .terminal import check_name, err, progress_bar, say
+from .terminal import check_name, err, progress_bar, say, torchrun_process
 
 if TYPE_CHECKING:
     from ..data.dataset import SegmentationDataset
@@ -113,7 +112,7 @@ def train(
         network.provenance["teachers"] = {"protocol": teacher_protocol, "mapping": mapping, "networks": networks}
         folder = teacher_cache or output / "teacher"
         scores = _teacher_scores(teachers, teacher_protocol, mapping, pictures, folder, teacher_stride, cpu)
-    is_main = int(os.environ.get("RANK", 0)) == 0  # torchrun's number of this process
+    is_main = torchrun_process()[0] == 0
     received: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: received.append(number))
@@ -211,7 +210,7 @@ def _teacher_scores(
 
     from ..training.distill import TeacherScores, network_teacher
 
-    rank, processes, local_rank = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    rank, processes, local_rank = torchrun_process()
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() and not cpu else torch.device("cpu")
     made = [network_teacher(net.to(device).eval(), PROTOCOLS[protocol], pictures.labels, mapping) for net in teachers]
     scores = TeacherScores(folder, made, pictures, stride=stride)

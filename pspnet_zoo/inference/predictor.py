@@ -13,14 +13,12 @@ from PIL import Image
 
 from ..data.images import ImageError, read_image, to_rgb
 from ..models.pspnet import PSPNet
+from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
 from .engines import TorchEngine, open_engine
 from .pipeline import WORKERS, segment_all
 from .prediction import Prediction
 from .scores import class_scores, labels_of, largest, probabilities_of, stored
 from .video import segment_video
-
-DEFAULT_MODEL = "pspnet_lite0.camvid"
-"""Ships with the package."""
 
 Picture = str | PathLike[str] | BinaryIO | Image.Image | np.ndarray | torch.Tensor
 """What a predictor takes for a picture."""

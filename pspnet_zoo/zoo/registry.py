@@ -14,6 +14,9 @@ from .timm_names import is_timm_model, timm_models
 
 PREFIX = "pspnet_"
 
+DEFAULT_MODEL = "pspnet_lite0.camvid"
+"""Ships with the package."""
+
 
 BUNDLED = Path(__file__).parent / "bundled"
 

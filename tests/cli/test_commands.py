@@ -13,27 +13,7 @@ import pytest
 from PIL import Image
 
 from pspnet_zoo import PSPNet
-from pspnet_zoo.cli import app as cli
 from pspnet_zoo.data.labels import CAMVID
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Type a command; gives (exit code, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pspnet-zoo", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        return (exit.value.code or 0, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def model(net, tmp_path):
-    return net.save_pretrained(tmp_path / "model")
 
 
 def picture(path, size=(56, 40)):

@@ -1,7 +1,6 @@
 """What a person may type, name or have on disk by mistake: one line, and nothing lost."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -12,21 +11,6 @@ from pspnet_zoo.cli import app as cli
 from pspnet_zoo.cli import evaluate as evaluate_command
 from pspnet_zoo.meta import Labels
 from pspnet_zoo.storage.publish import inherited_license
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Type a command; gives (exit code, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pspnet-zoo", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        return (exit.value.code or 0, *capsys.readouterr())
-
-    return run
-
 
 NAMES = ("circle [/b]", "[red]:car:")
 

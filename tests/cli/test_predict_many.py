@@ -20,22 +20,6 @@ from tests.inference.damage import damaged
 
 
 @pytest.fixture
-def run(capsys, monkeypatch):
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["pspnet-zoo", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        return (exit.value.code or 0, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def model(net, tmp_path):
-    return net.save_pretrained(tmp_path / "model")
-
-
-@pytest.fixture
 def photos(tmp_path):
     """Nine pictures of three sizes in three folders, and ten that cannot be read."""
     random = np.random.default_rng(0)
