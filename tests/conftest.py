@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from pspnet_zoo import PSPNet
 from pspnet_zoo.data.labels import CAMVID
+
+settings.register_profile("same", derandomize=True, database=None, deadline=None, max_examples=60)
+settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True)

@@ -36,7 +36,7 @@ TESTS = {
     "evaluation.metrics": "evaluation/test_metrics.py",
     "storage.files": "storage/test_files.py storage/test_hostile.py",
     "models.pyramid": "models/test_pyramid.py",
-    "models.heads": "models/test_smp_contract.py models/test_pspnet.py",
+    "models.heads": "models/test_heads.py models/test_pspnet.py",
     "models.dense": "models/test_dense.py models/test_dilated.py",
     "training.loss": "training/test_loss.py training/test_distill.py",
     "training.recipes": "training/test_recipes.py training/test_step.py training/test_train.py",

@@ -209,7 +209,7 @@ class _DenseBlur(nn.Module):
         if self.blur.pad_mode == "reflect":
             x = self._reflect(self._reflect(x, -1, left, right), -2, top, bottom)
         else:
-            x = F.pad(x, [p * self.rate for p in self.blur.padding], mode=self.blur.pad_mode)
+            x = F.pad(x, [p * self.rate for p in self.blur.padding])
         weight = self.blur.filt.expand(x.shape[1], 1, -1, -1)
         return F.conv2d(x, weight, dilation=self.rate, groups=x.shape[1])
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from pspnet_zoo.inference.protocols import PROTOCOLS, Protocol
@@ -123,6 +125,27 @@ def test_protocols_are_the_slow_reference(convolution, merging, size, crop, stri
         scores = segment(convolution, x, protocol, window_batch=window_batch)
         assert scores.dtype == torch.float32
         np.testing.assert_allclose(scores.softmax(dim=1)[0].numpy(), expected, atol=2e-5)
+
+
+@st.composite
+def windows(draw):
+    """A picture's size, a window and a stride that leaves no gaps."""
+    size, crop = (draw(st.tuples(st.integers(1, 30), st.integers(1, 30))) for _ in range(2))
+    stride = draw(st.tuples(st.integers(1, crop[0]), st.integers(1, crop[1])))
+    return size, crop, stride
+
+
+@given(windows=windows(), window_batch=st.integers(1, 5))
+def test_windows_of_any_size_cover_every_pixel_as_the_slow_reference(windows, window_batch):
+    size, crop, stride = windows
+
+    def net(window):  # what it says of a pixel depends on where its window begins
+        return window.cumsum(-1) + 2 * window.cumsum(-2)
+
+    x = torch.randn(1, 2, *size, dtype=torch.float64)
+    found = sliding_window(net, x, crop, stride, window_batch=window_batch)
+    slow = slow_windows(lambda w: net(torch.from_numpy(w.copy())).numpy(), x[0].numpy(), crop, stride)
+    np.testing.assert_allclose(found[0].numpy(), slow, atol=1e-4)
 
 
 def test_each_rule_differs_from_the_other(convolution):

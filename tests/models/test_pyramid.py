@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from pspnet_zoo.models.pyramid import BINS, BatchNorm2d, PyramidPooling, pooling_matrix, resize_matrix
+from pspnet_zoo.models.pyramid import BatchNorm2d, PyramidPooling, conv_norm_relu, pooling_matrix, resize_matrix
 from tests.models.textbook import textbook
 
 
@@ -42,21 +44,42 @@ def test_channels_that_four_does_not_divide_work(use_norm):
     torch.testing.assert_close(pyramid(x), textbook(pyramid, x), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 6, 7, 12, 60, 90, 97, 128])
-@pytest.mark.parametrize("cells", BINS)
+@given(cells=st.integers(1, 9), size=st.integers(1, 200))
 def test_pooling_matrix_is_adaptive_average_pooling(cells, size):
     x = torch.randn(1, 1, size, dtype=torch.float64)
     expected = F.adaptive_avg_pool1d(x, cells)
     torch.testing.assert_close(x @ pooling_matrix(cells, size, x).T, expected)
 
 
-@pytest.mark.parametrize("align_corners", [True, False])
-@pytest.mark.parametrize("size", [1, 2, 5, 6, 7, 90, 128])
-@pytest.mark.parametrize("cells", BINS)
+@given(cells=st.integers(1, 9), size=st.integers(1, 200), align_corners=st.booleans())
 def test_resize_matrix_is_torchs_interpolation(cells, size, align_corners):
-    x = torch.randn(1, 1, cells)
+    x = torch.randn(1, 1, cells, dtype=torch.float64)
     expected = F.interpolate(x, size=size, mode="linear", align_corners=align_corners)
     torch.testing.assert_close(x @ resize_matrix(cells, size, align_corners, x).T, expected, rtol=0, atol=1e-5)
+
+
+def test_matrices_have_the_type_of_the_map():
+    half = torch.zeros(1, dtype=torch.float16)
+    assert pooling_matrix(2, 5, half).dtype == resize_matrix(2, 5, True, half).dtype == torch.float16
+    places = torch.arange(2049.0)  # that half precision could not count
+    last = resize_matrix(3, 2049, True, half)[:, 2].float()
+    torch.testing.assert_close(last, (places / 1024 - 1).clamp(min=0), rtol=0, atol=1e-3)
+
+
+def test_it_is_the_papers_unless_asked_otherwise():
+    pyramid = PyramidPooling(40, 7, norm=BatchNorm2d)
+    assert pyramid.bins == (1, 2, 3, 6) and pyramid.align_corners
+    assert [branch[0].weight.shape for branch in pyramid.branches] == [(10, 40, 1, 1)] * 4
+    assert pyramid.fuse[0].weight.shape == (7, 80, 3, 3)
+    assert [branch[0].weight.shape[0] for branch in PyramidPooling(3, 7, norm=None).branches] == [1] * 4
+    assert [branch[0].weight.shape[0] for branch in PyramidPooling(40, 7, norm=None, bin_channels=4).branches] == [4] * 4
+
+
+@pytest.mark.parametrize("norm", [BatchNorm2d, None])
+def test_convolutions_have_a_bias_where_no_norm_follows(norm):
+    convolution, after, relu = conv_norm_relu(3, 4, 3, norm)
+    assert (convolution.bias is None) == (norm is not None) and isinstance(relu, nn.ReLU)
+    assert isinstance(after, nn.Identity if norm is None else norm) and convolution.padding == (1, 1)
 
 
 def test_batch_norm_trains_one_value_with_running_statistics_and_says_so():
