@@ -6,10 +6,12 @@ import warnings
 
 import pytest
 import torch
+from timm.layers import LayerNorm2d
 from torch import nn
 from torch.nn import functional as F
 
 from pspnet_zoo import PSPNet
+from pspnet_zoo.models.pyramid import BatchNorm2d
 
 
 def small(**options) -> PSPNet:
@@ -67,11 +69,12 @@ def test_exact_placement_equals_align_corners_at_sizes_of_the_grid():
     torch.testing.assert_close(exact(x), corners(x))
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_output_does_not_depend_on_training_but_for_norms_and_dropout(training):
-    net = small(decoder_use_norm="identity", psp_dropout=0.0, aux_head=True)
-    net.train(training).encoder.eval()
-    assert isinstance(net(torch.randn(1, 3, 32, 32)), torch.Tensor)
+def test_output_depends_on_training_by_norms_and_dropout_alone():
+    net = small(decoder_use_norm="identity", psp_dropout=0.0, aux_head=True).eval()
+    x = torch.randn(1, 3, 32, 32)
+    expected = net(x)
+    net.train().encoder.eval()
+    assert torch.equal(net(x), expected)
 
 
 def test_layout_that_smps_users_rely_on():
@@ -193,6 +196,14 @@ def test_decoder_norms_of_smp(norm):
     net = small(decoder_use_norm=norm).train()
     assert net(torch.randn(2, 3, 32, 32)).shape == (2, 5, 32, 32)
     assert (net.decoder.pyramid.fuse[0].bias is None) == (norm not in (False, "identity"))
+
+
+@pytest.mark.parametrize(("kind", "layer"), [("batchnorm", BatchNorm2d), ("layernorm", LayerNorm2d)])
+def test_options_of_decoder_norms_arrive(kind, layer):
+    net = small(decoder_use_norm={"type": kind, "eps": 0.25}, aux_head=True)
+    norms = [m for part in (net.decoder, net.auxiliary_head) for m in part.modules() if isinstance(m, layer)]
+    assert len(norms) == 6 and all(norm.eps == 0.25 for norm in norms)
+    assert net.config["decoder_use_norm"] == {"type": kind, "eps": 0.25}
 
 
 @pytest.mark.parametrize("norm", ["instancenorm", "inplace", {"eps": 1}])
