@@ -21,7 +21,7 @@ from .info import info
 from .list import list_command
 from .predict import predict
 from .publish import publish
-from .terminal import complain
+from .terminal import SectionedCommand, complain
 from .train import train
 
 app = typer.Typer(
@@ -29,10 +29,11 @@ app = typer.Typer(
     help="PSPNet on any timm backbone: segment pictures, train, evaluate.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its boxes cut the names of options off at 80 columns, and break paths
 )
-app.command()(predict)
+app.command(cls=SectionedCommand)(predict)
 app.command()(bulk)
-app.command()(train)
+app.command(cls=SectionedCommand)(train)
 app.command()(evaluate)
 app.command()(publish)
 app.command()(demo)

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from .terminal import ModelArgument, out, progress_bar, say
+from .terminal import ModelArgument, number_table, out, progress_bar, say
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ..deployment.benchmark import Measured
 
 _SIZE = "512x1024"
@@ -19,17 +20,24 @@ def benchmark(
     model: ModelArgument,
     size: Annotated[str, typer.Option(help="Height and width of the made-up picture that is timed, in pixels.")] = _SIZE,
     engines: Annotated[
-        str | None, typer.Option(help="Some of them, by commas, the first to compare with; --engines help lists them.")
+        str | None,
+        typer.Option(
+            show_default="all that are installed",
+            help="Some of them, by commas, the first to compare with; --engines help lists them.",
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Pictures for each engine, which take turns; one more to warm up.")] = 7,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU.  [default: each runtime's own choice]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, show_default="each runtime's own choice", help="Of the CPU.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Layout of a data set, to measure each engine's mIoU.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data set; its train split calibrates int8.")] = None,
     split: Annotated[str, typer.Option(help="Of the data set.")] = "val",
     calibration: Annotated[Path | None, typer.Option(help="Folder of pictures for int8, where there is no data set.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
 ) -> None:
-    """Compare the engines that are installed: time, memory, and what precision costs, side by side in one run."""
+    """Compare the engines that are installed, in time and precision.
+
+    They take turns in one run; memory and, on a data set, mIoU are measured too.
+    """
     from ..data.open import open_dataset
     from ..deployment.benchmark import ENGINES, compare, parse_size
     from ..storage.files import write_atomically
@@ -61,8 +69,8 @@ def benchmark(
         say(f"Wrote {json_file}")
 
 
-def _table(found: "Measured", title: str) -> Table:
-    table = Table("engine", *("build s", "ms", "ratio", "MB", "same class", "mIoU"), title=title)
+def _table(found: "Measured", title: str) -> "Table":
+    table = number_table("engine", "build s", "ms", "ratio", "MB", "same class", "mIoU", title=title)
     for row in found.rows:
         table.add_row(
             row.engine,

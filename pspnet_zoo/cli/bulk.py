@@ -3,9 +3,8 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from .terminal import DEFAULT_MODEL, check_name, complain, err, out, progress_bar, say
+from .terminal import DEFAULT_MODEL, check_name, complain, err, number_table, out, progress_bar, say
 
 if TYPE_CHECKING:
     from ..inference.bulk import Summary
@@ -14,22 +13,28 @@ if TYPE_CHECKING:
 def bulk(
     source: Annotated[
         str,
-        typer.Argument(help="A folder, a text file of paths, or Parquet with bytes or paths; s3:// and gs:// too."),
+        typer.Argument(
+            metavar="SOURCE", help="A folder, a text file of paths, or Parquet with bytes or paths; s3:// and gs:// too."
+        ),
     ],
-    destination: Annotated[str, typer.Argument(help="Folder for Parquet shards; s3:// and gs:// too.")],
+    destination: Annotated[str, typer.Argument(metavar="DESTINATION", help="Folder for Parquet shards; s3:// and gs:// too.")],
     model: Annotated[str, typer.Option(help="A model of the zoo, or the folder of a checkpoint.")] = DEFAULT_MODEL,
-    column: Annotated[str | None, typer.Option(help="Of Parquet.  [default: image, bytes or path]")] = None,
+    column: Annotated[
+        str | None, typer.Option(show_default="image, bytes or path", help="Of Parquet: where the pictures are.")
+    ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes with the network, a core each.  [default: all cores, or as GPUs hold]")
+        int | None, typer.Option(min=1, show_default="all cores, or as GPUs hold", help="Processes with the network, a core each.")
     ] = None,
     gpus_per_worker: Annotated[float, typer.Option(min=0, help="0.5 lets two workers share a GPU.")] = 0,
     rows_per_shard: Annotated[int, typer.Option(min=1, help="Pictures a shard; what is done again when a worker is lost.")] = 256,
     as_files: Annotated[bool, typer.Option("--as-files", help="Masks as PNG files below masks/ instead of in the shards.")] = False,
     address: Annotated[
-        str | None, typer.Option(help="Of a running Ray cluster, 'auto' or ray://HOST:10001.  [default: this machine alone]")
+        str | None, typer.Option(show_default="this machine alone", help="Of a running Ray cluster, 'auto' or ray://HOST:10001.")
     ] = None,
 ) -> None:
-    """Segment every picture of a source exactly once, by Ray Data, into Parquet shards.
+    """Segment pictures by the million, each exactly once.
+
+    Ray Data writes Parquet shards, on one machine or a cluster; needs the extra 'bulk' of the package.
 
     The same command again does what is missing. A picture that cannot be read is a row with its error.
     """
@@ -69,7 +74,7 @@ def bulk(
 
 def _print(summary: "Summary", destination: str) -> None:
     if summary.workers:
-        table = Table("worker", "pictures", "pictures a second at work")
+        table = number_table("worker", "pictures", "a second at work")
         for name, (pictures, seconds) in sorted(summary.workers.items()):
             table.add_row(name, f"{pictures:,}", f"{pictures / seconds:.1f}" if seconds else "-")
         out.print(table)

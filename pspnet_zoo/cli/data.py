@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from .terminal import DatasetOption, complain, err, out, progress_bar, say
+from .terminal import LayoutOption, complain, err, number_table, out, progress_bar, say
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ..data.check import SplitContents
 
 app = typer.Typer(help="Look at a data set.", no_args_is_help=True)
@@ -18,19 +19,21 @@ app = typer.Typer(help="Look at a data set.", no_args_is_help=True)
 @app.command()
 def check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set.")],
-    dataset: DatasetOption = "folder",
+    dataset: LayoutOption = None,
     split: Annotated[str | None, typer.Option(help="Only this one, instead of every split that is there.")] = None,
 ) -> None:
-    """Read a whole data set: number and sizes of the pictures, the share of each class, and every file that is wrong.
+    """Read a whole data set, and name every file that is wrong.
 
-    If anything is wrong, it is named in a line each, and the exit code is 2; what is only doubtful is a warning.
+    It shows the number and sizes of the pictures and the share of each class. What is wrong has a line each, and the exit code is
+    then 2; what is only doubtful is a warning.
     """
     from ..data.check import check_dataset, doubts
+    from ..data.open import guess_layout
 
     with progress_bar() as bar:
         task = bar.add_task("reading", total=None)
         contents, problems = check_dataset(
-            dataset, folder, split, lambda done, total: bar.update(task, completed=done, total=total)
+            dataset or guess_layout(folder), folder, split, lambda done, total: bar.update(task, completed=done, total=total)
         )
     for name, each in contents.items():
         sizes = ", ".join(f"{count} of {width}x{height}" for (width, height), count in each.sizes.most_common())
@@ -47,9 +50,9 @@ def check(
         say("Nothing is wrong")
 
 
-def _shares_table(contents: "dict[str, SplitContents]") -> Table:
+def _shares_table(contents: "dict[str, SplitContents]") -> "Table":
     shares = [c.shares for c in contents.values()]
-    table = Table("class", *map(escape, contents), title="share of the pixels that count")
+    table = number_table("class", *contents, title="share of the pixels that count")
     for name in next(iter(contents.values())).labels.names:
         table.add_row(escape(name), *(f"{s[name]:.2%}" if s else "-" for s in shares))
     table.add_section()

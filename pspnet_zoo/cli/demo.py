@@ -17,7 +17,9 @@ def demo(
     ] = None,
     zoo: Annotated[bool, typer.Option(help="Offer the zoo's other checkpoints, fetched when they are chosen.")] = True,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for the whole network.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="None for the first free one from 7860.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, show_default="the first free one from 7860", help="Port to listen on.")
+    ] = None,
     auth: Annotated[
         str | None, typer.Option(metavar="USER:PASSWORD", envvar="PSPNET_ZOO_DEMO_AUTH", help="Ask visitors for these.")
     ] = None,
@@ -27,9 +29,9 @@ def demo(
         Path | None, typer.Option(metavar="DIR", help="Write a Hugging Face Space into this folder instead, and end.")
     ] = None,
 ) -> None:
-    """Try networks in a page on this machine; needs the extra 'demo' of the package.
+    """Try networks in a page on this machine.
 
-    Photos stay on this machine, and nothing is sent anywhere without --share.
+    Photos stay on this machine, and nothing is sent anywhere without --share. Needs the extra 'demo' of the package.
     """
     models = model or [DEFAULT_MODEL]
     for name in models:

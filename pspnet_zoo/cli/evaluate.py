@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..inference.protocols import PROTOCOLS
-from .terminal import DataOption, LayoutOption, ModelArgument, PrecisionOption, check_name, out, progress_bar, say, torchrun_process
+from .terminal import (
+    DataOption,
+    LayoutOption,
+    ModelArgument,
+    PrecisionOption,
+    check_name,
+    number_table,
+    out,
+    progress_bar,
+    say,
+    torchrun_process,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +93,7 @@ def evaluate(
             write_atomically(html_file, page.encode())
             say(f"Wrote {html_file}")
     if result:  # last: what fails in printing has lost nothing
-        say(f"{model} on {dataset} {split}, {result.images} pictures, {result.protocol}")
+        say(f"{model} on {dataset} {split}, {result.images} pictures:\n{result.protocol}")
         out.print(_table(result))
     if save_predictions:
         say(f"Wrote {len(pictures)} predictions to {save_predictions}")
@@ -90,9 +101,8 @@ def evaluate(
 
 def _table(result: "Evaluation") -> "Table":
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table("class", "IoU")
+    table = number_table("class", "IoU")
     for values in (result.iou, result.category_iou or {}):
         for name, iou in values.items():
             table.add_row(escape(name), "-" if iou is None else f"{iou:.4f}")

@@ -15,9 +15,7 @@ def export(
         Path,
         typer.Option("-o", metavar="PATH", help="Ends in .onnx, .xml or .pt2; else a folder for OpenVINO.", show_default=False),
     ],
-    format: Annotated[
-        str | None, typer.Option(help="onnx, openvino or program (of torch.export); by default PATH says it.")
-    ] = None,
+    format: Annotated[str | None, typer.Option(show_default="by PATH", help="onnx, openvino or program (of torch.export).")] = None,
     precision: Annotated[str, typer.Option(help="float32, float16, bfloat16 or int8.")] = "float32",
     input: Annotated[str, typer.Option(help="float32: normalised pictures; uint8: RGB as it is.")] = "float32",
     output: Annotated[str, typer.Option(help="logits, or ids: the likeliest class of every pixel.")] = "logits",
@@ -26,9 +24,10 @@ def export(
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Layout of the data set whose train split calibrates.")] = None,
 ) -> None:
-    """Write a network as a file that runs without this package, right at any size, and checked before it is kept.
+    """Write a network as a file that runs without this package.
 
-    Labels, colours and preprocessing are in the file. It runs by predict, evaluate and benchmark as any other model does.
+    It is right at any size, and compared with the network before it is kept. Labels, colours and preprocessing are in the file.
+    It runs by predict, evaluate and benchmark as any other model does.
     """
     from ..data.open import open_dataset
     from ..deployment.export import export

@@ -1,61 +1,75 @@
 """The command `pspnet-zoo info`."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from rich.markup import escape
-from rich.table import Table
 
 from ..inference.exported import format_of
 from ..meta import Labels
 from ..zoo.registry import CHECKPOINTS, find, is_checkpoint, parse_architecture
 from ..zoo.rows import Checkpoint
-from .terminal import ModelArgument, check_name, out
+from .terminal import ModelArgument, check_name, say, say_facts
 
 if TYPE_CHECKING:
     from ..models.pspnet import PSPNet
 
+Facts = Iterator[tuple[str, str | Sequence[str]]]
+
 
 def info(model: ModelArgument) -> None:
-    """Describe a model: parameters, encoder, labels, and numbers with their protocol and origin.
+    """Describe a model: its network, labels, numbers and origin.
 
     No checkpoint of the zoo is downloaded for it.
     """
-    if format_of(model) is not None:
-        out.print(_exported_table(model))
-        return
+    facts = list(_exported(model) if format_of(model) is not None else _described(model))
+    say(model)
+    say_facts(facts)
+
+
+def _described(model: str) -> Facts:
     is_stored = Path(model).is_dir() or "/" in model
     row = find(model) if is_checkpoint(model) and not is_stored else None
     if row is None and not is_stored:
         parse_architecture(model)  # a wrong name is answered before anything large is imported
     network = _network(model, row, is_stored)
-    table = Table(title=escape(model), show_header=False)
-
-    def add(key: str, text: str) -> None:
-        table.add_row(escape(key), escape(text))
-
-    add("parameters", f"{sum(p.numel() for p in network.parameters()):,}")
     encoder = network.encoder
-    add("encoder", f"{network.config['encoder_name']}, stride {encoder.output_stride}, channels {encoder.out_channels[1:]}")
-    add("mechanism", f"{encoder.mechanism}, from the strides {list(encoder.native_strides)}")
+    yield "parameters", f"{sum(p.numel() for p in network.parameters()):,}"
+    yield "encoder", f"{network.config['encoder_name']}, stride {encoder.output_stride}, channels {encoder.out_channels[1:]}"
+    yield "mechanism", f"{encoder.mechanism}, from the strides {list(encoder.native_strides)}"
     if encoder.image_size:
-        add("largest picture", "x".join(map(str, encoder.image_size)))
+        yield "largest picture", "x".join(map(str, encoder.image_size))
     for key in ("psp_out_channels", "align_corners", "dilation", "shortcut_pool", "aux_head", "in_channels"):
-        add(key, str(network.config[key]))
-    add("preprocess", str(network.preprocess))
-    add("labels", ", ".join(network.labels.names) if network.labels else "none")
+        yield key, str(network.config[key])
+    yield "preprocess", str(network.preprocess)
+    yield "labels", ", ".join(network.labels.names) if network.labels else "none"
     if row is None:
         tags = [other.tag for other in CHECKPOINTS if other.architecture == model]
-        add("weights", ", ".join(tags) or "none in the zoo")
+        yield "weights", ", ".join(tags) or "none in the zoo"
     else:
-        add("numbers", "\n".join(map(str, row.metrics)))
+        yield "numbers", "\n".join(map(str, row.metrics))
         if row.upstream is not None:
-            add("license", row.license)
-            add("source", "\n".join(row.upstream.urls) or f"by hand, from {row.upstream.page}")
+            yield "license", row.license
+            yield "source", row.upstream.urls or f"by hand, from {row.upstream.page}"
     for key, value in (network.provenance or {}).items():
-        add(key, value if isinstance(value, str) else json.dumps(value, indent=1))
-    out.print(table)
+        yield key, _as_fact(value)
+
+
+def _exported(model: str) -> Facts:
+    """What an exported network says of itself."""
+    check_name(model)
+    from ..inference.engines import open_engine
+
+    engine: Any = open_engine(model)
+    for key, value in vars(engine.spec).items():
+        yield key, ", ".join(value.names) if isinstance(value, Labels) else _as_fact(value)
+
+
+def _as_fact(value: Any) -> str | Sequence[str]:
+    """Lists of text, as commands, a line each; what is nested as JSON."""
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return value
+    return json.dumps(value, indent=1).splitlines() if isinstance(value, (list, dict)) else str(value)
 
 
 def _network(model: str, row: Checkpoint | None, is_stored: bool) -> "PSPNet":
@@ -68,17 +82,3 @@ def _network(model: str, row: Checkpoint | None, is_stored: bool) -> "PSPNet":
         network.labels, network.preprocess = row.labels, row.upstream.preprocess
         return network
     return load(model) if row is not None or is_stored else create(model)
-
-
-def _exported_table(model: str) -> Table:
-    """What an exported network says of itself."""
-    check_name(model)
-    from ..inference.engines import open_engine
-
-    engine: Any = open_engine(model)
-    table = Table(title=model, show_header=False)
-    for key, value in vars(engine.spec).items():
-        if isinstance(value, dict):
-            value = "\n".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in value.items())
-        table.add_row(key, ", ".join(value.names) if isinstance(value, Labels) else str(value))
-    return table

@@ -15,7 +15,7 @@ Order = Literal["name", "dataset", "miou", "parameters"]
 
 
 def list_command(
-    pattern: Annotated[str, typer.Argument(help="With shell wildcards, such as '*r101*'.")] = "*",
+    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="With shell wildcards, such as '*r101*'.")] = "*",
     dataset: Annotated[str, typer.Option(help="Only data sets with this in their name, such as ade20k.")] = "",
     license: Annotated[str, typer.Option(help="Only licences with this in their text, such as apache.")] = "",
     sort: Annotated[Order, typer.Option(help="Data sets and mIoU: the best first.")] = "dataset",
@@ -24,7 +24,10 @@ def list_command(
     ] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="The page of the documents, with sources.")] = False,
 ) -> None:
-    """List the checkpoints of the zoo, one a line; `pspnet-zoo info NAME` tells more of one."""
+    """List the checkpoints of the zoo, one a line.
+
+    Numbers are claimed by whoever published the weights, or measured by this project; pspnet-zoo info NAME tells more of one.
+    """
     if markdown:
         from ..zoo.table import markdown_page
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
 
-from .terminal import DEFAULT_MODEL, ModelOption, PrecisionOption, check_name, complain, err, out, progress_bar, say
+from .terminal import DEFAULT_MODEL, ModelOption, PrecisionOption, check_name, complain, err, number_table, out, progress_bar, say
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from rich.table import Table
 
     from ..data.find import Found
     from ..inference.pipeline import Segmented
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..inference.shares import SharesReport
 
 _COLUMNS = 4  # pictures that have a column of their own in the table
+_VIDEOS = "Of videos"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def predict(
         list[Path],
         # what cannot be read is reported by the loop, which goes on with the others
         typer.Argument(
-            metavar="FILE_OR_FOLDER...",
+            metavar="FILE_OR_FOLDER",
             help="Pictures, videos, folders of pictures, or patterns such as 'in/**/*.jpg'.",
             readable=False,
         ),
@@ -98,15 +99,18 @@ def predict(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures of equal size that a GPU gets at once; CPUs take one.")] = 1,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads that read, and as many that write.  [default: cores, at most 4]")
+        int | None, typer.Option(min=1, show_default="cores, at most 4", help="Threads that read, and as many that write.")
     ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Videos: only each N-th frame.")] = 1,
-    masks: Annotated[Path | None, typer.Option(help="Videos: folder for a mask a frame, NAME_000123.png.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Only each N-th frame.", rich_help_panel=_VIDEOS)] = 1,
+    masks: Annotated[Path | None, typer.Option(help="Folder for a mask a frame, NAME_000123.png.", rich_help_panel=_VIDEOS)] = None,
     smooth: Annotated[
-        float, typer.Option(min=0, max=0.99, help="Videos: weight of the past when class scores are averaged over time.")
+        float,
+        typer.Option(min=0, max=0.99, help="Weight of the past when class scores are averaged over time.", rich_help_panel=_VIDEOS),
     ] = 0.0,
 ) -> None:
-    """Segment pictures and videos: overlays, masks of class ids, and a table of what is in them.
+    """Segment pictures and videos.
+
+    It writes overlays and masks of class ids, and shows what is in the pictures.
 
     A picture that cannot be read is reported and the others are still done; the exit code is then 2.
     """
@@ -319,12 +323,12 @@ def _video(
         say(f"mp4 cannot hold the sound of '{job.source}' ({', '.join(lost)}); the overlay has none", err)
 
 
-def _shares_table(totals: _Totals) -> Table:
+def _shares_table(totals: _Totals) -> "Table":
     """Classes by picture; many pictures are averaged into one column."""
     columns = totals.first
     if totals.pictures > _COLUMNS:
         columns = {f"mean of {totals.pictures} pictures": {n: s / totals.pictures for n, s in totals.sums.items()}}
-    table = Table("class", *(escape(os.path.basename(column)) for column in columns), title="share of the picture")
+    table = number_table("class", *map(os.path.basename, columns), title="share of the picture")
     for name in sorted(totals.sums, key=lambda n: -totals.sums[n]):
         if totals.sums[name]:
             table.add_row(escape(name), *(f"{column[name]:.1%}" for column in columns.values()))

@@ -14,14 +14,16 @@ from .terminal import complain, err, say
 
 
 def publish(
-    model: Annotated[str | None, typer.Argument(help="Name of a checkpoint, or its folder.")] = None,
-    to: Annotated[str | None, typer.Option(help="ORG or ORG/REPO on the Hub; without it, the zoo's own organisation.")] = None,
+    model: Annotated[str | None, typer.Argument(metavar="NAME_OR_PATH", help="Name of a checkpoint, or its folder.")] = None,
+    to: Annotated[str | None, typer.Option(show_default="the zoo's own organisation", help="ORG or ORG/REPO on the Hub.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Stage and check, show, and send nothing.")] = False,
     example: Annotated[Path | None, typer.Option(help="A photo; what the network sees in it goes into the card.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every checkpoint of the zoo whose weights are on this machine.")] = False,
 ) -> None:
-    """Publish a checkpoint on the Hugging Face Hub: weights, config and model card in one commit, read back afterwards.
+    """Publish a checkpoint on the Hugging Face Hub.
+
+    Weights, config and model card go into one commit, which is read back afterwards.
 
     The token is the one of 'hf auth login', or HF_TOKEN. What is already there unchanged is left alone.
     """

@@ -1,20 +1,27 @@
-"""What the commands share: where they write, progress, complaints, and arguments with one meaning everywhere."""
+"""What the commands share: how they write, progress, complaints, help, and arguments with one meaning everywhere."""
 
 import os
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.theme import Theme
+from typer.core import TyperCommand
 
 from ..data.layouts import LAYOUTS
 from ..inference.exported import format_of
 from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
 from ..zoo.registry import find
 
-out = Console(emoji=False)
-err = Console(stderr=True, emoji=False)
+_THEME = Theme(dict.fromkeys(("progress.elapsed", "progress.remaining"), "none"))  # rich's yellow is lost on white
+out = Console(emoji=False, theme=_THEME)
+err = Console(stderr=True, emoji=False, theme=_THEME)
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="NAME_OR_PATH", help="A model of the zoo, the folder of a checkpoint, or an exported file.")
@@ -23,9 +30,25 @@ ModelOption = Annotated[str, typer.Option(help="A model of the zoo, the folder o
 PrecisionOption = Annotated[
     Literal["float32", "bfloat16"], typer.Option(help="bfloat16 is faster where a processor is made for it.")
 ]
-LayoutOption = Annotated[str | None, typer.Option(help=f"Layout of the data: {', '.join(LAYOUTS)}; by its folders if left out.")]
-DatasetOption = Annotated[str, typer.Option(help=f"Layout of the data: {', '.join(LAYOUTS)}.")]
+LayoutOption = Annotated[
+    str | None, typer.Option(show_default="told by its folders", help=f"Layout of the data: {', '.join(LAYOUTS)}.")
+]
 DataOption = Annotated[Path, typer.Option(help="Folder of the data set.", show_default=False)]
+
+
+class SectionedCommand(TyperCommand):
+    """A command whose help has a heading for each `rich_help_panel`, which typer knows only with rich's boxes."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            panel = getattr(parameter, "rich_help_panel", None)
+            section = panel or ("Arguments" if parameter.param_type_name == "argument" else "Options")
+            if record := parameter.get_help_record(ctx):
+                sections.setdefault(section, []).append(record)
+        for section, records in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(records)
 
 
 def torchrun_process() -> tuple[int, int, int]:
@@ -55,6 +78,34 @@ def say(text: str, console: Console = out) -> None:
 def complain(error: Exception | str) -> None:
     """One line on stderr."""
     err.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def say_facts(facts: Sequence[tuple[str, str | Sequence[str]]]) -> None:
+    """Names, and what there is to say of each, in two columns.
+
+    Args:
+        facts: Text is wrapped at words on a terminal. Lines, as commands and addresses, are below their name and never broken:
+            they are there to be copied.
+    """
+    width = max(len(name) for name, _ in facts) + 2
+    room = max(out.width - width, 20)
+    for name, value in facts:
+        if not isinstance(value, str):
+            say("\n  ".join([name, *value]))
+            continue
+        lines = value.splitlines() or [""]
+        if out.is_terminal:
+            wrapped = (textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False) or [""] for line in lines)
+            lines = [part for parts in wrapped for part in parts]
+        say(f"{name:{width}}" + f"\n{'':{width}}".join(lines))
+
+
+def number_table(name: str, *numbers: str, title: str | None = None) -> Table:
+    """A table with names at the left and numbers at the right; the headings, which may be names of files, are as they are."""
+    table = Table(escape(name), title=title and escape(title))
+    for heading in numbers:
+        table.add_column(escape(heading), justify="right")
+    return table
 
 
 def progress_bar() -> Progress:

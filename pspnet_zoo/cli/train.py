@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from ..data.layouts import LAYOUTS
 from ..inference.protocols import PROTOCOLS
 from ..meta import Labels
 from ..training.recipes import RECIPES, Recipe
@@ -42,15 +43,20 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; in the end it holds model/.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the data set; not needed with a teacher and --unlabelled.")] = None,
     recipe: Annotated[str, typer.Option(help=f"Numbers to start from: {', '.join(RECIPES)}.")] = "finetune",
-    dataset: Annotated[str | None, typer.Option(help="Layout of the data; None for the recipe's.")] = None,
-    model: Annotated[str | None, typer.Option(help="Architecture to build; None for the recipe's.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(show_default="the recipe's", help=f"Layout of the data: {', '.join(LAYOUTS)}.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(show_default="the recipe's", help="Architecture to build.")] = None,
     encoder_weights: Annotated[str | None, typer.Option(help="'imagenet', a timm tag, or a .safetensors file.")] = None,
     init: Annotated[
         str | None, typer.Option(help="Checkpoint to start from instead of --model: a name of the zoo, a folder, or org/repo.")
     ] = None,
     output_stride: Annotated[int, typer.Option(help="Of the encoder: 8, 16 or 32 pixels.")] = 8,
     teacher: Annotated[
-        list[str], typer.Option(help="Checkpoint whose probabilities are a target; several are averaged.", rich_help_panel=TAUGHT)
+        list[str],
+        typer.Option(
+            help="Checkpoint whose probabilities are a target; repeat it for several, which are averaged.", rich_help_panel=TAUGHT
+        ),
     ] = [],  # noqa: B006
     teacher_protocol: Annotated[
         str, typer.Option(help=f"How it sees a picture: {', '.join(PROTOCOLS)}.", rich_help_panel=TAUGHT)
@@ -60,13 +66,14 @@ def train(
         typer.Option(help='JSON file for other classes: {"class": ["teacher\'s class", ...], ...}.', rich_help_panel=TAUGHT),
     ] = None,
     teacher_cache: Annotated[
-        Path | None, typer.Option(help="Folder of its probabilities; without it, OUTPUT/teacher.", rich_help_panel=TAUGHT)
+        Path | None, typer.Option(show_default="OUTPUT/teacher", help="Folder of its probabilities.", rich_help_panel=TAUGHT)
     ] = None,
     teacher_stride: Annotated[
         int, typer.Option(help="They are kept for so many by so many pixels: 4 takes a sixteenth of 1.", rich_help_panel=TAUGHT)
     ] = 1,
     unlabelled: Annotated[
-        list[Path], typer.Option(help="Folder of pictures without masks, for the teacher.", rich_help_panel=TAUGHT)
+        list[Path],
+        typer.Option(help="Folder of pictures without masks, for the teacher; repeat it for more.", rich_help_panel=TAUGHT),
     ] = [],  # noqa: B006
     workers: Annotated[int, typer.Option(help="Processes that read pictures.")] = 1,
     cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU though there is a GPU.")] = False,
@@ -74,10 +81,13 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUTPUT exactly where it stopped.")] = False,
     **numbers: Any,
 ) -> None:
-    """Train a network, with the paper's auxiliary head, on the train split; needs the extra 'train' of the package.
+    """Train a network, on masks or on what other networks see.
 
-    Ctrl-C and SIGTERM stop it with a checkpoint, from which --resume goes on. Several GPUs: torchrun --nproc-per-node N -m
-    pspnet_zoo.cli train ... Every number of the recipe can be given as an option.
+    It has the paper's auxiliary head and is trained on the train split; needs the extra 'train' of the package.
+
+    Ctrl-C and SIGTERM stop it with a checkpoint, from which --resume goes on.
+
+    On several GPUs: torchrun --nproc-per-node N -m pspnet_zoo.cli train ...
     """
     _check_names([init, *teacher], model, teacher_protocol, recipe)
     if (unlabelled and not teacher) or not (data or unlabelled):

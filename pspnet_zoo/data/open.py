@@ -22,10 +22,10 @@ def open_dataset(name: str, root: str | Path, split: str) -> SegmentationDataset
 
 
 def guess_layout(root: str | Path) -> str:
-    """The layout whose folders a data set has; "camvid" where there is no other's sign."""
+    """The layout whose folders a data set has; "folder", whose errors say what it needs, where there is no other's sign."""
     if (Path(root) / "leftImg8bit").is_dir():
         return "cityscapes"
-    return "folder" if any((Path(root) / name).is_file() for name in ("classes.txt", "classes.json")) else "camvid"
+    return "camvid" if any(Path(root).glob("*annot")) else "folder"
 
 
 def find_layout(name: str) -> ModuleType:

@@ -96,7 +96,7 @@ TRAIN = ["train", "--recipe", "camvid", "-o", "run", "--data", "{camvid}"]
     [
         (["predict", "{camvid}/val/000.png", "--model", "pspnet_nowhere"], "Unknown model 'pspnet_nowhere'"),
         (["info", "pspnet_r5"], "Unknown model 'pspnet_r5'"),
-        (["evaluate", "pspnet_lite0.camvid", "--data", "/nowhere"], "No folder '/nowhere/val'"),
+        (["evaluate", "pspnet_lite0.camvid", "--data", "/nowhere"], "No folder '/nowhere'"),
         (["evaluate", "pspnet_lite0.camvid", "--data", "{camvid}", "--protocol", "slide"], "protocol is 'slide'; it can be whole"),
         (["evaluate", "pspnet_nowhere", "--data", "{camvid}"], "Unknown model 'pspnet_nowhere'"),
         (["train", "--recipe", "camvid", "-o", "run", "--data", "/nowhere"], "No folder '/nowhere/train'"),

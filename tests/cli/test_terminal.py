@@ -1,0 +1,85 @@
+"""What the commands show is whole and readable in 80 columns, on light and dark terminals."""
+
+import re
+
+import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from pspnet_zoo.cli import app as cli
+from pspnet_zoo.cli import terminal
+from pspnet_zoo.zoo.registry import find
+
+
+def _commands(command, words=()):
+    yield words, command
+    for name, below in getattr(command, "commands", {}).items():
+        yield from _commands(below, (*words, name))
+
+
+COMMANDS = dict(_commands(get_command(cli.app)))
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_has_every_option_and_what_each_command_does_whole_in_80_columns(run, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(*words, "--help")
+    assert code == 0 and max(map(len, out.splitlines())) <= 80 and "…" not in out
+    command = COMMANDS[words]
+    options = [name for p in command.params if p.param_type_name == "option" for name in (*p.opts, *p.secondary_opts)]
+    assert not set(options) - set(re.findall(r"(?<!\S)-[-\w]+", out))
+    if isinstance(command, TyperGroup):
+        for name, below in command.commands.items():
+            first = below.get_short_help_str(1000).removesuffix(".")
+            assert re.search(rf"^  {name} +{re.escape(first)}\.?$", out, re.MULTILINE), name
+
+
+def test_help_has_its_sections(run):
+    _, out, _ = run("train", "--help")
+    sections = re.split(r"^(\S.*):$", out, flags=re.MULTILINE)
+    assert sections[1::2] == ["Options", "From a teacher", "Numbers of the recipe"]
+    assert "--resume" in sections[2] and "--teacher-mapping" in sections[4] and "--ema-decay" in sections[6]
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """A terminal of 80 columns."""
+    monkeypatch.setattr(terminal.out, "_force_terminal", True)
+    monkeypatch.setattr(terminal.out, "_width", 80)
+
+
+def test_addresses_are_whole_and_text_is_wrapped(run, narrow):
+    row = find("pspnet_r101c.mmseg_cityscapes")
+    _, out, _ = run("info", row.name)
+    lines = out.splitlines()
+    assert {line.strip() for line in lines} >= set(row.upstream.urls)
+    assert max(len(line) for line in lines if "https://" not in line) <= 80
+    assert "\n                  513, on 2049x1025" in out, "the second line is under the first"
+
+
+def test_commands_are_lines_of_their_own(run, narrow):
+    _, out, _ = run("info", "pspnet_lite0.camvid")
+    assert re.search(r"^  pspnet-zoo train --recipe camvid .* --evaluate-every 0$", out, re.MULTILINE)
+
+
+def test_what_is_piped_has_a_line_a_value(run):
+    _, out, _ = run("info", "pspnet_r101c.mmseg_cityscapes")
+    assert re.search(r"^labels +road, .*, bicycle$", out, re.MULTILINE)
+
+
+def test_numbers_are_at_the_right_and_headings_as_they_are():
+    table = terminal.number_table("class", "[red]x[b].jpg", title="[of] a picture")
+    for name, number in (("sky", "12.0%"), ("road", "3.0%")):
+        table.add_row(name, number)
+    with terminal.out.capture() as printed:
+        terminal.out.print(table)
+    text = printed.get()
+    assert "[red]x[b].jpg" in text and "[of] a picture" in text
+    assert [line.split("│")[2].rstrip()[-5:] for line in text.splitlines() if "%" in line] == ["12.0%", " 3.0%"]
+
+
+def test_progress_has_no_yellow_which_is_lost_on_white():
+    styles = {column.style for column in terminal.progress_bar().columns if hasattr(column, "style")}
+    shown = {*styles, "progress.elapsed", "progress.remaining", "progress.download", "bar.complete", "bar.finished"}
+    colours = {terminal.err.get_style(name).color for name in shown}
+    assert not any(colour and colour.name in ("yellow", "bright_yellow", "white", "bright_white") for colour in colours)
