@@ -75,7 +75,7 @@ def test_numbers_are_at_the_right_and_headings_as_they_are():
         terminal.out.print(table)
     text = printed.get()
     assert "[red]x[b].jpg" in text and "[of] a picture" in text
-    assert [line.split("│")[2].rstrip()[-5:] for line in text.splitlines() if "%" in line] == ["12.0%", " 3.0%"]
+    assert len({line.index("%") for line in text.splitlines() if "%" in line}) == 1
 
 
 def test_progress_has_no_yellow_which_is_lost_on_white():
