@@ -1,7 +1,7 @@
 """The command `pspnet-zoo info`."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +51,7 @@ def _described(model: str) -> Facts:
         if row.upstream is not None:
             yield "license", row.license
             yield "source", row.upstream.urls or f"by hand, from {row.upstream.page}"
-    for key, value in (network.provenance or {}).items():
-        yield key, _as_fact(value)
+    yield from _provenance(network.provenance)
 
 
 def _exported(model: str) -> Facts:
@@ -62,13 +61,22 @@ def _exported(model: str) -> Facts:
 
     engine: Any = open_engine(model)
     for key, value in vars(engine.spec).items():
-        yield key, ", ".join(value.names) if isinstance(value, Labels) else _as_fact(value)
+        if key != "provenance":
+            yield key, ", ".join(value.names) if isinstance(value, Labels) else _as_fact(value)
+    yield from _provenance(engine.spec.provenance)
+
+
+def _provenance(provenance: Mapping[str, Any] | None) -> Facts:
+    for key, value in (provenance or {}).items():
+        yield key, _as_fact(value)
 
 
 def _as_fact(value: Any) -> str | Sequence[str]:
-    """Lists of text, as commands, a line each; what is nested as JSON."""
+    """Lists of text, as commands, a line each; settings in words; what is nested deeper as JSON."""
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         return value
+    if isinstance(value, dict) and not any(isinstance(v, dict) for v in value.values()):
+        return "\n".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in value.items())
     return json.dumps(value, indent=1).splitlines() if isinstance(value, (list, dict)) else str(value)
 
 
