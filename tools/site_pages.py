@@ -17,22 +17,20 @@ ROOMS = {
     "evaluation": "Measuring",
     "training": "Training",
     "data": "Data sets",
-    "export": "Exported networks",
+    "deployment": "Exported networks",
     "storage": "Files and the Hub",
     "zoo": "What is known of checkpoints",
     "upstream": "Other projects' checkpoints",
 }
-"""Folders of the package with a page of the reference each, where they exist."""
+"""Folders of the package with a page of the reference each: all but the faces, cli/ and demo/."""
 
 
 def pages() -> dict[str, str]:
     """Path below docs/ to Markdown."""
     made = {"reference/api.md": _api()}
     for room, title in ROOMS.items():
-        if modules := _modules(room):
-            made[f"reference/api-{room}.md"] = (
-                f"# API: {title[0].lower()}{title[1:]}\n\n" + "\n\n".join(f"::: {m}" for m in modules) + "\n"
-            )
+        modules = "\n\n".join(f"::: {module}" for module in _modules(room))
+        made[f"reference/api-{room}.md"] = f"# API: {title[0].lower()}{title[1:]}\n\n{modules}\n"
     made["reference/checkpoints.md"] = _checkpoints()
     for row in CHECKPOINTS:
         made[f"models/{row.name}.md"] = _model(row)
