@@ -43,10 +43,10 @@ def _described(model: str) -> Facts:
         yield key, str(network.config[key])
     yield "preprocess", str(network.preprocess)
     yield "labels", ", ".join(network.labels.names) if network.labels else "none"
-    if row is None:
+    if row is None and not is_stored:
         tags = [other.tag for other in CHECKPOINTS if other.architecture == model]
         yield "weights", ", ".join(tags) or "none in the zoo"
-    else:
+    if row is not None:
         yield "numbers", "\n".join(map(str, row.metrics))
         if row.upstream is not None:
             yield "license", row.license
@@ -68,7 +68,8 @@ def _exported(model: str) -> Facts:
 
 def _provenance(provenance: Mapping[str, Any] | None) -> Facts:
     for key, value in (provenance or {}).items():
-        yield key, _as_fact(value)
+        if value is not None:
+            yield key, _as_fact(value)
 
 
 def _as_fact(value: Any) -> str | Sequence[str]:

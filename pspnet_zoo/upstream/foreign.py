@@ -39,14 +39,17 @@ def read_checkpoint(path: Path) -> Any:
     except WeightsError:
         raise
     except Exception as error:  # a damaged or hostile pickle can fail in any way
-        if foreign := _FOREIGN.search(str(error)):  # torch's own text advises to switch the safety off
+        text = str(error).strip()
+        if foreign := _FOREIGN.search(text):
             raise WeightsError(
                 f"'{path}' is not opened: it asks for '{foreign[1]}', which is not plain data and could run code"
             ) from None
-        reason = str(error).strip().splitlines()
+        reason = type(error).__name__
+        if text and "weights_only" not in text:  # torch advises to switch the safety off
+            reason += f": {text.splitlines()[0]}"
         raise WeightsError(
-            f"'{path}' cannot be read: it is damaged, cut short, or holds more than plain data "
-            f"({type(error).__name__}: {reason[0] if reason else 'no reason given'}). Download it again from its source"
+            f"'{path}' cannot be read: it is damaged, cut short, or holds more than plain data ({reason}). Download it again from "
+            "its source"
         ) from error
 
 

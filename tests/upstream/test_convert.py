@@ -221,6 +221,7 @@ def test_pdparams_with_a_strange_array_are_refused(tmp_path, array):
         (b"\x80\x02}q\x00.", "holds no state dict"),
         (b"\x80\x02garbage", "cannot be read"),
         (bytes(range(256)) * 40, "cannot be read"),
+        (b"a text", "cannot be read"),
     ],
 )
 @pytest.mark.parametrize("name", ["x.pth", "model.pdparams"])
@@ -228,8 +229,9 @@ def test_files_of_other_kinds_are_refused(tmp_path, name, content, message):
     if (name, content[:3]) == ("x.pth", b"\x80\x02}"):
         message = "cannot be read"  # torch.save's files start with more than one dict
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(WeightsError, match=message):
+    with pytest.raises(WeightsError, match=message) as caught:
         convert(tmp_path / name, like=PADDLE if name == "model.pdparams" else MMSEG)
+    assert "weights_only" not in str(caught.value), "torch's advice is to run the file"
 
 
 @pytest.mark.parametrize("zipped", [False, True])
