@@ -12,6 +12,8 @@ from timm.layers import Format
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
+from ..storage.errors import WeightsError
+from ..storage.hub import is_at_hand
 from .dense import pads_as_same
 from .dilated import dilate, probe
 from .policies import Dilation, ShortcutPool
@@ -68,6 +70,7 @@ class Encoder(nn.Module):
 
     Raises:
         ValueError: If an argument is outside its range, or the model cannot be an encoder.
+        WeightsError: If weights are neither in the Hub's cache nor to be had.
     """
 
     def __init__(
@@ -177,6 +180,8 @@ class _Source:
     in_channels: int
 
     def build(self, options: dict[str, Any]) -> Any:
+        if self.pretrained and self.file is None:
+            _check_at_hand(self.name)
         return build(self.name, self.in_channels, options, self.pretrained, self.file)
 
 
@@ -305,6 +310,23 @@ def _stages(name: str, depth: int) -> tuple[int, ...]:
         net: Any = timm.create_model(name, features_only=True)
     indices = tuple(net.feature_info.out_indices)
     return indices[: len(indices) + depth - 5]
+
+
+def _check_at_hand(name: str) -> None:
+    """Answer at once, and with the way on, where timm would ask an unreachable Hub for a minute.
+
+    Raises:
+        WeightsError: If the weights are neither in the Hub's cache nor to be had.
+    """
+    config: Any = timm.get_pretrained_cfg(name)
+    if not config.hf_hub_id:
+        return
+    files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    if not is_at_hand(config.hf_hub_id, files):
+        raise WeightsError(
+            f"timm's weights of '{name}' are not in the cache, and the Hub is not reached. Without the network: fetch {files[0]} "
+            f"of the Hub's repository {config.hf_hub_id} elsewhere, and give its path as encoder_weights"
+        )
 
 
 def _source(name: str, tag: str, weights: str | bool | None) -> tuple[str | None, str]:

@@ -10,14 +10,14 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, cache_folder, file_digest, write_atomically
-from .hub_errors import explained, is_passing
+from .hub_errors import explained, is_passing, is_unanswered
 
 NAMESPACE = "pspnet-zoo"
 
@@ -160,6 +160,25 @@ def digests(repo: str, revision: str, token: str | bool | None) -> tuple[Any, di
         info = retried(lambda: api.model_info(repo, revision=revision, files_metadata=True, timeout=timeout))
     found = {f.rfilename: f"sha256:{f.lfs.sha256}" if f.lfs else f"git:{f.blob_id}" for f in info.siblings or []}
     return info, found
+
+
+def is_at_hand(repo: str, names: Sequence[str]) -> bool:
+    """Whether one of a repository's files is in the client's cache, or else the Hub answers.
+
+    It is asked once: the client itself asks for most of a minute before it gives up.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    if any(isinstance(try_to_load_from_cache(repo, name), str) for name in names):
+        return True
+    try:
+        get_hf_file_metadata(hf_hub_url(repo, names[0]), timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except OfflineModeIsEnabled:
+        return False
+    except Exception as error:
+        return not is_unanswered(error)  # that it has no such file is an answer
+    return True
 
 
 def hub_api(token: str | bool | None):

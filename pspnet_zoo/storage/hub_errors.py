@@ -19,6 +19,13 @@ def is_passing(error: BaseException) -> bool:
     return _is_transport(error) or (type(error) is OSError and error.errno is None)
 
 
+def is_unanswered(error: BaseException) -> bool:
+    """Whether a request failed before the Hub answered it."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return _is_transport(error) and not isinstance(error, HfHubHTTPError)
+
+
 def _is_transport(error: BaseException) -> bool:
     # huggingface_hub 1 lets errors of httpx through, 2 those of httpx2
     return any(base.__module__.partition(".")[0] in ("httpx", "httpx2") for base in type(error).__mro__)

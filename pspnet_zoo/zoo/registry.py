@@ -51,7 +51,7 @@ def parse_architecture(name: str) -> tuple[str, dict[str, Any]]:
         ids = [row.upstream.id for row in CHECKPOINTS if row.upstream]
         close = _close(name, [*list_models(), *list_models(pretrained=True), *ids])
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-        raise ValueError(f"Unknown model '{name}'.{hint} See pspnet_zoo.list_models()")
+        raise ValueError(f"Unknown model '{name}'.{hint} See pspnet_zoo.list_models(), or run: pspnet-zoo list")
     return encoder, dict(_OPTIONS.get(short, {}))
 
 

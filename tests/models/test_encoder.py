@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from pspnet_zoo import PSPNet
+from pspnet_zoo import PSPNet, WeightsError
 from pspnet_zoo.models.encoder import Encoder, list_backbones
 
 SMALL = ["resnet18", "resnet10t", "tf_efficientnet_lite0", "mobilenetv2_035", "test_efficientnet"]
@@ -108,6 +108,25 @@ def test_backbones_are_timms_models():
 def test_an_argument_outside_its_range_is_quoted(options, message):
     with pytest.raises(ValueError, match=message):
         Encoder("resnet18", **options)
+
+
+def test_without_the_network_weights_are_refused_at_once(monkeypatch, tmp_path):
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"it waits for {seconds} s"))
+    huggingface_hub.close_session()
+    message = r"'resnet18' are not in the cache.*fetch model\.safetensors of .* timm/resnet18\.a1_in1k .*as encoder_weights"
+    with pytest.raises(WeightsError, match=message):
+        Encoder("resnet18", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    huggingface_hub.close_session()
+    with pytest.raises(WeightsError, match=message):
+        Encoder("resnet18", True)
+    huggingface_hub.close_session()
 
 
 def test_encoder_weights_come_from_a_safetensors_file(tmp_path):
