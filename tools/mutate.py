@@ -21,7 +21,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -258,7 +258,7 @@ def import_dependencies(report: Path) -> None:
                 importlib.import_module(name)
 
 
-def measure(module: str, tests: list[str], sample: int | None, seed: int) -> str:
+def measure(module: str, tests: list[str], sample: int | None, seed: int, lines: Collection[int]) -> str:
     """Print what survives, and return a row of the table."""
     name = f"pspnet_zoo.{module}"
     source = path_of(name).read_text()
@@ -274,6 +274,7 @@ def measure(module: str, tests: list[str], sample: int | None, seed: int) -> str
     chosen = everything
     if sample is not None and len(everything) > sample:
         chosen = sorted(random.Random(seed).sample(everything, sample), key=lambda m: m.line)
+    chosen = [mutant for mutant in chosen if not lines or mutant.line in lines]
     noticed = 0
     for mutant in chosen:
         outcome, _ = run_tests(name, mutant.tree, tests, seconds=20 + 4 * seconds)
@@ -292,13 +293,14 @@ def main() -> None:
     parser.add_argument("--tests", nargs="+", help="test files, in place of those in TESTS")
     parser.add_argument("--sample", type=int, help="at most this many changes of a module, drawn at random")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lines", nargs="+", type=int, default=[], help="of those, only the changes in these lines")
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     os.chdir(ROOT)
     rows = []
     for module in arguments.modules or TESTS:
         tests = arguments.tests or [f"tests/{file}" for file in TESTS[module].split()]
-        rows.append(measure(module, tests, arguments.sample, arguments.seed))
+        rows.append(measure(module, tests, arguments.sample, arguments.seed, arguments.lines))
     print("| module | changes | tried | noticed | |\n|---|---|---|---|---|", *rows, sep="\n")
 
 

@@ -18,10 +18,16 @@ CLASSES = 3
 
 @pytest.fixture
 def convolution():
-    """A network whose output depends on where a window ends, as that of any real one does."""
+    """A network whose output depends on where a window begins and ends, as that of any real one does."""
     layer = torch.nn.Conv2d(3, CLASSES, kernel_size=5, padding=2).double()
     torch.nn.init.normal_(layer.weight)
-    return lambda x: layer(x.double())
+    slopes = torch.randn(2, CLASSES, 1, 1).double()
+
+    def net(x):
+        rows, columns = (torch.linspace(0, 1, side) for side in x.shape[-2:])
+        return layer(x.double()) + slopes[0] * rows[:, None] + slopes[1] * columns
+
+    return net
 
 
 def slow_resize(maps, height, width, align_corners=False):
@@ -125,6 +131,8 @@ def test_protocols_are_the_slow_reference(convolution, merging, size, crop, stri
         scores = segment(convolution, x, protocol, window_batch=window_batch)
         assert scores.dtype == torch.float32
         np.testing.assert_allclose(scores.softmax(dim=1)[0].numpy(), expected, atol=2e-5)
+        if merging == "semseg" or len(scales) > 1 or flip:
+            np.testing.assert_allclose(scores.exp()[0].numpy(), expected, atol=2e-5)
 
 
 @st.composite
@@ -191,16 +199,40 @@ def test_windows_and_batches_are_no_larger_than_asked():
         return x
 
     sliding_window(net, torch.randn(2, 3, 30, 40), (16, 20), (8, 10), window_batch=4)
-    assert sum(shape[0] for shape in shapes) == 2 * 9 and {shape[1:] for shape in shapes} == {(3, 16, 20)}
-    assert max(shape[0] for shape in shapes) == 8
+    assert {shape[1:] for shape in shapes} == {(3, 16, 20)} and [shape[0] for shape in shapes] == [8, 8, 2]
+    shapes.clear()
+    protocol = Protocol(source="test", crop=(16, 20), stride=(8, 10))
+    segment(net, torch.randn(2, 3, 30, 40), protocol, window_batch=4)
+    assert [shape[0] for shape in shapes] == [8, 8, 2]
+
+
+def test_windows_come_one_by_one_unless_more_are_asked_for():
+    counts = []
+
+    def net(x):
+        counts.append(len(x))
+        return x
+
+    sliding_window(net, torch.zeros(2, 3, 30, 40), (16, 20), (8, 10))
+    segment(net, torch.zeros(2, 3, 30, 40), Protocol(source="test", crop=(16, 20), stride=(8, 10)))
+    assert counts == [2] * 18
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7)])
+def test_without_windows_nothing_is_padded(size):
+    shapes = []
+    x = torch.zeros(1, 3, *size)
+    segment(lambda x: (shapes.append(x.shape), x)[1], x, Protocol(source="test", merging="semseg"))
+    assert shapes == [x.shape]
 
 
 def test_scores_are_summed_where_asked():
     x = torch.randn(1, 3, 20, 20)
     scores = segment(lambda w: w, x, Protocol(source="test", crop=(8, 8), stride=(8, 8), flip=True), accumulate_on="cpu")
     assert scores.device.type == "cpu"
-    on_meta = sliding_window(lambda w: w, x, (8, 8), (8, 8), accumulate_on="meta")
-    assert on_meta.device.type == "meta" and on_meta.shape == x.shape
+    for crop in (None, (8, 8)):
+        on_meta = segment(lambda w: w, x, Protocol(source="test", crop=crop, stride=crop), accumulate_on="meta")
+        assert on_meta.device.type == "meta" and on_meta.shape == x.shape
 
 
 def test_impossible_logits_stay_finite():
@@ -214,6 +246,7 @@ def test_impossible_logits_stay_finite():
     [
         ("whole", (1024, 2048), [(1024, 2048)]),
         ("mmseg_slide", (1024, 2048), [(1025, 2049)]),  # mmseg says 2049x1025
+        ("mmseg_slide", (1024, 1024), [(1025, 1025)]),
         ("semseg", (1024, 2048), [(1024, 2048)]),
         ("semseg", (360, 480), [(1536, 2048)]),
         ("semseg", (480, 360), [(2048, 1536)]),
@@ -233,12 +266,22 @@ def test_cityscapes_takes_as_many_windows_as_published(crop, size, windows):
     assert len(seen) == windows
 
 
-def test_a_protocol_says_all_its_numbers():
-    assert str(PROTOCOLS["whole"]) == "whole image, single scale, no flip"
-    text = str(PROTOCOLS["semseg_ms"])
-    assert text.startswith("windows of 713x713, stride 476x476, resized to fit 2048x2048, probabilities averaged")
-    assert text.endswith("scales 0.5, 0.75, 1, 1.25, 1.5, 1.75, flip")
-    assert len({str(p) for p in PROTOCOLS.values()}) == len(PROTOCOLS) and all(p.source for p in PROTOCOLS.values())
+MMSEG, SEMSEG = "windows of 769x769, stride 513x513, resized to fit 2049x1025", "windows of 713x713, stride 476x476"
+SEMSEG += ", resized to fit 2048x2048, probabilities averaged"
+SCALES = "scales 0.5, 0.75, 1, 1.25, 1.5, 1.75"
+
+
+def test_a_protocol_says_all_its_published_numbers():
+    assert {name: str(protocol) for name, protocol in PROTOCOLS.items()} == {
+        "whole": "whole image, single scale, no flip",
+        "whole_ms": f"whole image, {SCALES}, flip",
+        "mmseg_slide": f"{MMSEG}, single scale, no flip",
+        "mmseg_slide_ms": f"{MMSEG}, {SCALES}, flip",
+        "semseg": f"{SEMSEG}, single scale, flip",
+        "semseg_ms": f"{SEMSEG}, {SCALES}, flip",
+    }
+    assert [name for name, protocol in PROTOCOLS.items() if protocol.align_corners] == ["mmseg_slide", "mmseg_slide_ms"]
+    assert all(protocol.source for protocol in PROTOCOLS.values())
 
 
 @pytest.mark.parametrize(
@@ -247,6 +290,7 @@ def test_a_protocol_says_all_its_numbers():
         ({"scales": ()}, "one or more positive numbers"),
         ({"scales": (1.0, 0.0)}, "one or more positive numbers"),
         ({"within": (512, 1024)}, "the long side and the short side"),
+        ({"within": (512, 0)}, "the long side and the short side"),
         ({"crop": (64, 64)}, "give both, or neither"),
         ({"crop": (64, 64), "stride": (64, 65)}, "or gaps are left"),
         ({"crop": (64, 64), "stride": (0, 64)}, "or gaps are left"),
@@ -255,6 +299,7 @@ def test_a_protocol_says_all_its_numbers():
 def test_protocols_that_cannot_be_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         Protocol(source="test", **fields)
+    assert Protocol(source="test", within=(1, 1), crop=(1, 1), stride=(1, 1)).sizes(9, 9) == [(1, 1)]
 
 
 @pytest.mark.parametrize("crop", [None, (8, 8)])
@@ -264,6 +309,7 @@ def test_a_network_that_shrinks_is_refused(crop):
         segment(lambda x: F.avg_pool2d(x, 2), torch.zeros(1, 3, 16, 16), protocol)
 
 
-def test_a_window_batch_below_one_is_refused():
-    with pytest.raises(ValueError, match="window_batch is 0"):
-        sliding_window(lambda x: x, torch.zeros(1, 3, 8, 8), (8, 8), (8, 8), window_batch=0)
+@pytest.mark.parametrize(("stride", "batch", "message"), [((8, 8), 0, "window_batch is 0"), ((8, 9), 1, "or gaps are left")])
+def test_windows_that_cannot_be_are_refused(stride, batch, message):
+    with pytest.raises(ValueError, match=message):
+        sliding_window(lambda x: x, torch.zeros(1, 3, 8, 8), (8, 8), stride, window_batch=batch)
