@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import constants
 
 from pspnet_zoo import Predictor, WeightsError, create, from_pretrained
+from pspnet_zoo.cli import app
 from pspnet_zoo.storage import hub as loader
 from pspnet_zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE
 from pspnet_zoo.zoo import registry
@@ -53,6 +54,16 @@ def test_a_repository_loads_by_name_by_tag_and_by_commit(hub, tiny, commit):
         loaded = from_pretrained(source, revision=revision)
         assert_equal(loaded, tiny)
         assert loaded.labels == tiny.labels and not loaded.training
+
+
+def test_info_describes_a_repository_named_as_the_zoo_names_weights(hub, files, tiny, monkeypatch, capsys):
+    repo = f"{ORG}/pspnet_lite0.camvid"
+    hub.add(repo, files)
+    monkeypatch.setattr(sys, "argv", ["pspnet-zoo", "info", repo])
+    with pytest.raises(SystemExit) as exit:
+        app.main()
+    shown = capsys.readouterr().out
+    assert not exit.value.code and repo in shown and f"{sum(p.numel() for p in tiny.parameters()):,}" in shown
 
 
 def test_a_cached_commit_is_loaded_without_a_request_and_hashed_once(hub, commit, monkeypatch):

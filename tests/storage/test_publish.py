@@ -13,7 +13,7 @@ import typer
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 
-from pspnet_zoo import WeightsError, create, from_pretrained
+from pspnet_zoo import WeightsError, create, factory, from_pretrained
 from pspnet_zoo.cli import publish as cli_publish
 from pspnet_zoo.storage import publish as publisher
 from pspnet_zoo.storage.card import check_card
@@ -299,8 +299,9 @@ def test_all_publishes_what_is_at_hand_and_goes_on_after_a_failure(hub, tiny, ru
 
     monkeypatch.setattr(registry, "CHECKPOINTS", rows := registry.CHECKPOINTS[:3])
     monkeypatch.setattr(cli_publish, "CHECKPOINTS", rows)
-    for row in rows[:2]:
-        tiny.save_pretrained(cache._folder(row))
+    at_hand = {row.name: tiny.save_pretrained(tmp_path / row.name) for row in rows[:2]}
+    monkeypatch.setattr(cache, "is_cached", lambda row: row.name in at_hand)
+    monkeypatch.setattr(factory, "cached", lambda row, **_: at_hand[row.name])
     hub.faults.append(Fault("POST", f"{rows[0].name}/commit/", status=400))
     code, out, err = run("--all", "--to", ORG)
     assert code == 2 and "1 of 2 were not published" in err and "answered 400" in err and f"{ORG}/{rows[1].name}/commit/" in out

@@ -75,6 +75,15 @@ def test_the_mode_takes_what_it_can_and_changes_no_result(layer, is_fast):
     assert ("_Depthwise" in _operations(out)) == is_fast
 
 
+def test_the_mode_takes_whole_numbers_for_pairs():
+    x, weight = torch.randn(2, 4, 13, 14), torch.randn(4, 1, 3, 3, requires_grad=True)
+    expected = F.conv2d(x, weight, None, 1, 2, 2, 4)
+    with FastDepthwise():
+        out = F.conv2d(x, weight, None, 1, 2, 2, 4)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-5)
+    assert "_Depthwise" in _operations(out)
+
+
 def _operations(tensor: torch.Tensor) -> str:
     """The names of the last two steps that made it: a bias is added after."""
     last = tensor.grad_fn

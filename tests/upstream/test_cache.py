@@ -22,7 +22,7 @@ from pspnet_zoo.meta import Preprocess
 from pspnet_zoo.upstream import cache
 from pspnet_zoo.upstream.convert import build
 from pspnet_zoo.zoo import registry
-from pspnet_zoo.zoo.rows import Checkpoint, Network, Upstream
+from pspnet_zoo.zoo.rows import Checkpoint, Metric, Network, Upstream
 from tests.storage.file_server import FileServer, Trouble
 
 ROW = Checkpoint(
@@ -129,6 +129,14 @@ def test_create_takes_the_name_and_the_upstreams_id(server, monkeypatch):
     assert by_name.provenance["sha256"] == {"tiny.pth": SHA256}
     assert pspnet_zoo.create("tiny", classes=7)(x).shape == (1, 7, 33, 33)
     assert len(server.requests) == 1
+
+
+def test_a_corrected_text_about_a_row_fetches_nothing(server):
+    row = row_of(server)
+    folder = cache.cached(row)
+    metrics = (Metric("miou", 0.5, "Cityscapes", "val", "whole picture", "claimed"),)
+    told = replace(row, license="Apache-2.0", metrics=metrics, upstream=replace(row.upstream, page="https://example.org/new"))
+    assert cache.is_cached(told) and cache.cached(told) == folder and len(server.requests) == 1
 
 
 def test_another_policy_under_the_same_name_is_converted_anew(server):
