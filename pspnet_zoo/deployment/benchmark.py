@@ -26,8 +26,8 @@ ENGINES = {
     "torch-bfloat16": "the same in bfloat16",
     "onnx": "ONNX Runtime, float32",
     "openvino": "OpenVINO, float32",
-    "openvino-bfloat16": "OpenVINO, bfloat16",
-    "openvino-int8": "OpenVINO, int8 by NNCF; needs pictures to calibrate with",
+    "openvino-bfloat16": "OpenVINO, bfloat16 where the processor has it",
+    "openvino-int8": "OpenVINO, int8 by NNCF, the rest as before; needs pictures to calibrate with",
 }
 """What each is."""
 
@@ -143,7 +143,7 @@ class _Built:
 
     def __init__(self, name: str, network: PSPNet, folder: Path, threads: int | None, calibration: Any, x: torch.Tensor) -> None:
         before, start = _resident(), time.perf_counter()
-        self.engine = _build(name, network, folder, threads, calibration)
+        self.engine = build_engine(name, network, folder, threads, calibration)
         self.build_seconds = time.perf_counter() - start
         self.seconds: list[float] = []
         self.output: Any = self.engine(x)
@@ -157,7 +157,8 @@ class _Built:
         self.seconds.append(time.perf_counter() - start)
 
 
-def _build(name: str, network: PSPNet, folder: Path, threads: int | None, calibration: Any) -> Engine:
+def build_engine(name: str, network: PSPNet, folder: Path, threads: int | None, calibration: Any) -> Engine:
+    """One of `ENGINES`; what it is exported to is put into the folder. `calibration` is that of `pspnet_zoo.export`."""
     runtime, _, precision = name.partition("-")
     if runtime == "torch":
         half = precision == "bfloat16"

@@ -10,6 +10,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
+
 from ..data.dataset import SegmentationDataset
 from ..factory import load
 from ..inference.engines import OnnxEngine, OpenVinoEngine, missing_extra
@@ -17,6 +19,7 @@ from ..inference.exported import OPENVINO_FILE, Exported, Format, Precision, for
 from ..inference.scores import labels_of, number_of_ids
 from ..models.pspnet import PSPNet
 from .graph import Run, trace
+from .quantize import Calibration
 from .verify import verify
 
 Step = Callable[[str], None]
@@ -27,6 +30,7 @@ _PRECISIONS: dict[Format, tuple[Precision, ...]] = {
     "openvino": ("float32", "float16", "bfloat16", "int8"),
     "program": ("float32", "float16", "bfloat16"),
 }
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def export(
@@ -52,7 +56,7 @@ def export(
             ONNX network of more than 1.9 GB of weights gets them beside it, in NAME.onnx.data.
         format: "onnx", "openvino" or "program"; None goes by the path.
         precision: "float32"; "float16" and "bfloat16" store and compute in half the bytes, which loses some digits; "int8" needs
-            `calibration`. For OpenVINO, half precision says in what it is run by this package.
+            `calibration`. OpenVINO's files store both as float16; this package runs the first in float32, the second in bfloat16.
         input: "float32" for (N, channels, H, W) normalised pictures, named "image"; "uint8" for (N, 3, H, W) RGB as it is.
         output: "logits" for (N, classes, H, W) float32; "ids" for (N, H, W) uint8, the likeliest class. It is the output's name.
         calibration: Pictures like those to come, for int8: a folder, files, or a data set; up to 100 of them are used.
@@ -72,6 +76,7 @@ def export(
     _check(kind, precision, input, output, calibration is not None)
     network = load(model)
     spec = _specification(network, precision, input, output)
+    pictures = None if calibration is None else Calibration(calibration, spec)
     target = path / OPENVINO_FILE if kind == "openvino" and path.suffix.lower() != ".xml" else path
     if target.is_dir():
         raise IsADirectoryError(f"'{target}' is a folder; give the name of a file in it")
@@ -80,7 +85,7 @@ def export(
             was_training = [module for module in network.modules() if module.training]
             network.eval()
             try:
-                _write(network, spec, kind, draft, calibration, step or (lambda text: None))
+                _write(network, spec, kind, draft, pictures, step or (lambda text: None))
             finally:
                 for module in was_training:
                     module.training = True
@@ -89,10 +94,11 @@ def export(
     return path
 
 
-def _write(network: PSPNet, spec: Exported, kind: Format, path: Path, calibration: Any, step: Step) -> None:
+def _write(network: PSPNet, spec: Exported, kind: Format, path: Path, pictures: Calibration | None, step: Step) -> None:
     """The files of a network at `path` and beside it, checked."""
     step("tracing the network")
-    program = trace(network, spec)
+    # OpenVINO takes float32 graphs, and chooses by itself where half precision will do
+    program = trace(network, spec, torch.float32 if kind == "openvino" else _DTYPES.get(spec.precision, torch.float32))
     if kind == "program":
         from . import program as files
 
@@ -115,10 +121,7 @@ def _write(network: PSPNet, spec: Exported, kind: Format, path: Path, calibratio
     step("converting it to OpenVINO")
     graph = openvino.read(source)
     check: Callable[[Run], dict[str, Any]] = lambda run: verify(network, spec, run)  # noqa: E731
-    if spec.precision == "int8":
-        from .quantize import Calibration
-
-        pictures = Calibration(calibration, spec)
+    if pictures is not None:
         step(f"quantizing it with {len(pictures)} pictures")
         graph = pictures.quantized(graph)
         check = lambda run: pictures.agreement(network, run)  # noqa: E731
@@ -195,8 +198,11 @@ class _replacing:
         self.target = target
 
     def __enter__(self) -> Path:
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(dir=self.target.parent, prefix=f".{self.target.name}."))
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            self.folder = Path(tempfile.mkdtemp(dir=self.target.parent, prefix=f".{self.target.name}."))
+        except OSError as error:
+            raise OSError(f"'{self.target}' cannot be written: {error.strerror}") from None
         return self.folder / self.target.name
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:

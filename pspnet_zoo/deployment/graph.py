@@ -22,12 +22,12 @@ Run = Callable[[Tensor], Tensor]
 
 
 class Deployed(nn.Module):
-    """A network with what `Exported` says stands before and after it."""
+    """A network with what `Exported` says stands before and after it; `dtype` is of its weights and arithmetic."""
 
-    def __init__(self, network: PSPNet, spec: Exported) -> None:
+    def __init__(self, network: PSPNet, spec: Exported, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.spec = spec
-        self.dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(spec.precision, torch.float32)
+        self.dtype = dtype
         self.activation, self.classes = network.activation, network.classes
         self.network = copy.deepcopy(network).cpu().eval().to(self.dtype)
 
@@ -68,8 +68,8 @@ def example(spec: Exported, count: int, size: tuple[int, int]) -> Tensor:
     return torch.randn(shape, generator=generator)
 
 
-def trace(network: PSPNet, spec: Exported) -> torch.export.ExportedProgram:
-    """The program of the network, with the number of pictures free, and their sides if the network takes any.
+def trace(network: PSPNet, spec: Exported, dtype: torch.dtype = torch.float32) -> torch.export.ExportedProgram:
+    """The program of the network in that precision, with the number of pictures free, and their sides if the network takes any.
 
     Raises:
         ValueError: If the network does something that no graph holds.
@@ -80,7 +80,7 @@ def trace(network: PSPNet, spec: Exported) -> torch.export.ExportedProgram:
     picture = example(spec, 2, spec.image_size or _EXAMPLE)
     try:
         with torch.no_grad():
-            return torch.export.export(Deployed(network, spec), (picture,), dynamic_shapes={"image": free}, strict=False)
+            return torch.export.export(Deployed(network, spec, dtype), (picture,), dynamic_shapes={"image": free}, strict=False)
     except Exception as error:  # whatever comes first in torch or timm
         first = str(error).strip().partition("\n")[0]
         raise ValueError(f"'{network.config['encoder_name']}' cannot be exported: {first}") from error

@@ -18,4 +18,4 @@ def write(model: Any, spec: Exported, path: Path) -> None:
     import openvino
 
     model.set_rt_info(spec.to_json(), KEY)
-    openvino.save_model(model, path, compress_to_fp16=spec.precision == "float16")
+    openvino.save_model(model, path, compress_to_fp16=spec.precision in ("float16", "bfloat16"))

@@ -217,8 +217,8 @@ class OpenVinoEngine(ExportedEngine):
         name = "CPU" if device is None else str(device).upper()
         if name.partition(".")[0] not in core.available_devices:
             raise ValueError(f"device is '{device}'; OpenVINO has {', '.join(core.available_devices)} here")
-        # its default is bfloat16 where the processor has it, which a float32 network did not ask for
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16" if spec.precision == "bfloat16" else "f32"}
+        # its default is bfloat16 where the processor has it: for bfloat16 files, and for what int8 leaves, but not for the others
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"} if spec.precision in ("float32", "float16") else {}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         compiled = core.compile_model(model, name, settings if name == "CPU" else {})

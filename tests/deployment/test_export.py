@@ -185,7 +185,13 @@ def test_calibration_without_pictures_says_so(network, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="empty"):
         export(network, tmp_path / "street", precision="int8", calibration=tmp_path / "empty")
-    assert not list((tmp_path / "street").iterdir())
+    assert not (tmp_path / "street").exists()  # before anything is done
+
+
+def test_a_path_that_cannot_be_written_is_named(network, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file/street\.onnx' cannot be written"):
+        export(network, tmp_path / "file" / "street.onnx")
 
 
 def test_uint8_is_for_three_channels(tmp_path):
@@ -208,6 +214,35 @@ def test_a_network_that_enlarges_pictures_does_so_inside(tmp_path):
     picture = torch.randint(0, 256, (1, 3, 44, 62), dtype=torch.uint8)
     found, wanted = class_scores(engine, picture).argmax(dim=1), Predictor(network)(picture[0].permute(1, 2, 0).numpy()).mask
     assert (found[0].numpy() == wanted).mean() >= 0.999
+
+
+def weight_bytes(path: Path) -> int:
+    """Of an exported file, without its graph."""
+    if path.suffix == ".xml":
+        return path.with_suffix(".bin").stat().st_size
+    if path.suffix == ".onnx":
+        return sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in onnx.load(path).graph.initializer)
+    return sum(tensor.nbytes for tensor in torch.export.load(path).state_dict.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("street.onnx", "float16"),
+        ("street.xml", "float16"),
+        ("street.xml", "bfloat16"),
+        ("street.pt2", "float16"),
+        ("street.pt2", "bfloat16"),
+    ],
+)
+def test_half_precision_takes_half_the_bytes_and_gives_nearly_the_same(network, tmp_path, name, precision):
+    path = export(network, tmp_path / name, precision=precision)
+    assert weight_bytes(path) < 0.6 * sum(tensor.nbytes for tensor in network.state_dict().values())
+    run = torch.export.load(path).module() if path.suffix == ".pt2" else open_engine(path)
+    x = torch.randn(2, 3, 65, 97)
+    with torch.inference_mode():
+        found, wanted = run(x), network(x)
+    assert 0 < (found - wanted).abs().max() <= 0.05 * wanted.abs().max()
 
 
 def test_int8_keeps_most_classes(network, tmp_path):
