@@ -28,9 +28,9 @@ try:
 except ImportError as error:
     raise ImportError(f"Bulk work needs {error.name}; install the extra: pip install 'pspnet-zoo[bulk]'") from None
 
-import torch
-
 from ..data.images import read_image
+from .engines import ExportedEngine
+from .exported import files_of, format_of
 from .pipeline import in_order, segment_all
 from .prediction import Prediction
 from .predictor import Predictor
@@ -175,7 +175,7 @@ class _Worker:
     """An actor with the network."""
 
     def __init__(self, files: "ray.ObjectRef", destination: str, manifest: Manifest, device: str | None) -> None:
-        torch.set_num_threads(1)  # of each worker, whatever the machine, so that a mask does not depend on where it was made
+        # one thread, whatever the machine, so that a mask does not depend on where it was made
         self._predictor = load_files(ray.get(files), device)
         self._destination, self._manifest = Destination(destination), manifest
         self._name = f"{socket.gethostname()}:{os.getpid()}"
@@ -226,16 +226,21 @@ def model_files(model: str) -> dict[str, bytes]:
     """Everything that makes a model, by file name: its checkpoint's folder, or the exported file."""
     predictor = Predictor(model)
     with tempfile.TemporaryDirectory() as folder:
-        predictor.model.save_pretrained(folder)
-        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+        if isinstance(predictor.engine, ExportedEngine):
+            paths = files_of(predictor.engine.path)
+        else:
+            predictor.model.save_pretrained(folder)
+            paths = sorted(Path(folder).iterdir())
+        return {path.name: path.read_bytes() for path in paths}
 
 
 def load_files(files: Mapping[str, bytes], device: str | None = None) -> Predictor:
-    """The predictor of what `model_files` gave; see `Predictor` for the device."""
+    """The predictor of what `model_files` gave, with one thread; see `Predictor` for the device."""
     with tempfile.TemporaryDirectory() as folder:
         for name, data in files.items():
             (Path(folder) / name).write_bytes(data)
-        return Predictor(folder, device=device)
+        exported = next(filter(format_of, files), "")
+        return Predictor(Path(folder) / exported, device=device, threads=1)
 
 
 def _digest(files: Mapping[str, bytes]) -> str:

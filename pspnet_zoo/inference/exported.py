@@ -78,6 +78,12 @@ def format_of(path: str | PathLike[str]) -> Format | None:
     return _FORMATS.get(path.suffix.lower())  # type: ignore[return-value]
 
 
+def files_of(path: Path) -> list[Path]:
+    """All files of an exported network, by the one that is opened."""
+    beside = {".xml": path.with_suffix(".bin"), ".onnx": path.with_name(f"{path.name}.data")}.get(path.suffix.lower())
+    return [path, *([beside] if beside and beside.is_file() else [])]
+
+
 def foreign(path: Path) -> WeightsError:
     """The error for a network that carries no metadata of ours."""
     return WeightsError(

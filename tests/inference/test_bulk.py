@@ -21,7 +21,7 @@ import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 import ray
 
-from pspnet_zoo import Predictor, PSPNet
+from pspnet_zoo import Predictor, PSPNet, export
 from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.inference import bulk
 from tests.inference.damage import damaged
@@ -75,7 +75,7 @@ def check(destination, folder, model, names=None):
     rows = pds.dataset(str(destination)).to_table().to_pylist()
     names = names or sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.*"))
     assert sorted(row["path"] for row in rows) == names
-    predictor = Predictor(model)
+    predictor = Predictor(model, threads=1)
     for row in rows:
         if row["path"] in damaged():
             assert row["error"].startswith("The file ")  # the same in every run
@@ -110,6 +110,14 @@ class TestOnOneMachine:
         check(tmp_path / "out", source, model)
         after = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
         assert [p.name for p in before if before[p] != after[p]] == ["part-000001.parquet"]
+
+    @pytest.mark.parametrize("name", ["street.onnx", "street.xml", "street"])
+    def test_exported_networks_work_too(self, tmp_path, model, name):
+        source = write_pictures(tmp_path / "src", 4, bad=False)
+        exported = str(export(model, tmp_path / name))
+        summary = bulk.run(str(source), str(tmp_path / "out"), exported, workers=1)
+        assert (summary.pictures, summary.failures) == (4, 0)
+        check(tmp_path / "out", source, exported)
 
     def test_a_changed_source_or_model_is_refused(self, tmp_path, model):
         source = write_pictures(tmp_path / "src", 3, bad=False)
