@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from pspnet_zoo.models.heads import AuxiliaryHead, ClassificationHead, Resize, SegmentationHead, initialize
+from pspnet_zoo.models.heads import AuxiliaryHead, ClassificationHead, Resize, SegmentationHead, initialize, make_activation
 from pspnet_zoo.models.pyramid import BatchNorm2d
 
 SIDES = st.integers(1, 9)
@@ -49,7 +49,8 @@ def test_a_segmentation_head_classifies_resizes_and_activates():
     x = torch.randn(1, 3, 4, 5)
     expected = head[1](head[0](x), (20, 30), (1, 2)).sigmoid()
     torch.testing.assert_close(head(x, (20, 30), (1, 2)), expected)
-    assert head[0].kernel_size == (1, 1) and head(x).shape == (1, 2, 32, 40)
+    torch.testing.assert_close(head(x), head[1](head[0](x), (32, 40), (0, 0)).sigmoid())
+    assert head[0].kernel_size == (1, 1)
 
 
 @pytest.mark.parametrize(("channels", "width", "expected"), [(8, None, 2), (3, None, 1), (8, 5, 5)])
@@ -77,6 +78,32 @@ def test_a_classification_head_is_smps_unless_asked_otherwise():
     assert isinstance(ClassificationHead(3, 2, dropout=0)[2], nn.Identity)
     with pytest.raises(ValueError, match="pooling is 'mean'; it can be 'avg' or 'max'"):
         ClassificationHead(3, 2, "mean")
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [
+        ("sigmoid", torch.sigmoid),
+        ("softmax2d", lambda x: x.softmax(1)),
+        ("softmax", lambda x: x.softmax(1)),
+        ("logsoftmax", lambda x: x.log_softmax(1)),
+        ("tanh", torch.tanh),
+        ("argmax2d", lambda x: x.argmax(1)),
+        ("clamp", lambda x: x.clamp(0, 1)),
+        ("argmax", lambda x: x.argmax(1)),
+        ("identity", lambda x: x),
+        (None, lambda x: x),
+        (nn.Sigmoid, torch.sigmoid),
+    ],
+)
+def test_activations_of_smp(activation, expected):
+    x = 3 * torch.randn(2, 5, 6, 7)
+    torch.testing.assert_close(make_activation(activation)(x), expected(x))
+
+
+def test_an_unknown_activation_is_quoted():
+    with pytest.raises(ValueError, match="activation is 'swish'"):
+        make_activation("swish")
 
 
 def test_fresh_weights_are_smps():
