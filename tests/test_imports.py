@@ -12,6 +12,7 @@ ROOT = Path(pspnet_zoo.__file__).parent
 # from the ground up: each room may import itself and those before it
 FLOORS = [
     "meta",
+    "extras",
     "storage",
     "data",
     "models",

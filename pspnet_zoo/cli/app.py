@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from ..extras import MissingExtraError
 from ..storage.errors import WeightsError
 from . import data
 from .benchmark import benchmark
@@ -49,7 +50,7 @@ def main() -> None:
     """Run the command; what the user can put right is one line on stderr and exit code 2."""
     try:
         app()
-    except (WeightsError, ValueError, OSError, FloatingPointError) as error:
+    except (WeightsError, MissingExtraError, ValueError, OSError, FloatingPointError) as error:
         complain(error)
         sys.exit(2)
     except KeyboardInterrupt:  # while torch is imported, too, which takes seconds

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .terminal import DEFAULT_MODEL, check_name, complain, err, number_table, out, progress_bar, say
+from .terminal import DEFAULT_MODEL, check_name, err, number_table, out, progress_bar, say
 
 if TYPE_CHECKING:
     from ..inference.bulk import Summary
@@ -39,11 +39,7 @@ def bulk(
     The same command again does what is missing. A picture that cannot be read is a row with its error.
     """
     check_name(model)
-    try:
-        from ..inference.bulk import run
-    except ImportError as error:
-        complain(error)
-        raise typer.Exit(2) from None
+    from ..inference.bulk import run
 
     with progress_bar() as bar:
         task = bar.add_task("starting", total=None)

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..extras import missing_extra
 from .terminal import DEFAULT_MODEL, check_name, say
 
 _PUBLIC = ("0.0.0.0", "::")
@@ -43,9 +44,7 @@ def demo(
         from ..demo import app as page
         from ..demo import space as spaces
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"The demo needs {error.name}; install the extra: pip install 'pspnet-zoo[demo]', or '.[demo]' in a clone"
-        ) from None
+        raise missing_extra("The demo", "demo", error) from None
     if space is not None:
         spaces.write(space, models)
         say(f"Wrote {space}. Publish it: hf upload --repo-type space YOU/NAME {space} .")

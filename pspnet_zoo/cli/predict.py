@@ -119,16 +119,12 @@ def predict(
     from ..inference.video import pyav
 
     totals = _Totals()
-    try:
-        if report is not None:
-            check_report(report)
-        found = list(_find(pictures, recursive, output, totals))
-        jobs, videos = _jobs(found, output, masks_only, totals)
-        if videos:
-            pyav()
-    except ImportError as error:
-        complain(error)
-        raise typer.Exit(2) from None
+    if report is not None:
+        check_report(report)
+    found = list(_find(pictures, recursive, output, totals))
+    jobs, videos = _jobs(found, output, masks_only, totals)
+    if videos:
+        pyav()
     if videos and masks_only and masks is None:
         raise ValueError("A video's masks need a folder with --masks-only; give --masks DIR")
     there = [job for job in (*jobs, *videos) if skip_existing and job.targets and all(path.exists() for path in job.targets)]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 import typer
 
 from ..data.layouts import LAYOUTS
+from ..extras import missing_extra
 from ..inference.protocols import PROTOCOLS
 from ..meta import Labels
 from ..training.recipes import RECIPES, Recipe
@@ -153,9 +154,7 @@ def _training() -> tuple[str, Callable[..., int]]:
     try:
         from ..training.train import CHECKPOINT, train
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"Training needs {error.name}; install the extra: pip install 'pspnet-zoo[train]', or '.[train]' in a clone"
-        ) from None
+        raise missing_extra("Training", "train", error) from None
     return CHECKPOINT, train
 
 

@@ -9,7 +9,10 @@ from ..zoo.registry import is_checkpoint
 from .models import Models
 
 _PACKAGE = Path(__file__).parent.parent
-_NEEDS = ("torch", "torchvision", "timm", "huggingface_hub", "safetensors", "filelock", "pillow", "numpy", "typer", "rich")
+_NEEDS = (  # of pyproject.toml, which a wheel does not have
+    *("torch", "torchvision", "timm", "safetensors", "huggingface_hub", "filelock", "pillow", "numpy"),
+    *("jinja2", "typer", "rich"),
+)
 
 _README = """---
 title: PSPNet

@@ -15,6 +15,7 @@ import torch
 
 from ..data.dataset import SegmentationDataset
 from ..evaluation.evaluate import evaluate
+from ..extras import missing_extra
 from ..factory import load
 from ..inference.engines import Engine, TorchEngine, open_engine
 from ..models.pspnet import PSPNet
@@ -178,7 +179,7 @@ def _missing(name: str, calibration: Any) -> str | None:
     extra, modules = extras.get(name.partition("-")[0], ("", ()))
     for module in modules:
         if find_spec(module) is None:
-            return f"{module} is not installed; install it by: pip install 'pspnet-zoo[{extra}]'"
+            return str(missing_extra("It", extra, module))
     if name.endswith("int8") and calibration is None:
         return "it needs pictures: --calibration FOLDER, or --dataset with --data"
     return None

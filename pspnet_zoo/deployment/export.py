@@ -13,8 +13,9 @@ from typing import Any, get_args
 import torch
 
 from ..data.dataset import SegmentationDataset
+from ..extras import missing_extra
 from ..factory import load
-from ..inference.engines import OnnxEngine, OpenVinoEngine, missing_extra
+from ..inference.engines import OnnxEngine, OpenVinoEngine
 from ..inference.exported import OPENVINO_FILE, Exported, Format, Precision, format_of
 from ..inference.scores import labels_of, number_of_ids
 from ..models.pspnet import PSPNet
@@ -90,7 +91,7 @@ def export(
                 for module in was_training:
                     module.training = True
     except ImportError as error:
-        raise missing_extra(error, "openvino" if kind == "openvino" else "export") from None
+        raise missing_extra("This export", "openvino" if kind == "openvino" else "export", error) from None
     return path
 
 

@@ -21,12 +21,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from ..extras import missing_extra
+
 try:
     import pyarrow  # noqa: F401
     import ray.data
     from ray.exceptions import RayError
 except ImportError as error:
-    raise ImportError(f"Bulk work needs {error.name}; install the extra: pip install 'pspnet-zoo[bulk]'") from None
+    raise missing_extra("Bulk work", "bulk", error) from None
 
 from ..data.images import read_image
 from .engines import ExportedEngine

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..extras import missing_extra
 from ..factory import load
 from ..meta import Labels, Preprocess
 from ..models.pspnet import PSPNet
@@ -269,12 +270,7 @@ def open_engine(
     try:
         return (OnnxEngine if kind == "onnx" else OpenVinoEngine)(path, device=device, threads=threads)
     except ImportError as error:
-        raise missing_extra(error, "export" if kind == "onnx" else "openvino") from None
-
-
-def missing_extra(error: ImportError, extra: str) -> ImportError:
-    """The same, with the line that installs what is missing."""
-    return ImportError(f"{error.name or error} is not installed; install it by: pip install 'pspnet-zoo[{extra}]'")
+        raise missing_extra(f"'{path}'", "export" if kind == "onnx" else "openvino", error) from None
 
 
 def _providers(device: str | None, available: list[str]) -> list[str]:

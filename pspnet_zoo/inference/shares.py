@@ -4,9 +4,10 @@ import csv
 import json
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from ..extras import missing_extra
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 
@@ -116,10 +117,7 @@ def check_report(path: Path) -> None:
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"The report '{path}' must end in one of {', '.join(FORMATS)}")
     if path.suffix.lower() == ".parquet":
-        with suppress(ImportError):
+        try:
             import pyarrow  # noqa: F401
-
-            return
-        raise ImportError(
-            "A Parquet report needs pyarrow; install the extra: pip install 'pspnet-zoo[bulk]', or write .csv or .jsonl"
-        )
+        except ImportError as error:
+            raise missing_extra("A Parquet report, unlike .csv and .jsonl,", "bulk", error) from None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.images import ImageError
+from ..extras import missing_extra
 from .pipeline import read_ahead
 
 if TYPE_CHECKING:
@@ -201,8 +202,8 @@ def pyav() -> Any:
     """
     try:
         import av
-    except ImportError:
-        raise ImportError("Videos need PyAV; install the extra: pip install 'pspnet-zoo[video]'") from None
+    except ImportError as error:
+        raise missing_extra("Reading videos", "video", error) from None
     return av
 
 

@@ -286,10 +286,3 @@ def test_info_says_how_an_encoder_came_to_its_stride(run):
 def test_list_knows_every_backbone_as_an_architecture(run):
     code, out, _ = run("list", "--architectures", "pspnet_swin_tiny*")
     assert code == 0 and "pspnet_swin_tiny_patch4_window7_224" in out
-
-
-def test_training_without_its_extra_says_what_to_install(run, camvid, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "accelerate", None)
-    monkeypatch.delitem(sys.modules, "pspnet_zoo.training.train", raising=False)
-    code, _, err = run("train", "--recipe", "camvid", "--data", camvid, "-o", tmp_path / "run")
-    assert code == 2 and "Training needs accelerate; install the extra" in err

@@ -1,19 +1,9 @@
 """The command `pspnet-zoo demo`; the page itself is in tests/demo."""
 
-import sys
-
 import pytest
 from typer.testing import CliRunner
 
 from pspnet_zoo.cli.app import app
-
-
-def test_without_the_extra_it_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    for name in [name for name in sys.modules if name.startswith("pspnet_zoo.demo")]:
-        monkeypatch.delitem(sys.modules, name)
-    result = CliRunner().invoke(app, ["demo"])
-    assert isinstance(result.exception, ValueError) and "pspnet-zoo[demo]" in str(result.exception)
 
 
 def test_a_wrong_name_is_told_at_once():

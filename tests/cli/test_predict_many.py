@@ -213,15 +213,3 @@ class TestVideo:
         assert smooth(frames[0][:20]).mask.shape == (20, 56)  # another size begins anew
         with pytest.raises(ValueError, match="smooth is 1"):
             predictor.smoothed(1)
-
-    def test_without_pyav_the_command_says_what_to_install(self, run, model, clip, tmp_path, monkeypatch):
-        monkeypatch.setitem(sys.modules, "av", None)
-        code, _, err = run("predict", clip, "-o", tmp_path / "out", "--model", model)
-        assert code == 2 and "pip install 'pspnet-zoo[video]'" in err
-
-
-def test_bulk_without_ray_says_what_to_install(run, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "pspnet_zoo.inference.bulk", raising=False)
-    code, _, err = run("bulk", tmp_path, tmp_path / "out")
-    assert code == 2 and "pip install 'pspnet-zoo[bulk]'" in err

@@ -1,5 +1,6 @@
 """A Space is a folder that runs by itself."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,10 @@ def test_a_space_has_all_it_needs_and_starts(tmp_path):
     space.write(folder, [str(mine), "pspnet_lite0.camvid"])
     head = (folder / "README.md").read_text().split("---")[1]
     assert "sdk: gradio" in head and f"sdk_version: {gradio.__version__}" in head and "app_file: app.py" in head
-    assert "torch==" in (folder / "requirements.txt").read_text()
+    pyproject = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    dependencies = pyproject.partition("\ndependencies = [")[2].partition("\n]")[0]
+    needs = re.findall(r'^    "([\w-]+)', dependencies, re.MULTILINE)
+    assert [line.partition("==")[0] for line in (folder / "requirements.txt").read_text().splitlines()] == needs
     script = """
 import app, pspnet_zoo
 from pathlib import Path

@@ -1,0 +1,36 @@
+"""A command whose extra is missing says, in one line, what to install."""
+
+import sys
+
+import pytest
+
+MODULES_THAT_IMPORT_IT = ("pspnet_zoo.training.train", "pspnet_zoo.inference.bulk", "pspnet_zoo.demo.app")
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "arguments"),
+    [
+        ("accelerate", "train", ["train", "--data", "{camvid}", "-o", "run"]),
+        ("ray", "bulk", ["bulk", "{camvid}/val", "out"]),
+        ("gradio", "demo", ["demo"]),
+        ("av", "video", ["predict", "clip.mp4"]),
+        ("pyarrow", "bulk", ["predict", "{camvid}/val", "--report", "shares.parquet"]),
+        ("onnxscript", "export", ["export", "{model}", "-o", "street.onnx"]),
+        ("onnxruntime", "export", ["info", "street.onnx"]),
+        ("openvino", "openvino", ["evaluate", "street.xml", "--data", "{camvid}"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_it_says_what_to_install(run, camvid, model, tmp_path, monkeypatch, module, extra, arguments):
+    monkeypatch.chdir(tmp_path)
+    for name in ("clip.mp4", "street.onnx", "street.xml", "street.bin"):
+        (tmp_path / name).touch()
+    for name in [name for name in sys.modules if name.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    for name in MODULES_THAT_IMPORT_IT:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    code, out, err = run(*[argument.format(camvid=camvid, model=model) for argument in arguments])
+    line = err.splitlines()[-1]
+    assert code == 2 and not out and "Traceback" not in err
+    assert f" needs {module}" in line and line.endswith(f"pip install 'pspnet-zoo[{extra}]', or '.[{extra}]' in a clone")
