@@ -5,7 +5,7 @@ Every number is written with who says so: "claimed" by the checkpoint's source o
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..meta import Labels, Metric, Preprocess
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EXAMPLE_FILE = "example.jpg"
+LICENSE_FILE = "LICENSE.md"
 
 
 class Network(Protocol):
@@ -34,7 +35,7 @@ class Network(Protocol):
         ...
 
 
-_LICENSES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "BSD-3-Clause": "bsd-3-clause"}
+_LICENSES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "BSD-2-Clause": "bsd-2-clause", "BSD-3-Clause": "bsd-3-clause"}
 _METRIC_TYPES = {"miou": "mean_iou", "mean_accuracy": "accuracy", "pixel_accuracy": "accuracy", "loss": "loss"}
 _REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _POLICY = ("encoder_name", "encoder_output_stride", "dilation", "shortcut_pool", "align_corners", "psp_out_channels", "aux_head")
@@ -87,6 +88,16 @@ def model_card(
     return f"---\n{_metadata(model, repo, license, metrics)}\n---\n\n{body}\n"
 
 
+def license_text(license: str | None, provenance: Mapping[str, Any] | None) -> str | None:
+    """What `LICENSE.md` says of a licence that the Hub has no name for; None where it has one, or where there is no licence."""
+    if not license or license in _LICENSES:
+        return None
+    known = provenance or {}
+    facts = [license, known.get("license"), known.get("page") and f"Source: <{known['page']}>", known.get("citation")]
+    sentences = dict.fromkeys(fact for fact in facts if isinstance(fact, str))
+    return "\n\n".join(["# Licence of these weights", *sentences, "The terms of the training data apply too."]) + "\n"
+
+
 def check_card(text: str) -> None:
     """Read a card as the Hub does.
 
@@ -128,6 +139,7 @@ def _metadata(model: Network, repo: str, license: str | None, metrics: Sequence[
         pipeline_tag="image-segmentation",
         license=_LICENSES.get(license, "other") if license else None,
         license_name=_slug(license) if license and license not in _LICENSES else None,
+        license_link=LICENSE_FILE if license and license not in _LICENSES else None,
         tags=["semantic-segmentation", "pspnet", "timm", "pytorch"],
         datasets=sorted({_slug(m.dataset) for m in metrics}) or None,
         metrics=sorted({_METRIC_TYPES.get(m.name, m.name) for m in metrics}) or None,

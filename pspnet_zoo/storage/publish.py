@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..meta import Metric
-from .card import EXAMPLE_FILE, check_card, model_card
+from .card import EXAMPLE_FILE, LICENSE_FILE, check_card, license_text, model_card
 from .files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, file_digest, write_atomically
 from .hub import digest_as, digests, hub_api, retried
 from .hub_errors import explained, is_passing
@@ -59,7 +59,9 @@ def stage(
     metrics: Sequence[Metric] = (),
     example: bytes | None = None,
 ) -> None:
-    """Make the folder that `push` sends: the checkpoint byte for byte, its card, `report.json` if there is one, and an example.
+    """Make the folder that `push` sends: the checkpoint byte for byte, its card, and what else there is.
+
+    That is `report.json`, an example, and `LICENSE.md` where the Hub has no name for the licence.
 
     Args:
         source: Folder of a checkpoint. Its `report.json`, from `pspnet-zoo evaluate --json`, gives measured numbers.
@@ -86,12 +88,15 @@ def stage(
     if example is not None:
         write_atomically(folder / EXAMPLE_FILE, example)
     provenance = model.provenance or {}
+    license = license or inherited_license(provenance)
+    if (terms := license_text(license, provenance)) is not None:
+        write_atomically(folder / LICENSE_FILE, terms.encode())
     numbers = dict.fromkeys([*metrics, *_recorded(provenance), *_reported(folder / REPORT_FILE)])
     card = model_card(
         model,
         repo,
         sha256=file_digest(folder / WEIGHTS_FILE, "sha256"),
-        license=license or inherited_license(provenance),
+        license=license,
         metrics=list(numbers),
         has_example=example is not None,
     )

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 import typer
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi, ModelCard, ModelCardData
 from PIL import Image
 
 from pspnet_zoo import WeightsError, create, factory, from_pretrained
@@ -249,6 +249,27 @@ def test_the_base_model_is_named_only_by_its_id_on_the_hub(tiny, tmp_path, base,
     stage(tiny.save_pretrained(tmp_path / "source"), tmp_path / "staged", NAME, load=from_pretrained)
     data = ModelCard((tmp_path / "staged" / "README.md").read_text()).data
     assert data.base_model == found and (data.license, data.license_name) == ("other", "research-only")
+
+
+@pytest.mark.parametrize("license", ["Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "Research only, see the page", None])
+def test_the_metadata_are_complete_and_the_hubs_own_classes_read_them(tiny, tmp_path, license):
+    tiny.provenance = {"license": license, "page": "https://example.org/weights", "citation": "Doe 2020"}
+    staged = tmp_path / "staged"
+    stage(tiny.save_pretrained(tmp_path / "source"), staged, NAME, load=from_pretrained, metrics=[CLAIMED])
+    metadata = ModelCard.load(staged / "README.md").data.to_dict()
+    data = ModelCardData(**metadata, ignore_metadata_errors=False)
+    assert data.to_dict() == metadata and (data.library_name, data.pipeline_tag) == ("pspnet_zoo", "image-segmentation")
+    assert {"semantic-segmentation", "pspnet"} <= set(data.tags) and data.metrics == ["mean_iou"] and data.model_name == "tiny"
+    (result,) = data.eval_results
+    assert (result.task_type, result.dataset_type, result.metric_type) == ("image-segmentation", "cityscapes", "mean_iou")
+    assert result.metric_value == CLAIMED.value and result.source_url == "https://example.org/weights"
+    if data.license == "other":
+        assert re.fullmatch(r"[a-z0-9.-]+", data["license_name"]) and data["license_link"] == "LICENSE.md"
+        text = (staged / "LICENSE.md").read_text()
+        assert all(words in text for words in ("Research only, see the page", "https://example.org/weights", "Doe 2020"))
+    else:
+        assert data.license == (license and license.lower()) and not (staged / "LICENSE.md").exists()
+        assert "license_name" not in metadata and "license_link" not in metadata
 
 
 def test_a_card_that_the_hub_cannot_read_is_refused():
