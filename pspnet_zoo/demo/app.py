@@ -44,9 +44,13 @@ _THEME = gr.themes.Soft(primary_hue="indigo", font=_FONTS, font_mono=("ui-monosp
     block_title_text_color="*primary_800",
     block_label_text_color_dark="white",
     block_title_text_color_dark="white",
+    # white fields on white have no edges
+    block_border_width="1px",
+    input_border_color="*neutral_300",
 )
 _CSS = """
 footer button, button[role="tab"] { color: var(--body-text-color) !important }
+footer .divider { display: none }
 #page { max-width: 1180px; margin: 0 auto }
 #status p { min-height: 1.5em }
 """
@@ -79,11 +83,13 @@ def build(models: Sequence[str] = (DEFAULT_MODEL,), *, zoo: bool = True) -> gr.B
         try:
             prediction = segment(file, model, progress)
         except _EXPECTED as error:
-            return [f"⚠ {_sentence(error, file)}", None, *[gr.update(value=None, interactive=False)] * 2]
+            kept = None if isinstance(error, ImageError) else gr.skip()  # the browser would show that it is broken
+            return [kept, f"⚠ {_sentence(error, file)}", None, *[gr.update(value=None, interactive=False)] * 2]
         overlay, mask = _save(prediction)
         height, width = prediction.mask.shape
         said = f"Segmented {width} x {height} pixels. Point at the picture to see a class."
-        return [said, _shown(prediction), gr.update(value=overlay, interactive=True), gr.update(value=mask, interactive=True)]
+        files = [gr.update(value=file, interactive=True) for file in (overlay, mask)]
+        return [gr.skip(), said, _shown(prediction), *files]
 
     def by_name(file: str | None, model: str, progress: gr.Progress = gr.Progress()) -> tuple[str, str, dict[str, float]]:  # noqa: B008
         """Segment one picture: the overlay, the mask of class ids, and each class's fraction of the picture."""
@@ -98,7 +104,7 @@ def build(models: Sequence[str] = (DEFAULT_MODEL,), *, zoo: bool = True) -> gr.B
             "# pspnet_zoo\nSegment a photo. It is computed on the machine that runs this page, and deleted within an hour or so."
         )
         with gr.Tab("Photo"), gr.Row(equal_height=False):
-            photo, model, run, outputs = _photo_tab(offered)
+            photo, model, run, status, *results = _photo_tab(offered)
         if video.is_possible():
             with gr.Tab("Video"):
                 video.add(offered)
@@ -106,20 +112,20 @@ def build(models: Sequence[str] = (DEFAULT_MODEL,), *, zoo: bool = True) -> gr.B
         run.click(
             on_page,
             [photo, model],
-            outputs,
+            [photo, status, *results],
             api_visibility="private",
-            show_progress_on=[outputs[1]],
+            show_progress_on=results[0],
             concurrency_id="network",
             concurrency_limit=1,
         )
-        results = [gr.File(visible=False), gr.File(visible=False), gr.JSON(visible=False)]
+        answers = [gr.File(visible=False), gr.File(visible=False), gr.JSON(visible=False)]
         gr.Button(visible=False).click(
-            by_name, [photo, model], results, api_name="segment", concurrency_id="network", concurrency_limit=1
+            by_name, [photo, model], answers, api_name="segment", concurrency_id="network", concurrency_limit=1
         )
     return page.queue(max_size=MAX_QUEUE)
 
 
-def _photo_tab(offered: Models) -> tuple[gr.Image, gr.Dropdown, gr.Button, list[Any]]:
+def _photo_tab(offered: Models) -> tuple[Any, ...]:
     """Photo, network and button; and what the button changes: sentence, viewer, overlay and mask."""
     with gr.Column(scale=2, min_width=300):
         photo = gr.Image(label="Photo", sources=["upload", "webcam", "clipboard"], type="filepath", height=300, elem_id="photo")
@@ -147,7 +153,7 @@ def _photo_tab(offered: Models) -> tuple[gr.Image, gr.Dropdown, gr.Button, list[
         with gr.Row():
             overlay = gr.DownloadButton("Save the overlay", interactive=False, elem_id="overlay")
             mask = gr.DownloadButton("Save the mask", interactive=False, elem_id="mask")
-    return photo, model, run, [status, viewer, overlay, mask]
+    return photo, model, run, status, viewer, overlay, mask
 
 
 def launch(page: gr.Blocks, **options: Any) -> tuple[Any, str, str]:

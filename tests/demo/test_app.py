@@ -108,6 +108,7 @@ def test_what_is_no_photo_gets_a_sentence_and_the_page_goes_on(address, browse, 
         page.wait_for_selector(f'#status :text("{said}")')
         assert "Traceback" not in page.inner_text("body") and "/tmp" not in page.inner_text("body")
         assert page.locator("#viewer .viewer").is_hidden()
+        page.wait_for_selector("#photo :text('Drop Image Here')")  # instead of a sign that the picture is broken
 
 
 def test_ten_users_at_once_get_their_own_results(address, tiny, tmp_path):
