@@ -100,12 +100,18 @@ def _model(row: Checkpoint) -> str:
         facts += [("published as", f"`{row.upstream.id}`"), ("published at", f"<{row.upstream.page}>")]
         facts += [("file", f"<{url}>") for url in row.upstream.urls]
         facts.append(("digest", f"`{row.upstream.hash}`" if row.upstream.hash else "none published"))
-    lines = [f"# `{row.name}`", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts), ""]
+    lines = [f"# `{row.name}`", "", '<div class="facts" markdown>', "", "| | |", "|---|---|"]
+    lines += [*(f"| {key} | {value} |" for key, value in facts), "", "</div>", ""]
     lines += ["## Numbers", ""]
     if row.metrics:
-        lines += ["| | | data | protocol | by |", "|---|---:|---|---|---|"]
+        lines += ['<div class="numbers" markdown>', "", "| | | data | protocol | by |", "|---|---:|---|---|---|"]
         lines += [f"| {m.name} | {m.value:.4f} | {m.dataset} {m.split} | {m.protocol} | {m.origin} |" for m in row.metrics]
-        lines += ["", "As fractions of 1, the loss in nats. *Claimed* is the source's own number, *measured* this project's."]
+        lines += [
+            "",
+            "</div>",
+            "",
+            "As fractions of 1, the loss in nats. *Claimed* is the source's own number, *measured* this project's.",
+        ]
     else:
         lines += ["No number is published."]
     lines += ["", "## Use", "", *_use(row), ""]

@@ -29,8 +29,8 @@ def markdown_page() -> str:
 def markdown_table(rows: Iterable[Checkpoint] = CHECKPOINTS) -> str:
     """The rows as a Markdown table, sorted by data set, then by mIoU."""
     lines = [
-        "| Name | Data set | mIoU single | multi | Protocol (of the first number) | Parameters | Licence | Source |",
-        "|---|---|---:|---:|---|---:|---|---|",
+        "| Name | Data set | mIoU single | multi | Parameters | Licence | Protocol (of the first number) | Source |",
+        "|---|---|---:|---:|---:|---|---|---|",
     ]
     lines += [_line(row) for row in sorted(rows, key=lambda row: (row.dataset, -_best(row), row.name))]
     return "\n".join(lines) + "\n"
@@ -44,9 +44,9 @@ def _line(row: Checkpoint) -> str:
         row.dataset,
         f"{single.value * 100:.2f}" if single else "",
         f"{multi.value * 100:.2f}" if multi else "",
-        f"{shown.dataset} {shown.split}, {shown.protocol} ({shown.origin})" if shown else "no number published",
         f"{row.parameters / 1e6:.1f} M",
         row.license,
+        f"{shown.dataset} {shown.split}, {shown.protocol} ({shown.origin})" if shown else "no number published",
         _source(row),
     )
     return f"| {' | '.join(cells)} |"

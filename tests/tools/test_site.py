@@ -110,7 +110,7 @@ def test_checkpoints_can_be_sorted_and_filtered(address, browse):
     assert numbers == sorted(numbers, reverse=True)
     page.get_by_role("button", name="Parameters").click()
     page.get_by_role("button", name="Parameters").click()
-    sizes = [float(text.split()[0]) for text in column(6)]
+    sizes = [float(text.split()[0]) for text in column(5)]
     assert sizes == sorted(sizes)
     page.locator(".filter input[type=search]").fill("769")
     assert all("769" in row for row in page.locator("article table tbody tr:not([hidden])").all_inner_texts())

@@ -17,7 +17,7 @@ def test_every_row_is_a_line_with_all_columns():
 
 def test_a_number_has_its_protocol_and_who_claims_it():
     line = next(line for line in markdown_table().splitlines() if "`pspnet_r101d.paddleseg_cityscapes`" in line)
-    assert "| 80.48 | 81.29 | Cityscapes val, whole picture, 2048x1024; no flip (claimed) |" in line
+    assert "| 80.48 | 81.29 | 86.9 M | Apache-2.0 | Cityscapes val, whole picture, 2048x1024; no flip (claimed) |" in line
 
 
 def test_the_page_in_the_docs_is_up_to_date():
