@@ -8,6 +8,7 @@ from PIL import Image
 from pspnet_zoo import Predictor, PSPNet
 from pspnet_zoo.data.images import ImageError
 from pspnet_zoo.data.labels import CAMVID, Labels
+from pspnet_zoo.inference.engines import open_engine
 from pspnet_zoo.inference.scores import class_ids
 from pspnet_zoo.meta import Preprocess
 
@@ -115,6 +116,20 @@ def test_a_model_is_taken_from_a_folder(net, tmp_path):
     assert np.array_equal(Predictor(tmp_path / "model", device="cpu")(noise()).mask, Predictor(net, device="cpu")(noise()).mask)
 
 
+def test_every_option_reaches_the_engine(net, monkeypatch):
+    seen = []
+
+    def noted(model, **options):
+        seen.append(options)
+        return open_engine(model)
+
+    monkeypatch.setattr("pspnet_zoo.inference.predictor.open_engine", noted)
+    Predictor(net)
+    options = {"device": "cpu", "precision": "bfloat16", "compile": True, "fast": False, "threads": 3}
+    Predictor(net, **options)
+    assert seen == [{"device": None, "precision": "float32", "compile": False, "fast": True, "threads": None}, options]
+
+
 def test_a_network_without_labels_is_refused():
     with pytest.raises(ValueError, match="no labels"):
         Predictor(PSPNet("test_efficientnet", None, classes=2, psp_out_channels=8))
@@ -160,6 +175,8 @@ def test_probabilities_come_on_request(predictor):
     prediction = predictor(image, probabilities=True)
     assert prediction.probabilities.shape == (11, 40, 56) and prediction.probabilities.sum(0) == pytest.approx(1, abs=1e-5)
     assert np.array_equal(prediction.probabilities.argmax(0), prediction.mask)
+    (listed,) = predictor([image], probabilities=True)
+    assert np.array_equal(listed.probabilities, prediction.probabilities) and predictor([image])[0].probabilities is None
 
 
 def test_a_network_of_other_channels_is_refused_at_once():

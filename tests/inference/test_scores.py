@@ -206,6 +206,12 @@ def test_probabilities_are_of_the_pictures_own_size():
     assert torch.equal(probabilities.argmax(1), class_ids(net, picture))
 
 
+def test_a_thin_picture_is_shrunk_to_no_less_than_a_pixel():
+    net = network(max_pixels=100).eval()
+    for size in ((1, 4000), (4000, 1)):
+        assert class_ids(net, torch.zeros(1, 3, *size, dtype=torch.uint8)).shape == (1, *size)
+
+
 def test_shrinking_is_smooth():
     net = network(max_pixels=20 * 20).eval()
     seen = []
@@ -225,6 +231,8 @@ def test_windows_are_no_larger_than_the_encoder_can():
     assert slide.crop == (224, 224) and slide.stride == (150, 150) and slide.within == (2049, 1025) and slide.flip
     small = Protocol(source="test", crop=(100, 224), stride=(50, 50))
     assert protocol_for(net, small) is small
+    wide = protocol_for(net, Protocol(source="test", crop=(100, 300), stride=(50, 50)))
+    assert wide.crop == (100, 224) and wide.stride == (67, 150)
     assert protocol_for(network(), PROTOCOLS["semseg"]) is PROTOCOLS["semseg"]
 
 

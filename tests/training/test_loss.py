@@ -27,6 +27,16 @@ def test_the_loss_is_cross_entropy_and_the_auxiliary_share(logits, masks, weight
     torch.testing.assert_close(segmentation_loss((logits, aux), masks, aux_weight=0.3, class_weights=weights), expected)
 
 
+@pytest.mark.parametrize(
+    "options", [{"class_weights": torch.arange(11) + 0.1}, {"ohem_threshold": 0.05, "ohem_min_kept": 9}, {"dice_weight": 0.7}]
+)
+def test_both_heads_have_the_same_loss(logits, masks, options):
+    aux = torch.randn_like(logits)
+    expected = segmentation_loss(logits, masks, **options) + 0.4 * segmentation_loss(aux, masks, **options)
+    torch.testing.assert_close(segmentation_loss((logits, aux), masks, **options), expected)
+    assert abs(expected - segmentation_loss((logits, aux), masks)) > 0.001
+
+
 def test_where_no_pixel_counts_the_loss_is_zero_and_has_a_gradient(logits, masks):
     logits.requires_grad_()
     loss = segmentation_loss(logits, torch.full_like(masks, 255), ohem_threshold=0.7)

@@ -93,6 +93,10 @@ def test_scales_cover_the_range_and_keep_the_aspect():
     assert all(abs(width / height - 1.5) < 0.05 for height, width in sizes)
 
 
+def test_the_smallest_picture_is_one_pixel():
+    assert RandomScale((0.1, 0.1)).make_params(list(pair(3, 4))) == {"size": [1, 1]}
+
+
 @pytest.mark.parametrize("angle", [-10.0, 3.0, 10.0])
 @pytest.mark.parametrize("size", [(40, 60), (41, 67)])
 def test_a_turned_crop_is_torchvisions_rotation_cropped(angle, size):

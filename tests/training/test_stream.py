@@ -1,0 +1,51 @@
+"""Which pictures a step takes, and the seeds of what is random."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from pspnet_zoo.data.labels import CAMVID
+from pspnet_zoo.training.recipes import Recipe
+from pspnet_zoo.training.stream import batches, class_shares, seed_of
+
+
+@pytest.mark.parametrize(("processes", "accumulation"), [(1, 1), (2, 1), (1, 3), (2, 3)])
+@pytest.mark.parametrize("start", [0, 1])
+def test_a_step_takes_the_next_pictures_whichever_process_and_part_they_are_in(processes, accumulation, start):
+    recipe = Recipe(iterations=4, batch_size=12, crop=(8, 8), lr=0.1, accumulation=accumulation)
+    shares = [list(batches(recipe, start, process, processes)) for process in range(processes)]
+    assert {len(share) for share in shares} == {(4 - start) * accumulation}
+    for step in range(start, 4):
+        parts = slice((step - start) * accumulation, (step - start + 1) * accumulation)
+        taken = [position for share in shares for part in share[parts] for position in part]
+        assert sorted(taken) == list(range(12 * step, 12 * (step + 1)))
+    assert {len(part) for share in shares for part in share} == {12 // (processes * accumulation)}
+
+
+def test_no_two_seeds_are_alike_and_torch_takes_each():
+    seeds = [seed_of(seed, number) for seed, number in product(range(10), range(-50, 50))]
+    assert len(set(seeds)) == 1000 and all(torch.Generator().manual_seed(seed) for seed in seeds)
+    assert max(seeds) > 2**62 and min(seeds) >= 0
+
+
+class Masks:
+    """A data set of masks alone."""
+
+    labels = CAMVID
+
+    def __init__(self, *masks):
+        self.masks = masks
+
+    def __len__(self):
+        return len(self.masks)
+
+    def mask(self, index):
+        return self.masks[index]
+
+
+def test_shares_are_of_the_pixels_that_count_in_all_masks():
+    masks = Masks(torch.tensor([[0, 0, 255]], dtype=torch.uint8), torch.tensor([[10, 1]], dtype=torch.uint8))
+    assert class_shares(masks).tolist() == [0.5, 0.25, *[0] * 8, 0.25]
+    with pytest.raises(ValueError, match="Every pixel of the data set is ignored"):
+        class_shares(Masks(torch.full((2, 2), 255, dtype=torch.uint8)))
