@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .terminal import DEFAULT_MODEL, check_name, err, number_table, out, progress_bar, say
+from .terminal import DEFAULT_MODEL, ModelOption, check_name, err, number_table, out, progress_bar, say
 
 if TYPE_CHECKING:
     from ..inference.bulk import Summary
@@ -18,7 +18,7 @@ def bulk(
         ),
     ],
     destination: Annotated[str, typer.Argument(metavar="DESTINATION", help="Folder for Parquet shards; s3:// and gs:// too.")],
-    model: Annotated[str, typer.Option(help="A model of the zoo, or the folder of a checkpoint.")] = DEFAULT_MODEL,
+    model: ModelOption = DEFAULT_MODEL,
     column: Annotated[
         str | None, typer.Option(show_default="image, bytes or path", help="Of Parquet: where the pictures are.")
     ] = None,
