@@ -262,20 +262,19 @@ def _png(picture: "Image") -> bytes:
 
 def _report_skipped(jobs: Iterable[_Job], table: "SharesReport", classes: tuple[str, ...]) -> None:
     """Rows of pictures that were done before, from their masks."""
-    import numpy as np
-
-    from ..data.images import read_mask
+    from ..data.images import read_prediction
+    from ..inference.prediction import shares_of
 
     for job in jobs:
         if job.mask is None:
             continue  # a video's frames are not looked at again
         try:
-            ids = read_mask(job.mask)
+            ids = read_prediction(job.mask)
+            shares = shares_of(ids, classes)
         except (ValueError, OSError) as error:
             table.add(job.source, error=error)
             continue
-        counts = np.bincount(ids.ravel(), minlength=len(classes)) / ids.size
-        table.add(job.source, size=ids.shape, shares=dict(zip(classes, counts.tolist(), strict=False)))
+        table.add(job.source, size=ids.shape, shares=shares)
 
 
 def _video(

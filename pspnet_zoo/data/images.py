@@ -99,6 +99,17 @@ def read_mask(path: Path) -> np.ndarray:
     return np.array(image)
 
 
+def read_prediction(path: Path) -> np.ndarray:
+    """The ids of a mask that `Prediction.save` wrote, (H, W) uint8, or uint16 where there are more than 255 classes.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImageError: If it is something else.
+    """
+    image = _open(path)
+    return np.array(image) if image.mode == "I;16" else read_mask(path)
+
+
 def _open(path: Path | BinaryIO) -> Image.Image:
     if isinstance(path, str | PathLike) and not Path(path).exists():
         raise FileNotFoundError(f"No file '{path}'")

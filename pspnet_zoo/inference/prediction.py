@@ -1,5 +1,6 @@
 """A segmented picture: its mask, what it shows, and files of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from os import PathLike
@@ -11,6 +12,18 @@ from PIL import Image
 from ..meta import Labels
 from ..storage.files import write_atomically
 from . import draw
+
+
+def shares_of(mask: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """The fraction of a mask's pixels that each class takes, by name; together 1.
+
+    Raises:
+        ValueError: If an id has no name.
+    """
+    counts = np.bincount(mask.ravel(), minlength=len(names)) / mask.size
+    if len(counts) > len(names):
+        raise ValueError(f"The mask has id {len(counts) - 1}, and there are {len(names)} classes")
+    return dict(zip(names, counts.tolist(), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +50,7 @@ class Prediction:
     @property
     def shares(self) -> dict[str, float]:
         """The fraction of the picture that each class takes, by name; together 1."""
-        counts = np.bincount(self.mask.ravel(), minlength=len(self.labels)) / self.mask.size
-        return dict(zip(self.labels.names, counts.tolist(), strict=True))
+        return shares_of(self.mask, self.labels.names)
 
     def colorize(self) -> Image.Image:
         """The mask in the classes' colours, RGB."""

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from pspnet_zoo import Predictor
+from pspnet_zoo import Labels, Predictor, PSPNet
 from pspnet_zoo.cli import app as cli
 from tests.inference.damage import damaged
 
@@ -86,6 +87,19 @@ def test_what_has_its_results_is_left_out_and_still_reported(run, model, photos,
         for row in rows:
             del row["seconds"]
     assert first == second and len(first) == 6
+
+
+def test_masks_of_more_than_255_classes_are_reported_again(run, photos, tmp_path):
+    torch.manual_seed(0)
+    network = PSPNet("test_efficientnet", None, classes=300, psp_out_channels=16)
+    network.labels = Labels(tuple(f"class {i}" for i in range(300)))
+    arguments = ["predict", photos / "0.png", "-o", tmp_path / "out", "--model", network.save_pretrained(tmp_path / "many")]
+    rows = []
+    for skip in ([], ["--skip-existing"]):
+        assert run(*arguments, *skip, "--report", tmp_path / "r.jsonl")[0] == 0
+        rows.append(json.loads((tmp_path / "r.jsonl").read_text()))
+        del rows[-1]["seconds"]
+    assert rows[0] == rows[1] and not rows[1]["error"]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
