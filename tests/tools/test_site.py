@@ -90,6 +90,10 @@ def test_pages_have_no_serious_violation_and_fit_a_phone(address, browse, path):
         page = browse(f"{address}/{path}", viewport={"width": 390, "height": 844}, color_scheme=scheme)
         assert serious(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        words = page.evaluate("[...document.querySelectorAll('article code .whole')].map(word => word.getClientRects().length)")
+        assert set(words) <= {1}, "an option broken behind its hyphens"
+        if path.startswith("tutorial/"):
+            assert words
 
 
 def test_checkpoints_can_be_sorted_and_filtered(address, browse):

@@ -103,11 +103,25 @@ function filterable(table, titles) {
   wrapper.before(bar);
 }
 
+// Browsers break lines behind hyphens, and `--split` is not to be read as two words.
+function keepWordsWhole(code) {
+  if (code.children.length) return;
+  const parts = code.textContent.split(/(\s+)/).map((word) => {
+    if (!word.includes("-") || word.length > 30) return word;
+    const whole = document.createElement("span");
+    whole.className = "whole";
+    whole.textContent = word;
+    return whole;
+  });
+  code.replaceChildren(...parts);
+}
+
 function enhance() {
   if (location.pathname.includes(".ko/")) document.documentElement.lang = "ko";
   for (const region of document.querySelectorAll(".md-typeset__scrollwrap, article pre > code")) {
     if (region.scrollWidth > region.clientWidth) region.tabIndex = 0;
   }
+  document.querySelectorAll("article :not(pre) > code").forEach(keepWordsWhole);
   for (const table of document.querySelectorAll("article table")) {
     const headers = [...(table.tHead?.rows[0]?.cells ?? [])];
     const titles = headers.map((header) => header.textContent.trim());
