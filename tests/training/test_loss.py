@@ -20,7 +20,7 @@ def logits():
     return torch.randn(2, 11, 32, 32)
 
 
-@pytest.mark.parametrize("weights", [None, torch.rand(11) + 0.1], ids=["alike", "weighted"])
+@pytest.mark.parametrize("weights", [None, torch.rand(11) + 0.1, torch.full((11,), 1e-4)], ids=["alike", "weighted", "tiny"])
 def test_the_loss_is_cross_entropy_and_the_auxiliary_share(logits, masks, weights):
     aux = torch.randn_like(logits)
     expected = sum(share * cross_entropy(y, masks, weights, ignore_index=255) for share, y in ((1, logits), (0.3, aux)))
@@ -51,7 +51,7 @@ def test_pixel_mass_counts_each_pixel_with_its_weight(masks):
     torch.testing.assert_close(pixel_mass(masks, weights), expected)
 
 
-@pytest.mark.parametrize("occurring", [11, 7])
+@pytest.mark.parametrize("occurring", [11, 7, 1])
 def test_dice_is_that_of_smp_but_for_the_mean_over_classes_that_occur(logits, masks, occurring):
     masks = masks.where(masks == 255, masks % occurring)
     smps = smp.losses.DiceLoss("multiclass", ignore_index=255)(logits, masks)
@@ -61,10 +61,25 @@ def test_dice_is_that_of_smp_but_for_the_mean_over_classes_that_occur(logits, ma
     torch.testing.assert_close(both - entropy, 1.4 * 0.5 * dice_loss(logits, masks))
 
 
+def test_dice_counts_a_class_of_one_pixel(logits, masks):
+    masks = masks.where(masks == 255, 0)
+    alone = dice_loss(logits, masks)
+    masks[1, 5, 5] = 3
+    probability = logits.softmax(1)[1, 3, 5, 5]
+    predicted = (logits.softmax(1)[:, 3] * (masks != 255)).sum()
+    assert dice_loss(logits, masks) == pytest.approx(((alone + 1 - 2 * probability / (predicted + 1)) / 2).item(), abs=1e-3)
+
+
 def test_dice_is_zero_where_no_pixel_counts_and_where_all_are_right(logits, masks):
     assert dice_loss(logits.requires_grad_(), torch.full_like(masks, 255)) == 0
     sure = torch.nn.functional.one_hot(masks.where(masks != 255, 0), 11).movedim(-1, 1) * 100.0
     assert dice_loss(sure, masks) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_hundred_thousand_pixels_of_a_picture_are_kept_unless_told():
+    logits, masks = torch.randn(1, 2, 400, 400), torch.randint(0, 2, (1, 400, 400))
+    kept = segmentation_loss(logits, masks, ohem_threshold=1e-3, ohem_min_kept=100_000)
+    assert segmentation_loss(logits, masks, ohem_threshold=1e-3) == kept
 
 
 @pytest.mark.parametrize("min_kept", [0, 10, 700, 100_000])
