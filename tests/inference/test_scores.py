@@ -206,6 +206,13 @@ def test_probabilities_are_of_the_pictures_own_size():
     assert torch.equal(probabilities.argmax(1), class_ids(net, picture))
 
 
+def test_every_scale_of_a_protocol_is_enlarged():
+    net, seen = network(enlarge=1.5).eval(), []
+    net.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape[-2:])))
+    class_ids(net, torch.zeros(1, 3, 20, 40, dtype=torch.uint8), Protocol(source="test", scales=(0.5, 1.0)))
+    assert seen == [(15, 30), (30, 60)]
+
+
 def test_a_thin_picture_is_shrunk_to_no_less_than_a_pixel():
     net = network(max_pixels=100).eval()
     for size in ((1, 4000), (4000, 1)):
