@@ -102,6 +102,26 @@ def test_smp_does_not_take_the_folder_for_its_own(folder):
         smp.from_pretrained(folder)
 
 
+def test_a_state_comes_back_and_is_not_taken_for_weights(tmp_path):
+    path = tmp_path / "state.safetensors"
+    files.write_state(path, {"a": torch.ones(2)}, {"step": 3, "list": [1.5]})
+    tensors, state = files.read_state(path)
+    assert tensors["a"].tolist() == [1, 1] and state == {"step": 3, "list": [1.5]}
+    assert files.read_shapes(path) == {"a": (2,)}
+    files.write_safetensors(path, {"a": torch.ones(2)})
+    with pytest.raises(WeightsError, match="holds weights, but no state of a training run"):
+        files.read_state(path)
+
+
+@pytest.mark.parametrize(
+    ("digest", "fits"),
+    [("sha256:ba7816bf", True), ("sha1:a9993e36", True), ("sha256:ba7816b0", False), ("sha1:ba7816bf", False)],
+)
+def test_a_file_is_compared_with_the_first_digits_of_its_digest(tmp_path, digest, fits):
+    (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180's own example
+    assert files.matches(tmp_path / "abc", digest) == fits
+
+
 def rewrite(folder, change):
     path = folder / files.WEIGHTS_FILE
     tensors = {k: v.clone() for k, v in files.read_safetensors(path).items()}
