@@ -130,6 +130,20 @@ def test_every_option_reaches_the_engine(net, monkeypatch):
     assert seen == [{"device": None, "precision": "float32", "compile": False, "fast": True, "threads": None}, options]
 
 
+def test_numbers_of_a_stream_are_checked(predictor):
+    for numbers in ({"batch_size": 0}, {"workers": 0}):
+        with pytest.raises(ValueError, match=next(iter(numbers))):
+            list(predictor.stream([noise()], **numbers))
+
+
+def test_options_of_a_video_are_passed_on(predictor, monkeypatch):
+    seen = []
+    monkeypatch.setattr(predictor, "smoothed", lambda past: seen.append(past))
+    monkeypatch.setattr("pspnet_zoo.inference.predictor.segment_video", lambda segment, path, *, every: seen.append(every) or [])
+    assert not [*predictor.video("a.mp4"), *predictor.video("a.mp4", every=3, smooth=0.5)]
+    assert seen == [0.0, 1, 0.5, 3]
+
+
 def test_a_network_without_labels_is_refused():
     with pytest.raises(ValueError, match="no labels"):
         Predictor(PSPNet("test_efficientnet", None, classes=2, psp_out_channels=8))

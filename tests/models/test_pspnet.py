@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import time
 import warnings
 
 import pytest
@@ -237,6 +238,19 @@ def test_compiles_as_one_graph(encoder, align_corners):
     x = torch.randn(1, 3, 65, 97)
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(net, fullgraph=True, backend="eager")(x), net(x))
+
+
+@pytest.mark.slow
+@ENCODERS
+def test_compiling_again_for_another_size_takes_seconds(encoder):
+    net = small(encoder_name=encoder).eval()
+    compiled = torch.compile(net, backend="eager")
+    start = time.process_time()
+    with torch.no_grad():
+        for size in ((65, 97), (130, 71)):  # the second time, for any size
+            x = torch.randn(1, 3, *size)
+            torch.testing.assert_close(compiled(x), net(x))
+    assert time.process_time() - start < 100  # with sizes in fractions it was over 400
 
 
 # symbolic 'same' padding takes torch a minute
