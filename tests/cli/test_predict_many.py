@@ -214,16 +214,3 @@ class TestVideo:
         (tmp_path / "text.mp4").write_text("no video")
         code, _, err = run("predict", tmp_path / "text.mp4", photos / "0.png", "-o", tmp_path / "out", "--model", model)
         assert code == 2 and "cannot be read as a video" in err and len(masks(tmp_path / "out")) == 1
-
-    def test_smoothing_averages_probabilities_over_time(self, net, tmp_path):
-        frames = np.random.default_rng(0).integers(0, 256, (4, 40, 56, 3), dtype=np.uint8)
-        predictor = Predictor(net)
-        assert (predictor.smoothed(0.0)(frames[0]).mask == predictor(frames[0]).mask).all()
-        smooth, average = predictor.smoothed(0.75), None
-        for frame in frames:
-            now = predictor._scores([frame]).softmax(dim=1)[0].numpy()
-            average = now if average is None else 0.75 * average + 0.25 * now
-            assert (smooth(frame).mask == average.argmax(axis=0)).mean() > 0.999
-        assert smooth(frames[0][:20]).mask.shape == (20, 56)  # another size begins anew
-        with pytest.raises(ValueError, match="smooth is 1"):
-            predictor.smoothed(1)

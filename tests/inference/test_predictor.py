@@ -136,6 +136,36 @@ def test_numbers_of_a_stream_are_checked(predictor):
             list(predictor.stream([noise()], **numbers))
 
 
+def test_smoothing_averages_probabilities_over_frames_of_one_size(net):
+    torch.nn.init.normal_(net.segmentation_head[0].weight)
+    predictor = Predictor(net, device="cpu")
+    frames = [np.random.default_rng(i).integers(0, 256, (40, 56, 3), dtype=np.uint8) for i in range(3)]
+    alone = [predictor(frame, probabilities=True) for frame in frames]
+    calm, average = predictor.smoothed(0.75), alone[0].probabilities
+    for frame, one in zip(frames, alone, strict=True):
+        average = average * 0.75 + one.probabilities * 0.25
+        assert (calm(frame).mask == average.argmax(0)).mean() > 0.999  # but for rounding
+    assert calm(frames[0][:20]) == predictor(frames[0][:20])  # of another size: a new average
+    each = predictor.smoothed(0.0)
+    assert [each(frame) for frame in frames] == alone
+    assert any((calm(frame).mask != one.mask).any() for frame, one in zip(frames, alone, strict=True))
+
+
+@pytest.mark.parametrize("past", [-0.1, 1.0])
+def test_a_weight_of_the_past_outside_its_range_is_refused(predictor, past):
+    with pytest.raises(ValueError, match=f"smooth is {past}; it must be from 0"):
+        predictor.smoothed(past)
+
+
+def test_pictures_are_segmented_one_by_one_on_a_cpu(predictor):
+    frames = [noise(), noise()[::-1].copy(), noise()]
+    assert predictor.segment(frames) == [predictor(frame) for frame in frames]
+    sizes = []
+    predictor.engine.network.encoder.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    predictor.segment(frames)
+    assert set(sizes) == {1}
+
+
 def test_options_of_a_video_are_passed_on(predictor, monkeypatch):
     seen = []
     monkeypatch.setattr(predictor, "smoothed", lambda past: seen.append(past))
