@@ -88,3 +88,29 @@ print(seconds)
 """
     seconds = min(float(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True).stdout) for _ in range(2))
     assert seconds < 0.15
+
+
+def test_what_tools_and_benchmarks_import_exists():
+    """They are run by hand, and rarely: a name that has moved would be noticed by whoever needs it."""
+    checked = 0
+    for path in [path for folder in ("tools", "benchmarks") for path in (ROOT.parent / folder).glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pspnet_zoo":
+                place = tuple(node.module.split(".")[1:])
+                for alias in node.names:
+                    assert (*place, alias.name) in MODULES or alias.name in names_in(MODULES[place]), f"{path} imports {alias.name}"
+                    checked += 1
+    assert checked > 20
+
+
+def names_in(module: Path) -> set[str]:
+    """What a module defines or imports, at any depth."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.alias):
+            found.add(node.asname or node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found

@@ -98,7 +98,7 @@ def windows() -> None:
     predictor = pspnet_zoo.Predictor()
     picture = _photo("lund_29")
     crop, stride = (256, 256), (256, 256)
-    from pspnet_zoo.inference.protocols import sliding_window
+    from pspnet_zoo.inference.windows import sliding_window
 
     def net(x: torch.Tensor) -> torch.Tensor:
         return predictor.model.predict(x)
