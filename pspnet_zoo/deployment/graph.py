@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ..inference.exported import Exported
 from ..inference.scores import as_logits
 from ..models.pspnet import PSPNet
+from .cubic import CubicByMatrices
 
 # sides that are no multiple of anything, so that no padding is empty and left out of the graph
 _EXAMPLE = (157, 189)
@@ -78,9 +79,11 @@ def trace(network: PSPNet, spec: Exported, dtype: torch.dtype = torch.float32) -
     if spec.image_size is None:
         free |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     picture = example(spec, 2, spec.image_size or _EXAMPLE)
+    deployed = Deployed(network, spec, dtype)
     try:
-        with torch.no_grad():
-            return torch.export.export(Deployed(network, spec, dtype), (picture,), dynamic_shapes={"image": free}, strict=False)
+        with torch.no_grad(), CubicByMatrices():
+            deployed(picture)  # what a network keeps from its first call has to be there, or tracing leaves its own in its place
+            return torch.export.export(deployed, (picture,), dynamic_shapes={"image": free}, strict=False)
     except Exception as error:  # whatever comes first in torch or timm
         first = str(error).strip().partition("\n")[0]
         raise ValueError(f"'{network.config['encoder_name']}' cannot be exported: {first}") from error
