@@ -53,7 +53,7 @@ TESTS = {
     "inference.predictor": "inference/test_predictor.py inference/test_pipeline.py inference/test_video.py",
     "inference.prediction": "inference/test_predictor.py inference/test_draw.py",
     "inference.draw": "inference/test_draw.py inference/test_predictor.py",
-    "inference.winograd": "inference/test_winograd.py inference/test_acceleration.py",
+    "inference.winograd": "inference/test_winograd.py",
     "inference.acceleration": "inference/test_acceleration.py",
     "inference.pipeline": "inference/test_pipeline.py",
     "inference.sources": "inference/test_sources.py",

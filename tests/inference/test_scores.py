@@ -142,6 +142,12 @@ def test_an_activation_changes_no_id(classes, activation):
         torch.testing.assert_close(back, logits.log_softmax(1))
 
 
+@pytest.mark.parametrize(("activation", "ends"), [("sigmoid", (0.0, 1.0)), ("tanh", (-1.0, 1.0)), ("clamp", (0.0, 1.0))])
+def test_logits_of_the_ends_are_finite_and_opposite(activation, ends):
+    low, high = as_logits(torch.tensor(ends).view(1, 1, 1, 2), activation, 1)[0, 1, 0].tolist()
+    assert 5 < high < 20 and low == pytest.approx(-high, rel=0.05)
+
+
 def test_values_that_were_cut_off_at_zero_and_one_are_told_apart_at_a_half():
     ids = as_logits(torch.tensor([0.0, 0.4, 0.6, 1.0]).view(1, 1, 2, 2), "clamp", 1).argmax(1)
     assert ids.flatten().tolist() == [0, 0, 1, 1]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -111,6 +112,14 @@ def test_a_state_comes_back_and_is_not_taken_for_weights(tmp_path):
     files.write_safetensors(path, {"a": torch.ones(2)})
     with pytest.raises(WeightsError, match="holds weights, but no state of a training run"):
         files.read_state(path)
+
+
+def test_the_cache_is_beside_torch_hubs_unless_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch" / "hub"))
+    monkeypatch.delenv("PSPNET_ZOO_CACHE", raising=False)
+    assert files.cache_folder() == tmp_path / "torch" / "pspnet_zoo"
+    monkeypatch.setenv("PSPNET_ZOO_CACHE", "~/mine")
+    assert files.cache_folder() == Path.home() / "mine"
 
 
 @pytest.mark.parametrize(

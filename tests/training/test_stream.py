@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from pspnet_zoo.data.labels import CAMVID
+from pspnet_zoo.data.open import open_dataset
+from pspnet_zoo.meta import Preprocess
 from pspnet_zoo.training.recipes import Recipe
-from pspnet_zoo.training.stream import batches, class_shares, seed_of
+from pspnet_zoo.training.stream import Stream, batches, class_shares, seed_of
 
 
 @pytest.mark.parametrize(("processes", "accumulation"), [(1, 1), (2, 1), (1, 3), (2, 3)])
@@ -27,6 +29,19 @@ def test_no_two_seeds_are_alike_and_torch_takes_each():
     seeds = [seed_of(seed, number) for seed, number in product(range(10), range(-50, 50))]
     assert len(set(seeds)) == 1000 and all(torch.Generator().manual_seed(seed) for seed in seeds)
     assert max(seeds) > 2**62 and min(seeds) >= 0
+
+
+def test_scales_are_of_the_size_at_which_the_network_sees_a_picture(camvid):
+    recipe = Recipe(iterations=1, batch_size=1, crop=(8, 8), lr=0.1, scale=(0.5, 2.0))
+    stream = Stream(open_dataset("camvid", camvid, "train"), None, recipe, Preprocess((0.5,) * 3, (0.5,) * 3, enlarge=1.5))
+    assert stream.transform.transforms[0].scale == (0.75, 3.0)
+
+
+def test_without_a_teacher_there_is_no_target(camvid):
+    recipe = Recipe(iterations=1, batch_size=1, crop=(8, 9), lr=0.1)
+    stream = Stream(open_dataset("camvid", camvid, "train"), None, recipe, Preprocess((0.5,) * 3, (0.5,) * 3))
+    image, mask, position, target = stream[3]
+    assert image.shape == (3, 8, 9) and mask.shape == (8, 9) and position == 3 and target.shape == (0, 8, 9)
 
 
 class Masks:

@@ -245,12 +245,6 @@ def test_a_damaged_folder_is_made_again(server, root, file):
     assert_clean(root)
 
 
-def test_the_cache_is_beside_torch_hubs_unless_told(monkeypatch, tmp_path):
-    monkeypatch.delenv("PSPNET_ZOO_CACHE")
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch" / "hub"))
-    assert cache.cache_folder() == tmp_path / "torch" / "pspnet_zoo"
-
-
 CALL = """
 import sys
 from pspnet_zoo.upstream import cache
