@@ -108,7 +108,18 @@ def number_table(name: str, *numbers: str, title: str | None = None) -> Table:
     return table
 
 
+class _Progress(Progress):
+    """What ends before it is known how much there is to do leaves no bar behind, which would look done beside an error."""
+
+    def stop(self) -> None:
+        if any(task.total is not None for task in self.tasks):
+            super().stop()
+        elif not self.disable:
+            self.live.transient = True
+            self.live.stop()  # without the empty line that Progress writes where there is no terminal
+
+
 def progress_bar() -> Progress:
     """Description, bar, count, time passed and time left, on stderr."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=err)
+    return _Progress(*columns, console=err)

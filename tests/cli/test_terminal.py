@@ -78,6 +78,10 @@ def test_numbers_are_at_the_right_and_headings_as_they_are():
     assert len({line.index("%") for line in text.splitlines() if "%" in line}) == 1
 
 
+def test_an_error_before_anything_is_counted_stands_alone(run):
+    assert run("data", "check", "/nowhere") == (2, "", "Error: No folder '/nowhere'\n")
+
+
 def test_progress_has_no_yellow_which_is_lost_on_white():
     styles = {column.style for column in terminal.progress_bar().columns if hasattr(column, "style")}
     shown = {*styles, "progress.elapsed", "progress.remaining", "progress.download", "bar.complete", "bar.finished"}
