@@ -21,7 +21,8 @@ _INPUT = [
 _WEIGHT = [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]  # over 24
 _OUTPUT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 
-_TILES_AT_ONCE = 512  # bounds the memory of transformed tiles; fewer would read the weights too often
+_TILES_AT_ONCE = 2**19  # times the channels; bounds the memory of transformed tiles, and fewer would read the weights too often
+_CHANNELS_AT_ONCE = 64  # bounds the memory of weights in float64
 
 
 class WinogradConvolution:
@@ -36,8 +37,11 @@ class WinogradConvolution:
     def __init__(self, weight: Tensor, bias: Tensor | None, dilation: int = 1) -> None:
         out_channels, in_channels = weight.shape[:2]
         transform = _square(_WEIGHT).to(weight.device) / 24**2  # in float64: it is done once
-        taps = weight.detach().double().flatten(2).permute(2, 1, 0).reshape(9, -1)
-        self.weight = (transform @ taps).view(36, in_channels, out_channels).to(weight.dtype)
+        taps = weight.detach().flatten(2).permute(2, 1, 0)  # (9, C, O)
+        self.weight = weight.new_empty(36, in_channels, out_channels)
+        for first in range(0, in_channels, _CHANNELS_AT_ONCE):
+            part = slice(first, first + _CHANNELS_AT_ONCE)
+            self.weight[:, part] = torch.einsum("ij,jco->ico", transform, taps[:, part].double())
         self.bias = bias
         self.dilation = dilation
         self._input, self._output = (_square(m).to(weight) for m in (_INPUT, _OUTPUT))
@@ -51,7 +55,7 @@ class WinogradConvolution:
         padded[:, d : d + height, d : d + width] = x.permute(0, 2, 3, 1)
         out = x.new_empty(count, 4 * d * down, 4 * d * across, self.weight.shape[2])
         tiles, results = _tiles(padded, d, down, across, 6), _tiles(out, d, down, across, 4)
-        rows = max(_TILES_AT_ONCE // (d * d * across), 1)
+        rows = max(_TILES_AT_ONCE // (x.shape[1] * d * d * across), 1)
         for picture in range(count):
             for first in range(0, down, rows):
                 part = slice(first, first + rows)
