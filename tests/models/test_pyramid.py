@@ -91,8 +91,9 @@ def test_batch_norm_trains_one_value_with_running_statistics_and_says_so():
     assert norm.running_mean.tolist() == [1.0] * 3
 
 
-def test_batch_norm_of_several_values_is_torchs():
+@pytest.mark.parametrize("size", [(2, 3, 4, 5), (1, 3, 3, 3), (1, 3, 4, 1), (1, 3, 1, 4), (2, 3, 2, 1), (2, 3, 1, 2), (2, 3, 1, 1)])
+def test_batch_norm_of_several_values_is_torchs(size):
     ours, theirs = BatchNorm2d(3), nn.BatchNorm2d(3)
-    x = torch.randn(2, 3, 4, 5)
+    x = torch.randn(size)
     torch.testing.assert_close(ours(x), theirs(x))
     torch.testing.assert_close(ours.running_var, theirs.running_var)

@@ -60,7 +60,7 @@ class Masks:
 
 
 def test_shares_are_of_the_pixels_that_count_in_all_masks():
-    masks = Masks(torch.tensor([[0, 0, 255]], dtype=torch.uint8), torch.tensor([[10, 1]], dtype=torch.uint8))
-    assert class_shares(masks).tolist() == [0.5, 0.25, *[0] * 8, 0.25]
+    masks = Masks(*(torch.tensor([ids], dtype=torch.uint8) for ids in ((0, 0, 255), (10, 1), (1, 1, 1, 1))))
+    assert class_shares(masks).tolist() == [0.25, 0.625, *[0] * 8, 0.125]
     with pytest.raises(ValueError, match="Every pixel of the data set is ignored"):
         class_shares(Masks(torch.full((2, 2), 255, dtype=torch.uint8)))
