@@ -24,10 +24,10 @@ def test_a_legend_has_a_swatch_of_every_class_in_the_picture():
 
 def test_a_legend_is_a_column_of_swatches_and_texts_from_the_largest_share():
     height, size, line, pad = 640, 20, 30, 10  # a line of text is a 32nd of the height
-    shares = {"sky": 0.25, "car": 0.0, "road": 0.75}
+    shares = {"road": 0.25, "car": 0.0, "sky": 0.75}
     legend = np.array(draw.with_legend(Image.new("RGB", (7, height), "white"), CAMVID, shares)).astype(int)
     assert legend.shape[0] == height
-    for row, name in enumerate(("road", "sky")):
+    for row, name in enumerate(("sky", "road")):
         color = np.array(CAMVID.colors[CAMVID.names.index(name)])
         top, left = pad + row * line + line // 6, 7 + pad
         rows, columns = np.nonzero((legend[:, : left + line] == color).all(2))

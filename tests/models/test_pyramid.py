@@ -83,11 +83,11 @@ def test_convolutions_have_a_bias_where_no_norm_follows(norm):
 
 
 def test_batch_norm_trains_one_value_with_running_statistics_and_says_so():
-    norm = BatchNorm2d(3).train()
+    norm = BatchNorm2d(3, eps=3.0).train()
     norm.running_mean.fill_(1.0)
     with pytest.warns(UserWarning, match="running statistics"):
         out = norm(torch.full((1, 3, 1, 1), 2.0))
-    torch.testing.assert_close(out, torch.ones(1, 3, 1, 1), rtol=0, atol=1e-4)
+    torch.testing.assert_close(out, torch.full((1, 3, 1, 1), 0.5))  # (2 - 1) / sqrt(1 + eps)
     assert norm.running_mean.tolist() == [1.0] * 3
 
 
