@@ -149,7 +149,17 @@ class ExportedEngine:
         return torch.from_numpy(self._run(x.contiguous().numpy()))
 
     def __call__(self, x: Tensor, /) -> Tensor:
-        """(N, channels, H, W) float32, normalised by `preprocess`, to the output of the file."""
+        """(N, channels, H, W) float32, normalised by `preprocess`, to the output of the file.
+
+        Raises:
+            ValueError: If the file takes one size, and this is another.
+        """
+        if self.image_size not in (None, found := (x.shape[-2], x.shape[-1])):
+            wanted = "x".join(map(str, self.image_size or ()))
+            raise ValueError(
+                f"'{self.path}' takes pictures of {wanted} pixels, larger ones in parts of that size, and none of "
+                f"{found[0]}x{found[1]}; enlarge the picture, or use the network that it was exported from"
+            )
         if self.spec.input == "uint8":
             x = (x + self._mean).round().clamp(0, 255).to(torch.uint8)
             x = x.flip(-3) if self.spec.preprocess.order == "BGR" else x

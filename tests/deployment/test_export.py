@@ -31,7 +31,10 @@ FAMILIES = [
     "tf_efficientnetv2_b0",
     "regnetx_002",
     "densenet121",
-    "swin_tiny_patch4_window7_224",
+    pytest.param(
+        "swin_tiny_patch4_window7_224",
+        marks=pytest.mark.xfail(strict=True, reason="its windows depend on the size of a map: the export is refused"),
+    ),
     "vit_tiny_patch16_224",
     "levit_128s",
     "hrnet_w18_small",
@@ -274,6 +277,15 @@ def test_files_of_others_and_damaged_ones_are_refused(onnx_file, tmp_path):
     (tmp_path / "program.pt2").touch()
     with pytest.raises(WeightsError, match="can run code"):
         open_engine(tmp_path / "program.pt2")
+
+
+def test_a_file_of_one_size_says_so_of_a_smaller_picture(onnx_file, network):
+    engine = open_engine(onnx_file)
+    engine.image_size = (64, 96)
+    picture = torch.randint(0, 256, (1, 3, 64, 130), dtype=torch.uint8)
+    assert class_scores(engine, picture).shape == (1, len(CAMVID), 64, 130)  # in parts
+    with pytest.raises(ValueError, match=r"takes pictures of 64x96 pixels.* none of 40x96"):
+        class_scores(engine, picture[..., :40, :])
 
 
 @pytest.mark.slow
