@@ -53,6 +53,17 @@ def test_a_resnet_is_folded_whole(everywhere):
     assert sum(bool(c._winograd) for c in fast._calls.values()) >= 3
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("affine", [False, True])
+def test_a_convolution_and_its_norm_are_one(bias, affine):
+    norm = nn.BatchNorm2d(6, affine=affine)
+    norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
+    network = nn.Sequential(nn.Conv2d(3, 6, 3, bias=bias), norm).eval()
+    fast, x = Accelerated(network), torch.randn(2, 3, 9, 11)
+    assert_same(fast(x), network(x))
+    assert [c.norm is not None for c in fast._calls.values()] == [True]
+
+
 class Odd(nn.Module):
     """Everything that must not be folded."""
 

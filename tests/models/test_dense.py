@@ -64,9 +64,9 @@ def test_convolutions_are_those_of_the_sparse_map(window, rate, size, dilation, 
 
 
 @pytest.mark.parametrize("kind", [Conv2dSame, AvgPool2dSame, MaxPool2dSame])
-@given(kernel=st.integers(1, 5), stride=STRIDES, rate=RATES, size=SIZES)
-def test_tensorflows_padding_is_that_of_the_sparse_map(kind, kernel, stride, rate, size):
-    check(Conv2dSame(3, 6, kernel, stride) if kind is Conv2dSame else kind(kernel, stride), rate, size)
+@given(kernel=st.integers(1, 5), stride=STRIDES, rate=RATES, size=SIZES, dilation=st.integers(1, 2))
+def test_tensorflows_padding_is_that_of_the_sparse_map(kind, kernel, stride, rate, size, dilation):
+    check(Conv2dSame(3, 6, kernel, stride, dilation=dilation) if kind is Conv2dSame else kind(kernel, stride), rate, size)
 
 
 @pytest.mark.parametrize("border", ["reflect", "constant"])
