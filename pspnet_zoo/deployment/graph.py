@@ -30,7 +30,8 @@ class Deployed(nn.Module):
         self.spec = spec
         self.dtype = dtype
         self.activation, self.classes = network.activation, network.classes
-        self.network = copy.deepcopy(network).cpu().eval().to(self.dtype)
+        # contiguous, since torch.export takes weights in channels_last for slices of larger ones
+        self.network = copy.deepcopy(network).cpu().eval().to(self.dtype).to(memory_format=torch.contiguous_format)
 
     def forward(self, image: Tensor) -> Tensor:
         """The input of `Exported` to its output."""
