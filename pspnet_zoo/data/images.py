@@ -3,6 +3,7 @@
 import logging
 import threading
 import warnings
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -93,10 +94,7 @@ def read_mask(path: Path) -> np.ndarray:
         FileNotFoundError: If there is no such file.
         ImageError: If it is not a picture of one 8-bit channel.
     """
-    image = _open(path)
-    if image.mode not in ("L", "P"):
-        raise ImageError(f"'{path}' has mode {image.mode}; a mask has one 8-bit channel of class ids (mode L or P)")
-    return np.array(image)
+    return _read_ids(path, ("L", "P"))
 
 
 def read_prediction(path: Path) -> np.ndarray:
@@ -106,8 +104,14 @@ def read_prediction(path: Path) -> np.ndarray:
         FileNotFoundError: If there is no such file.
         ImageError: If it is something else.
     """
+    return _read_ids(path, ("L", "P", "I;16"))
+
+
+def _read_ids(path: Path, modes: Sequence[str]) -> np.ndarray:
     image = _open(path)
-    return np.array(image) if image.mode == "I;16" else read_mask(path)
+    if image.mode not in modes:
+        raise ImageError(f"'{path}' has mode {image.mode}; a mask has one 8-bit channel of class ids (mode L or P)")
+    return np.array(image)
 
 
 def _open(path: Path | BinaryIO) -> Image.Image:

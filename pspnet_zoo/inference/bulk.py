@@ -227,13 +227,11 @@ def _row(source: Input, prediction: Prediction | None, error: Exception | None, 
 def model_files(model: str) -> dict[str, bytes]:
     """Everything that makes a model, by file name: its checkpoint's folder, or the exported file."""
     predictor = Predictor(model)
+    if isinstance(predictor.engine, ExportedEngine):
+        return {path.name: path.read_bytes() for path in files_of(predictor.engine.path)}
     with tempfile.TemporaryDirectory() as folder:
-        if isinstance(predictor.engine, ExportedEngine):
-            paths = files_of(predictor.engine.path)
-        else:
-            predictor.model.save_pretrained(folder)
-            paths = sorted(Path(folder).iterdir())
-        return {path.name: path.read_bytes() for path in paths}
+        predictor.model.save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
 def load_files(files: Mapping[str, bytes], device: str | None = None) -> Predictor:

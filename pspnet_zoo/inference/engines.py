@@ -154,11 +154,11 @@ class ExportedEngine:
         Raises:
             ValueError: If the file takes one size, and this is another.
         """
-        if self.image_size not in (None, found := (x.shape[-2], x.shape[-1])):
-            wanted = "x".join(map(str, self.image_size or ()))
+        height, width = x.shape[-2:]
+        if self.image_size is not None and self.image_size != (height, width):
             raise ValueError(
-                f"'{self.path}' takes pictures of {wanted} pixels, larger ones in parts of that size, and none of "
-                f"{found[0]}x{found[1]}; enlarge the picture, or use the network that it was exported from"
+                f"'{self.path}' takes pictures of {self.image_size[0]}x{self.image_size[1]} pixels, larger ones in parts of that "
+                f"size, and none of {height}x{width}; enlarge the picture, or use the network that it was exported from"
             )
         if self.spec.input == "uint8":
             x = (x + self._mean).round().clamp(0, 255).to(torch.uint8)

@@ -21,7 +21,7 @@ _INPUT = [
 _WEIGHT = [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]  # over 24
 _OUTPUT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 
-_TILES_AT_ONCE = 2**19  # times the channels; bounds the memory of transformed tiles, and fewer would read the weights too often
+_TILE_CHANNELS_AT_ONCE = 2**19  # bounds the memory of transformed tiles; fewer would read the weights too often
 _CHANNELS_AT_ONCE = 64  # bounds the memory of weights in float64
 
 
@@ -55,7 +55,7 @@ class WinogradConvolution:
         padded[:, d : d + height, d : d + width] = x.permute(0, 2, 3, 1)
         out = x.new_empty(count, 4 * d * down, 4 * d * across, self.weight.shape[2])
         tiles, results = _tiles(padded, d, down, across, 6), _tiles(out, d, down, across, 4)
-        rows = max(_TILES_AT_ONCE // (x.shape[1] * d * d * across), 1)
+        rows = max(_TILE_CHANNELS_AT_ONCE // (x.shape[1] * d * d * across), 1)
         for picture in range(count):
             for first in range(0, down, rows):
                 part = slice(first, first + rows)

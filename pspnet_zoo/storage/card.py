@@ -119,6 +119,7 @@ def _metadata(model: Network, repo: str, license: str | None, metrics: Sequence[
 
     provenance = model.provenance or {}
     base, page = provenance.get("base_model"), provenance.get("page")
+    unnamed = license if license and license not in _LICENSES else None
     results = [
         EvalResult(
             task_type="image-segmentation",
@@ -138,8 +139,8 @@ def _metadata(model: Network, repo: str, license: str | None, metrics: Sequence[
         library_name="pspnet_zoo",
         pipeline_tag="image-segmentation",
         license=_LICENSES.get(license, "other") if license else None,
-        license_name=_slug(license) if license and license not in _LICENSES else None,
-        license_link=LICENSE_FILE if license and license not in _LICENSES else None,
+        license_name=_slug(unnamed) if unnamed else None,
+        license_link=LICENSE_FILE if unnamed else None,
         tags=["semantic-segmentation", "pspnet", "timm", "pytorch"],
         datasets=sorted({_slug(m.dataset) for m in metrics}) or None,
         metrics=sorted({_METRIC_TYPES.get(m.name, m.name) for m in metrics}) or None,
