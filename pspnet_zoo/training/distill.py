@@ -290,7 +290,8 @@ def distillation_loss(
         return main + aux_weight * auxiliary
     counted = taught(target, confidence)
     # a teacher's logits are the logarithms of its probabilities, up to a constant that no softmax sees
-    chosen = target.float().movedim(1, -1)[counted][:, known] ** (1 / temperature)
+    chosen = target[:, known].float() ** (1 / temperature)
     wanted = chosen / chosen.sum(dim=1, keepdim=True).clamp(min=1e-12)
-    found = (logits.float().movedim(1, -1)[counted][:, known] / temperature).log_softmax(dim=1)
-    return F.kl_div(found, wanted, reduction="sum") * temperature**2 / counted.sum().clamp(min=1)
+    found = (logits[:, known].float() / temperature).log_softmax(dim=1)
+    divergence = F.kl_div(found, wanted, reduction="none").sum(dim=1)
+    return divergence.where(counted, 0).sum() * temperature**2 / counted.sum().clamp(min=1)
