@@ -20,7 +20,7 @@ from ..models.pspnet import PSPNet
 from ..storage.errors import WeightsError
 from ..storage.files import file_digest, weights_digest
 from .acceleration import Accelerated
-from .exported import KEY, OPENVINO_FILE, Exported, foreign, format_of
+from .exported import KEY, OPENVINO_FILE, Exported, files_of, foreign, format_of
 
 
 class TorchEngine:
@@ -142,7 +142,7 @@ class ExportedEngine:
     @property
     def weights_sha256(self) -> str:
         """Of the file that holds the weights."""
-        return file_digest(self.path.with_suffix(".bin") if self.path.suffix == ".xml" else self.path, "sha256")
+        return file_digest(files_of(self.path)[-1], "sha256")
 
     def run(self, x: Tensor) -> Tensor:
         """The input of the file, see `Exported.input`, to its output."""

@@ -1,4 +1,5 @@
 import copy
+import hashlib
 import json
 import subprocess
 import sys
@@ -98,6 +99,14 @@ def test_one_onnx_file_passes_the_checker_and_names_its_sides(onnx_file):
     sides = [d.dim_param or d.dim_value for d in picture.type.tensor_type.shape.dim]
     assert sides == ["batch", 3, "height", "width"]
     assert [d.dim_param or d.dim_value for d in logits.type.tensor_type.shape.dim] == ["batch", 11, "height", "width"]
+
+
+def test_the_digest_is_of_the_file_that_holds_the_weights(network, onnx_file, openvino_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("pspnet_zoo.deployment.onnx._LIMIT", 0)  # bytes of weights, above which they lie beside the graph
+    large = export(network, tmp_path / "large.onnx")
+    beside, folder = tmp_path / "large.onnx.data", openvino_folder
+    for file, weights in ((onnx_file, onnx_file), (large, beside), (folder, folder / "model.bin")):
+        assert open_engine(file).weights_sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def test_metadata_say_what_a_program_has_to_know(onnx_file, openvino_folder, network):
