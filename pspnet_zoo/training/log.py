@@ -22,7 +22,7 @@ class Log:
     """TensorBoard's files of a run, written by one process."""
 
     def __init__(self, folder: Path, recipe: Recipe, step: int, writes: bool) -> None:
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step) if writes else None
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1) if writes else None
         if writes:
             write_atomically(folder / RECIPE, (json.dumps(asdict(recipe), indent=2) + "\n").encode())
 

@@ -2,21 +2,29 @@
 
 import copy
 import errno
+import io
+import json
 import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+import threading
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pspnet_zoo import PSPNet, WeightsError, from_pretrained
+from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.evaluation.evaluate import evaluate
+from pspnet_zoo.inference.draw import overlay
+from pspnet_zoo.inference.scores import class_ids
 from pspnet_zoo.training.recipes import Recipe
 from pspnet_zoo.training.stream import class_shares
 from pspnet_zoo.training.train import BEST, CHECKPOINT, train
@@ -182,21 +190,36 @@ def test_parts_of_a_batch_make_the_step_of_the_whole(net, camvid, tmp_path):
 
 
 def test_the_batch_must_divide(net, camvid, tmp_path):
-    with pytest.raises(ValueError, match="batch_size is 2; it must divide evenly among 1 processes times 3"):
-        train(net, open_dataset("camvid", camvid, "train"), replace(RECIPE, accumulation=3), tmp_path)
+    with pytest.raises(ValueError, match="batch_size is 3; it must divide evenly among 1 processes times 2"):
+        train(net, open_dataset("camvid", camvid, "train"), replace(RECIPE, batch_size=3, accumulation=2), tmp_path)
 
 
 def test_validation_keeps_the_best_network_and_logs_scores_and_pictures(net, camvid, tmp_path):
-    scores = {}
-    dataset, validation = open_dataset("camvid", camvid, "train"), open_dataset("camvid", camvid, "val")
+    validation = open_dataset("camvid", camvid, "train")  # it has more pictures than are logged
     recipe = replace(RECIPE, iterations=8, evaluate_every=3, batch_size=4)
-    train(net, dataset, recipe, tmp_path, validation=validation)
+    train(net, validation, recipe, tmp_path, validation=validation)
     log = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0}).Reload()
     scores = {event.step: event.value for event in log.Scalars("miou/val")}
     assert list(scores) == [3, 6, 8] and len(log.Scalars("loss/train")) == len(log.Scalars("learning rate")) == 8
     assert len(log.Tags()["images"]) == 3
     assert evaluate(net, validation).miou == pytest.approx(scores[8], rel=1e-5)
     assert evaluate(from_pretrained(tmp_path / BEST), validation).miou == pytest.approx(max(scores.values()), rel=1e-5)
+    image, truth = validation[0]
+    pixels, seen = image.permute(1, 2, 0).numpy(), class_ids(net, image[None])[0]
+    beside = [overlay(pixels, mask.numpy(), CAMVID, 0.5) for mask in (truth, seen)]
+    logged = log.Images(f"{validation.images[0].stem}: truth, prediction")[-1].encoded_image_string
+    assert np.array_equal(np.array(Image.open(io.BytesIO(logged))), np.concatenate(beside, axis=1))
+
+
+def test_a_resumed_run_logs_every_step_once_and_the_recipe(net, camvid, tmp_path):
+    dataset = open_dataset("camvid", camvid, "train")
+    with pytest.raises(Interrupted):
+        train(net, dataset, RECIPE, tmp_path, progress=stop_at(3))  # its checkpoint is of step 2
+    train(net, dataset, RECIPE, tmp_path, resume=True)
+    log = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in log.Scalars("loss/train")] == [1, 2, 3, 4, 5, 6]
+    assert not any("Writer" in type(thread).__name__ for thread in threading.enumerate())  # it was closed: nothing is left to write
+    assert json.loads((tmp_path / "recipe.json").read_text()) == json.loads(json.dumps(asdict(RECIPE)))
 
 
 def test_the_running_average_is_the_result(net, camvid, tmp_path):
@@ -289,3 +312,10 @@ def test_two_processes_end_alike_and_like_one_with_the_whole_batch(camvid, tmp_p
         whole = load_file(tmp_path / "one" / "0.safetensors")
         for name in whole:
             torch.testing.assert_close(first[name], whole[name], rtol=1e-4, atol=1e-6, msg=name)
+    else:  # evaluated by both, with the statistics that are kept
+        net = PSPNet("test_efficientnet", None, classes=11, psp_out_channels=16, aux_head=True)
+        net.load_state_dict(first)
+        log = EventAccumulator(str(tmp_path / "two" / "run" / "tensorboard")).Reload()
+        assert log.Scalars("loss/val")[-1].value == pytest.approx(
+            evaluate(net, open_dataset("camvid", camvid, "val")).loss, rel=1e-5
+        )
