@@ -103,7 +103,17 @@ def test_the_network_is_not_changed_and_its_changes_are_seen(everywhere):
         assert_same(fast(x), network(x).detach())
 
 
+def test_the_rule_is_asked_with_channels_sides_and_dilation(monkeypatch):
+    asked = []
+    monkeypatch.setattr(acceleration, "winograd_pays", lambda *sizes: asked.append(sizes) or True)
+    Accelerated(nn.Conv2d(4, 5, 3, padding=2, dilation=2).eval())(torch.randn(1, 4, 9, 11))
+    assert asked == [(4, 5, 9, 11, 2)]
+
+
 def test_winograd_is_for_wide_layers_on_maps_that_tiles_cover():
     assert winograd_pays(2048, 512, 64, 128, 1) and winograd_pays(512, 512, 64, 128, 4)
     assert not winograd_pays(64, 64, 128, 256, 1)
     assert not winograd_pays(512, 512, 9, 9, 4)
+    assert winograd_pays(256, 256, 32, 32, 1)  # 64 tiles
+    assert not winograd_pays(255, 256, 32, 32, 1) and not winograd_pays(256, 256, 28, 32, 1)
+    assert winograd_pays(256, 256, 40, 40, 4) and not winograd_pays(256, 256, 36, 36, 4)  # 1.44 and 1.78 of the map

@@ -23,14 +23,28 @@ def test_results_come_in_the_order_of_the_items(workers, ahead):
     assert list(in_order(slow_square, range(20), workers=workers, ahead=ahead)) == [i * i for i in range(20)]
 
 
-def test_no_more_is_computed_ahead_than_allowed():
+@pytest.mark.parametrize(("options", "ahead"), [({"ahead": 5}, 5), ({}, 4)], ids=["given", "twice the threads"])
+def test_no_more_is_computed_ahead_than_allowed(options, ahead):
     started = []
-    results = in_order(lambda i: started.append(i), count(), workers=2, ahead=5)
+    results = in_order(lambda i: started.append(i), count(), workers=2, **options)
     for taken in range(1, 8):
         next(results)
         time.sleep(0.02)
-        assert len(started) == taken + 4
+        assert len(started) == taken + ahead - 1
     results.close()
+
+
+def test_what_waits_is_not_computed_once_the_caller_stops():
+    started = []
+
+    def work(i):
+        started.append(threading.current_thread().name)
+        time.sleep(0.05)
+
+    results = in_order(work, count(), workers=1, ahead=9)
+    next(results)
+    results.close()
+    assert len(started) <= 3 and started[0].startswith("pspnet-zoo")
 
 
 def test_threads_work_while_the_items_are_made():
@@ -119,6 +133,42 @@ def test_neighbours_of_one_size_are_batched_and_nothing_else():
     for picture, result in zip(pictures, results, strict=True):
         assert result.source is picture and result.seconds >= 0
         assert picture is None or result.prediction.image is picture
+
+
+def test_pictures_go_one_by_one_if_nothing_is_said():
+    batches = []
+    segment = lambda batch: batches.append(len(batch)) or [predict(p) for p in batch]  # noqa: E731
+    assert len(list(segment_all(segment, lambda p: p, [np.zeros((4, 6, 3), np.uint8)] * 3))) == 3
+    assert batches == [1, 1, 1]
+
+
+def test_pictures_are_read_in_so_many_threads_and_a_batch_ahead():
+    started, threads = [], set()
+
+    def read(i):
+        started.append(i)
+        threads.add(threading.current_thread())
+        time.sleep(0.01)
+        return np.zeros((4, 6, 3), np.uint8)
+
+    results = segment_all(lambda batch: [predict(p) for p in batch], read, count(), batch_size=3, workers=1)
+    next(results)
+    time.sleep(0.2)
+    assert len(threads) == 1 and len(started) == 7  # a batch, the one after it that ended it, and three ahead
+    results.close()
+
+
+def test_the_seconds_of_a_picture_are_its_reading_and_its_share_of_the_batch():
+    def read(picture):
+        time.sleep(0.02)
+        return picture
+
+    def segment(batch):
+        time.sleep(0.2)
+        return [predict(p) for p in batch]
+
+    for result in segment_all(segment, read, [np.zeros((4, 6, 3), np.uint8)] * 4, batch_size=4):
+        assert 0.069 <= result.seconds < 0.5
 
 
 def test_memory_does_not_grow_with_the_number_of_pictures():

@@ -1,5 +1,7 @@
 """Predictor and Prediction."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from pspnet_zoo import Predictor, PSPNet
 from pspnet_zoo.data.images import ImageError
 from pspnet_zoo.data.labels import CAMVID, Labels
 from pspnet_zoo.inference.engines import open_engine
+from pspnet_zoo.inference.prediction import shares_of
 from pspnet_zoo.inference.scores import class_ids
 from pspnet_zoo.meta import Preprocess
 
@@ -76,6 +79,19 @@ def test_shares_add_up_to_one(predictor):
     prediction = predictor(noise())
     assert sum(prediction.shares.values()) == pytest.approx(1)
     assert prediction.shares["sky"] == pytest.approx((prediction.mask == 0).mean())
+
+
+def test_shares_are_of_every_class_and_of_no_id_without_a_name():
+    assert shares_of(np.array([[0, 1], [1, 1]]), ("a", "b", "c")) == {"a": 0.25, "b": 0.75, "c": 0.0}
+    with pytest.raises(ValueError, match="The mask has id 2, and there are 2 classes"):
+        shares_of(np.array([[0, 2]]), ("a", "b"))
+
+
+def test_predictions_are_equal_where_picture_mask_and_labels_are(predictor):
+    one = predictor(noise())
+    others = [replace(one, mask=(one.mask + 1) % 11), replace(one, image=255 - one.image), replace(one, labels=Labels(("a",) * 11))]
+    assert one == replace(one, probabilities=np.zeros(1)) and one != "a picture"
+    assert all(one != other for other in others)
 
 
 def test_a_saved_mask_has_the_ids_and_the_palette(predictor, tmp_path):

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 
 import pytest
 
@@ -46,18 +47,35 @@ def test_json_lines_and_parquet_say_the_same(tmp_path):
     import pyarrow.parquet as pq
 
     assert pq.read_table(tmp_path / "r.parquet").to_pylist() == rows
+    parts = pq.ParquetFile(tmp_path / "r.parquet").metadata
+    assert parts.num_row_groups == 2 and parts.row_group(0).column(0).compression == "ZSTD"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_name_that_is_no_text_is_reported_too(tmp_path, suffix):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    path = tmp_path / "a new folder" / "for it" / f"r{suffix}"
+    with SharesReport(path, ("road", "sky")) as report:
+        report.add(os.fsdecode(b"\xff.jpg"))
+    written = path.read_bytes()
+    assert {".csv": b"\n\xff.jpg,,", ".jsonl": b'{"path": "\\udcff.jpg", "height"', ".parquet": b"?.jpg"}[suffix] in written
 
 
 def test_the_rows_so_far_are_kept_when_work_stops(tmp_path):
     with pytest.raises(KeyboardInterrupt), SharesReport(tmp_path / "r.jsonl", ("road", "sky")) as report:
         fill(report)
         raise KeyboardInterrupt
-    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 2 and len(list(tmp_path.iterdir())) == 1
+    lines = (tmp_path / "r.jsonl").read_text().splitlines()
+    assert len(lines) == 2 and "frame" not in json.loads(lines[0]) and len(list(tmp_path.iterdir())) == 1
 
 
 def test_another_ending_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"must end in one of .csv, .jsonl, .parquet"):
         check_report(tmp_path / "r.xlsx")
+    with pytest.raises(ValueError, match=r"must end in one of .csv, .jsonl, .parquet"):
+        SharesReport(tmp_path / "folder" / "r.xlsx", ("road", "sky"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
