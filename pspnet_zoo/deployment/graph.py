@@ -14,8 +14,9 @@ from ..inference.scores import as_logits
 from ..models.pspnet import PSPNet
 from .cubic import CubicByMatrices
 
-# sides that are no multiple of anything, so that no padding is empty and left out of the graph
-_EXAMPLE = (157, 189)
+# What is empty or one at the example's size would be left out of the graph or taken as fixed: 13 and 17 cells of 32 pixels are more
+# than one window of 7, 8 or 12 cells, and no multiple of one, after any stage.
+_EXAMPLE = (401, 521)
 
 
 Run = Callable[[Tensor], Tensor]

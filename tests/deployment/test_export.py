@@ -33,10 +33,7 @@ FAMILIES = [
     "tf_efficientnetv2_b0",
     "regnetx_002",
     "densenet121",
-    pytest.param(
-        "swin_tiny_patch4_window7_224",
-        marks=pytest.mark.xfail(strict=True, reason="its windows depend on the size of a map: the export is refused"),
-    ),
+    "swin_tiny_patch4_window7_224",
     "vit_tiny_patch16_224",
     "levit_128s",
     "hrnet_w18_small",
