@@ -15,7 +15,7 @@ from ..models.pspnet import PSPNet
 from .cubic import CubicByMatrices
 
 # What is empty or one at the example's size would be left out of the graph or taken as fixed: 13 and 17 cells of 32 pixels are more
-# than one window of 7, 8 or 12 cells, and no multiple of one, after any stage.
+# than one window of 7, 8 or 12 cells, and no multiple of 7 or 12 cells at any stage, so that no padding is empty.
 _EXAMPLE = (401, 521)
 
 
