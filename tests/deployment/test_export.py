@@ -101,8 +101,8 @@ def test_one_onnx_file_passes_the_checker_and_names_its_sides(onnx_file):
 def test_the_digest_is_of_the_file_that_holds_the_weights(network, onnx_file, openvino_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("pspnet_zoo.deployment.onnx._LIMIT", 0)  # bytes of weights, above which they lie beside the graph
     large = export(network, tmp_path / "large.onnx")
-    beside, folder = tmp_path / "large.onnx.data", openvino_folder
-    for file, weights in ((onnx_file, onnx_file), (large, beside), (folder, folder / "model.bin")):
+    weights_of = {onnx_file: onnx_file, large: tmp_path / "large.onnx.data", openvino_folder: openvino_folder / "model.bin"}
+    for file, weights in weights_of.items():
         assert open_engine(file).weights_sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
