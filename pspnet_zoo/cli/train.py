@@ -20,6 +20,7 @@ from .terminal import check_name, err, progress_bar, say, torchrun_process
 
 if TYPE_CHECKING:
     from ..data.dataset import SegmentationDataset
+    from ..inference.engines import Engine
     from ..models.pspnet import PSPNet
     from ..training.distill import TeacherScores
 
@@ -56,7 +57,8 @@ def train(
     teacher: Annotated[
         list[str],
         typer.Option(
-            help="Checkpoint whose probabilities are a target; repeat it for several, which are averaged.", rich_help_panel=TAUGHT
+            help="Checkpoint or exported network whose probabilities are a target; repeat it for several, which are averaged.",
+            rich_help_panel=TAUGHT,
         ),
     ] = [],  # noqa: B006
     teacher_protocol: Annotated[
@@ -95,7 +97,6 @@ def train(
         raise ValueError("Nothing says what is in the pictures; give --data, or --teacher and --unlabelled")
     checkpoint, run = _training()
     from ..data.open import open_dataset
-    from ..factory import load
     from ..training.distill import read_mapping
 
     named = RECIPES[recipe]
@@ -104,7 +105,7 @@ def train(
     masked = open_dataset(layout, data, "train") if data else None
     validation = _validation(layout, data) if data and resolved.evaluate_every else None
     mapping = read_mapping(teacher_mapping) if teacher_mapping else None
-    teachers = [load(name) for name in teacher]
+    teachers = _teachers(teacher, cpu)
     pictures = _pictures(masked, unlabelled, masked.labels if masked else _labels(teachers[0], mapping))
     if (output / checkpoint).exists() and not resume:
         raise ValueError(f"'{output}' already holds a run; continue it with --resume, or choose another folder with -o")
@@ -122,7 +123,7 @@ def train(
         networks = [{"name": name, "provenance": net.provenance} for name, net in zip(teacher, teachers, strict=True)]
         network.provenance["teachers"] = {"protocol": teacher_protocol, "mapping": mapping, "networks": networks}
         folder = teacher_cache or output / "teacher"
-        scores = _teacher_scores(teachers, teacher_protocol, mapping, pictures, folder, teacher_stride, cpu)
+        scores = _teacher_scores(teachers, teacher_protocol, mapping, pictures, folder, teacher_stride)
     is_main = torchrun_process()[0] == 0
     received: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -194,7 +195,18 @@ def _pictures(masked: "SegmentationDataset | None", unlabelled: Sequence[Path], 
     return Joined(parts) if unlabelled else parts[0]
 
 
-def _labels(teacher: "PSPNet", mapping: Mapping[str, Sequence[str]] | None) -> Labels:
+def _teachers(names: Sequence[str], cpu: bool) -> "list[Engine]":
+    """What runs them, networks on the GPU of this process if there is one."""
+    import torch
+
+    from ..inference.engines import open_engine
+    from ..inference.exported import format_of
+
+    device = "cpu" if cpu else f"cuda:{torchrun_process()[2]}" if torch.cuda.is_available() else "cpu"
+    return [open_engine(name, device=None if format_of(name) else device) for name in names]
+
+
+def _labels(teacher: "Engine", mapping: Mapping[str, Sequence[str]] | None) -> Labels:
     """The student's classes, where there are no masks: the mapping's, or else the teacher's."""
     from ..data.labels import distinct_colors
 
@@ -206,22 +218,18 @@ def _labels(teacher: "PSPNet", mapping: Mapping[str, Sequence[str]] | None) -> L
 
 
 def _teacher_scores(
-    teachers: "Sequence[PSPNet]",
+    teachers: "Sequence[Engine]",
     protocol: str,
     mapping: Mapping[str, Sequence[str]] | None,
     pictures: "SegmentationDataset",
     folder: Path,
     stride: int,
-    cpu: bool,
 ) -> "TeacherScores":
     """The teachers' scores of the pictures: computed by every process for its share, with a bar, unless they are there."""
-    import torch
-
     from ..training.distill import TeacherScores, network_teacher
 
-    rank, processes, local_rank = torchrun_process()
-    device = torch.device("cuda", local_rank) if torch.cuda.is_available() and not cpu else torch.device("cpu")
-    made = [network_teacher(net.to(device).eval(), PROTOCOLS[protocol], pictures.labels, mapping) for net in teachers]
+    rank, processes, _ = torchrun_process()
+    made = [network_teacher(engine, PROTOCOLS[protocol], pictures.labels, mapping) for engine in teachers]
     scores = TeacherScores(folder, made, pictures, stride=stride)
     bar = progress_bar()
     bar.disable = rank > 0

@@ -22,12 +22,12 @@ from torch.nn import functional as F
 
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
+from ..inference.engines import Engine
 from ..inference.protocols import Protocol
 from ..inference.scores import class_probabilities, labels_of
 from ..meta import Labels
-from ..models.pspnet import PSPNet
 from ..storage.errors import WeightsError
-from ..storage.files import read_state, weights_digest, write_state
+from ..storage.files import read_state, write_state
 from .transforms import Places
 
 Progress = Callable[[int, int], None]
@@ -48,12 +48,12 @@ class Teacher:
 
 
 def network_teacher(
-    model: PSPNet, protocol: Protocol, labels: Labels, mapping: Mapping[str, Sequence[str]] | None = None
+    model: Engine, protocol: Protocol, labels: Labels, mapping: Mapping[str, Sequence[str]] | None = None
 ) -> Teacher:
     """A network as a teacher.
 
     Args:
-        model: On the device to run on.
+        model: A network that runs, of `pspnet_zoo.inference.engines.open_engine`: of the zoo, a folder, or exported.
         protocol: How it segments a picture.
         labels: The student's.
         mapping: For each of the student's classes, the teacher's classes whose probabilities form it; none where the teacher does
@@ -71,7 +71,7 @@ def network_teacher(
         scores = class_probabilities(model, image[None], protocol)[0]
         return torch.einsum("sc,chw->shw", matrix.to(scores.device), scores)
 
-    settings = [weights_digest(model.state_dict()), repr(protocol), repr(model.preprocess), matrix.tolist()]
+    settings = [model.weights_sha256, repr(protocol), repr(model.preprocess), matrix.tolist()]
     known = frozenset(matrix.any(dim=1).nonzero().flatten().tolist())
     return Teacher(hashlib.sha256(json.dumps(settings).encode()).hexdigest(), probabilities, known)
 

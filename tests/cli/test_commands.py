@@ -176,9 +176,13 @@ def test_a_student_is_taught_without_masks_then_with_them_and_other_classes(run,
     code, _, _ = run("train", "-o", tmp_path / "b", "--teacher-mapping", mapping, "--teacher-stride", 2, *options)
     labels = json.loads((tmp_path / "b" / "model" / "config.json").read_text())["labels"]
     assert code == 0 and labels["names"] == ["ground", "rest"]
-    code, _, _ = run("train", "-o", tmp_path / "c", "--data", camvid, "--teacher-cache", tmp_path / "kept", *options)
+    exported = tmp_path / "street.onnx"
+    assert run("export", model, "-o", exported)[0] == 0
+    options += ["--teacher", exported, "--teacher-cache", tmp_path / "kept"]
+    code, _, _ = run("train", "-o", tmp_path / "c", "--data", camvid, *options)
     provenance = json.loads((tmp_path / "c" / "model" / "config.json").read_text())["provenance"]
     assert code == 0 and provenance["data"] == "camvid, split train, 5 pictures; 2 pictures without masks"
+    assert [network["name"] for network in provenance["teachers"]["networks"]] == [str(model), str(exported)]
     assert len(list((tmp_path / "kept").glob("*/*.safetensors"))) == 7
 
 

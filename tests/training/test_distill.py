@@ -18,6 +18,8 @@ from pspnet_zoo import PSPNet, WeightsError
 from pspnet_zoo.data.labels import CAMVID, IGNORE, Labels
 from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.data.unlabelled import Joined, Unlabelled
+from pspnet_zoo.deployment.export import export
+from pspnet_zoo.inference.engines import TorchEngine, open_engine
 from pspnet_zoo.inference.protocols import PROTOCOLS, Protocol
 from pspnet_zoo.inference.scores import class_ids, class_probabilities
 from pspnet_zoo.training import distill
@@ -53,7 +55,7 @@ def teacher(net) -> Teacher:
     network = PSPNet("test_efficientnet", None, classes=len(CAMVID), psp_out_channels=8).eval()
     torch.nn.init.normal_(network.segmentation_head[0].weight)
     network.labels = CAMVID
-    return network_teacher(network, WHOLE, CAMVID)
+    return network_teacher(TorchEngine(network, fast=False), WHOLE, CAMVID)
 
 
 @pytest.fixture
@@ -166,7 +168,7 @@ def test_classes_of_the_teacher_are_summed_as_the_mapping_says(net, camvid, tmp_
     student = Labels(("thing", "ground", "unicorn"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)))
     path = tmp_path / "mapping.json"
     path.write_text(json.dumps({"thing": ["car", "pedestrian"], "ground": ["road"], "unicorn": []}))
-    mapped = network_teacher(net, WHOLE, student, read_mapping(path))
+    mapped = network_teacher(TorchEngine(net.eval(), fast=False), WHOLE, student, read_mapping(path))
     found, all_scores = mapped.probabilities(image), class_probabilities(net, image[None], WHOLE)[0]
     expected = [all_scores[CAR] + all_scores[9], all_scores[3], torch.zeros_like(all_scores[0])]
     torch.testing.assert_close(found, torch.stack(expected))
@@ -185,7 +187,7 @@ def test_classes_of_the_teacher_are_summed_as_the_mapping_says(net, camvid, tmp_
 )
 def test_a_mapping_that_does_not_fit_is_refused(net, mapping, message):
     with pytest.raises(ValueError, match=message):
-        network_teacher(net, WHOLE, Labels(("a", "b"), ((0, 0, 0), (1, 1, 1))), mapping)
+        network_teacher(TorchEngine(net.eval(), fast=False), WHOLE, Labels(("a", "b"), ((0, 0, 0), (1, 1, 1))), mapping)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +202,7 @@ def test_a_mapping_file_that_says_something_else_is_refused(tmp_path, text, mess
 
 
 def test_several_teachers_are_averaged(net, teacher, camvid, tmp_path):
-    other = network_teacher(net, replace(WHOLE, flip=True), CAMVID)
+    other = network_teacher(TorchEngine(net.eval(), fast=False), replace(WHOLE, flip=True), CAMVID)
     scores = TeacherScores(tmp_path, [teacher, other], open_dataset("camvid", camvid, "train"))
     image, _ = scores.dataset[1]
     mean = (teacher.probabilities(image) + other.probabilities(image)) / 2
@@ -248,10 +250,10 @@ def test_damaged_scores_are_found_and_computed_again(scores, damage):
 
 def test_another_teacher_protocol_picture_or_stride_has_scores_of_its_own(net, teacher, camvid, tmp_path):
     dataset = open_dataset("camvid", camvid, "train")
-    others = [network_teacher(net, p, CAMVID) for p in (WHOLE, replace(WHOLE, scales=(1.0, 1.5)))]
+    others = [network_teacher(TorchEngine(net.eval(), fast=False), p, CAMVID) for p in (WHOLE, replace(WHOLE, scales=(1.0, 1.5)))]
     shrunk = copy.deepcopy(net)
     shrunk.preprocess = replace(net.preprocess, range=255.0)
-    others.append(network_teacher(shrunk, WHOLE, CAMVID))
+    others.append(network_teacher(TorchEngine(shrunk.eval(), fast=False), WHOLE, CAMVID))
     made = [TeacherScores(tmp_path, [t], dataset) for t in (teacher, *others)]
     made.append(TeacherScores(tmp_path, [teacher], dataset, stride=2))
     assert len({scores.path(0) for scores in made}) == len(made)
@@ -400,5 +402,13 @@ def test_pictures_with_and_without_masks_are_one_data_set(camvid):
 def test_a_network_of_another_size_or_protocol_can_teach(net, camvid):
     image, _ = open_dataset("camvid", camvid, "train")[0]
     protocol = Protocol(source="a test", scales=(0.5, 1.5), flip=True)
-    found = network_teacher(net, protocol, CAMVID).probabilities(image)
+    found = network_teacher(TorchEngine(net.eval(), fast=False), protocol, CAMVID).probabilities(image)
     torch.testing.assert_close(found, class_probabilities(net, image[None], protocol)[0])
+
+
+def test_an_exported_network_teaches_what_the_network_itself_does(net, camvid, tmp_path):
+    image, _ = open_dataset("camvid", camvid, "train")[0]
+    exported = network_teacher(open_engine(export(net, tmp_path / "net.onnx")), WHOLE, CAMVID)
+    itself = network_teacher(TorchEngine(net.eval(), fast=False), WHOLE, CAMVID)
+    torch.testing.assert_close(exported.probabilities(image), itself.probabilities(image), atol=1e-4, rtol=0)
+    assert exported.name != itself.name and exported.known == itself.known

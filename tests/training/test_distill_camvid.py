@@ -20,6 +20,7 @@ from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.data.pairs import PairedFiles
 from pspnet_zoo.data.unlabelled import Unlabelled
 from pspnet_zoo.evaluation.evaluate import Evaluation, evaluate
+from pspnet_zoo.inference.engines import TorchEngine
 from pspnet_zoo.inference.protocols import PROTOCOLS
 from pspnet_zoo.storage.files import write_safetensors
 from pspnet_zoo.training.distill import TeacherScores, network_teacher
@@ -70,7 +71,8 @@ def test_a_student_without_masks_beats_half_of_the_masks(imagenet, tmp_path, cap
     data = Path(str(DATA))
     teacher = pspnet_zoo.create("pspnet_lite0.camvid").to(memory_format=torch.channels_last)
     pictures = Unlabelled(data / "train", CAMVID)
-    scores = TeacherScores(tmp_path / "teacher", [network_teacher(teacher, PROTOCOLS["whole"], CAMVID)], pictures, stride=2)
+    sees = network_teacher(TorchEngine(teacher), PROTOCOLS["whole"], CAMVID)
+    scores = TeacherScores(tmp_path / "teacher", [sees], pictures, stride=2)
     results = {
         "teacher": evaluate(teacher, open_dataset("camvid", data, "val")),
         "student, taught without masks": taught(pictures, scores, imagenet, tmp_path / "taught"),
