@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .winograd import WinogradConvolution
+from .winograd import WinogradConvolution, Workspace
 
 _SAMPLE = 128  # pixels a side, at most, of the picture that is watched on its way
+WIDE = 256
+"""Channels, in and out, from which on Winograd's algorithm pays."""
 _Key = tuple[int, torch.Size, tuple[int, ...]]
 
 
@@ -54,7 +56,7 @@ def winograd_pays(in_channels: int, out_channels: int, height: int, width: int, 
     that reach over the edge of a small map are computed for nothing.
     """
     tiles = -(-height // (4 * dilation)) * -(-width // (4 * dilation)) * dilation**2
-    return min(in_channels, out_channels) >= 256 and tiles >= 64 and 16 * tiles <= 1.5 * height * width
+    return min(in_channels, out_channels) >= WIDE and tiles >= 64 and 16 * tiles <= 1.5 * height * width
 
 
 @dataclass
@@ -86,15 +88,22 @@ class _Convolution:
     def winograd(self, dilation: int) -> WinogradConvolution:
         """The folded convolution for that dilation."""
         if dilation not in self._winograd:
-            self._winograd[dilation] = WinogradConvolution(*self._folded(), dilation)
+            bias = self._bias()
+            scale = None if self.scale is None else self.scale.to(self.weight.dtype)
+            self._winograd[dilation] = WinogradConvolution(self.weight, bias, dilation, scale)
         return self._winograd[dilation]
 
     def _folded(self) -> tuple[Tensor, Tensor | None]:
-        if self.scale is None or self.shift is None:
+        if self.scale is None:
             return self.weight, self.bias
-        bias = self.shift if self.bias is None else self.shift + self.bias.double() * self.scale
         weight = (self.weight * self.scale[:, None, None, None]).to(self.weight.dtype)
-        return weight.contiguous(memory_format=torch.channels_last), bias.to(weight.dtype)
+        return weight.contiguous(memory_format=torch.channels_last), self._bias()
+
+    def _bias(self) -> Tensor | None:
+        if self.scale is None or self.shift is None:
+            return self.bias
+        bias = self.shift if self.bias is None else self.shift + self.bias.double() * self.scale
+        return bias.to(self.weight.dtype)
 
 
 class _Record(TorchFunctionMode):
@@ -148,6 +157,7 @@ class _Replay(TorchFunctionMode):
         super().__init__()
         self._calls = calls
         self._winograd = winograd
+        self._workspace = Workspace()
         self._done: dict[_Key, Tensor] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -178,7 +188,7 @@ class _Replay(TorchFunctionMode):
             and x.dtype == torch.float32
             and winograd_pays(weight.shape[1], weight.shape[0], x.shape[-2], x.shape[-1], dilation)
         ):
-            return convolution.winograd(dilation)(x)
+            return convolution.winograd(dilation)(x, self._workspace)
         return F.conv2d(x, *convolution.direct(), call["stride"], call["padding"], call["dilation"], call["groups"])
 
 

@@ -7,6 +7,8 @@ Source: Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks"
 -2 and infinity.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -21,59 +23,84 @@ _INPUT = [
 _WEIGHT = [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]  # over 24
 _OUTPUT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 
-_TILE_CHANNELS_AT_ONCE = 2**19  # bounds the memory of transformed tiles; fewer would read the weights too often
-_CHANNELS_AT_ONCE = 64  # bounds the memory of weights in float64
+_TILE_CHANNELS_AT_ONCE = 2**17  # bounds the memory of transformed tiles; fewer would read the weights too often
+
+
+class Workspace:
+    """Memory that convolutions use one after the other: the system takes its time to give so much of it."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Tensor] = {}
+
+    def empty(self, use: str, *shape: int) -> Tensor:
+        """Float32 of that shape; what the use had before is lost."""
+        size = math.prod(shape)
+        if use not in self._buffers or self._buffers[use].numel() < size:
+            self._buffers.pop(use, None)  # the old one goes before the new one comes
+            self._buffers[use] = torch.empty(size)
+        return self._buffers[use][:size].view(shape)
 
 
 class WinogradConvolution:
-    """A convolution of stride 1 whose padding keeps the size of the map.
+    """A convolution of stride 1 whose padding keeps the size of the map; it holds no more than its arguments.
+
+    The weights are transformed in each call: kept, they would take four times the space, and it costs some hundredths of the time.
 
     Args:
-        weight: (O, C, 3, 3) float32.
+        weight: (O, C, 3, 3) float32 on the CPU, best in channels_last.
         bias: (O,) or None.
         dilation: Pixels between the taps, the same in rows and columns; also the padding.
+        scale: (O,) that the result is multiplied by before the bias is added; None for nothing, and where there is no bias.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, dilation: int = 1) -> None:
-        out_channels, in_channels = weight.shape[:2]
-        transform = _square(_WEIGHT).to(weight.device) / 24**2  # in float64: it is done once
-        taps = weight.detach().flatten(2).permute(2, 1, 0)  # (9, C, O)
-        self.weight = weight.new_empty(36, in_channels, out_channels)
-        for first in range(0, in_channels, _CHANNELS_AT_ONCE):
-            part = slice(first, first + _CHANNELS_AT_ONCE)
-            self.weight[:, part] = torch.einsum("ij,jco->ico", transform, taps[:, part].double())
+    def __init__(self, weight: Tensor, bias: Tensor | None, dilation: int = 1, scale: Tensor | None = None) -> None:
+        self.weight = weight.detach().permute(0, 2, 3, 1).flatten(1, 2)  # (O, 9, C)
         self.bias = bias
+        self.scale = scale
         self.dilation = dilation
-        self._input, self._output = (_square(m).to(weight) for m in (_INPUT, _OUTPUT))
+        self._taps, self._input, self._output = transforms(weight)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, workspace: Workspace | None = None) -> Tensor:
         """(N, C, H, W) to (N, O, H, W), any H and W of at least 1; both are best, and the result is, in channels_last."""
-        count, _, height, width = x.shape
+        workspace = workspace or Workspace()
+        count, channels, height, width = x.shape
+        outputs = len(self.weight)
         d = self.dilation
         down, across = -(-height // (4 * d)), -(-width // (4 * d))  # tiles of one grid
-        padded = x.new_zeros(count, (4 * down + 2) * d, (4 * across + 2) * d, x.shape[1])
+        padded = x.new_zeros(count, (4 * down + 2) * d, (4 * across + 2) * d, channels)
         padded[:, d : d + height, d : d + width] = x.permute(0, 2, 3, 1)
-        out = x.new_empty(count, 4 * d * down, 4 * d * across, self.weight.shape[2])
+        out = x.new_empty(count, 4 * d * down, 4 * d * across, outputs)
         tiles, results = _tiles(padded, d, down, across, 6), _tiles(out, d, down, across, 4)
-        rows = max(_TILE_CHANNELS_AT_ONCE // (x.shape[1] * d * d * across), 1)
+        weight = workspace.empty("weight", outputs, 36, channels)
+        torch.bmm(self._taps.expand(outputs, 36, 9), self.weight, out=weight)
+        rows = max(_TILE_CHANNELS_AT_ONCE // (channels * d * d * across), 1)
         for picture in range(count):
             for first in range(0, down, rows):
                 part = slice(first, first + rows)
-                results[picture, part] = self._transformed(tiles[picture, part]).view(results[picture, part].shape)
+                results[picture, part] = self._products(tiles[picture, part], weight, workspace).view(results[picture, part].shape)
         out = out[:, :height, :width].permute(0, 3, 1, 2)
-        return out if self.bias is None else out.add_(self.bias[:, None, None])
+        if self.bias is None:
+            return out
+        bias = self.bias[:, None, None]
+        return out.add_(bias) if self.scale is None else torch.addcmul(bias, out, self.scale[:, None, None], out=out)
 
-    def _transformed(self, tiles: Tensor) -> Tensor:
-        """(..., 6, 6, C) to (P, 16, O), for the P tiles of the leading dimensions."""
-        values = self._input @ tiles.reshape(-1, 36, tiles.shape[-1])  # (P, 36, C)
-        products = torch.bmm(values.transpose(0, 1), self.weight)  # (36, P, O)
-        return self._output @ products.transpose(0, 1)
+    def _products(self, tiles: Tensor, weight: Tensor, workspace: Workspace) -> Tensor:
+        """(..., 6, 6, C) to (P, 16, O), for the P tiles of the leading dimensions; it is lost with the next."""
+        outputs, _, channels = weight.shape
+        count = math.prod(tiles.shape[:-3])
+        values = workspace.empty("values", count, 36, channels)
+        torch.bmm(self._input.expand(count, 36, 36), tiles.reshape(count, 36, channels), out=values)
+        products = workspace.empty("products", 36, count, outputs)
+        torch.bmm(values.transpose(0, 1), weight.permute(1, 2, 0), out=products)
+        found = workspace.empty("found", count, 16, outputs)
+        return torch.bmm(self._output.expand(count, 16, 36), products.transpose(0, 1), out=found)
 
 
-def _square(matrix: list[list[int]]) -> Tensor:
-    """A transform of one axis as the transform of a flattened square."""
-    values = torch.tensor(matrix, dtype=torch.float64)
-    return torch.kron(values, values)
+def transforms(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a kernel's 9 taps to 36, of a tile's 36 inputs, and of 36 products to 16 outputs: (36, 9), (36, 36) and (16, 36)."""
+    taps, inputs, outputs = (torch.tensor(matrix, dtype=torch.float64) for matrix in (_WEIGHT, _INPUT, _OUTPUT))
+    # a transform of one axis as the transform of a flattened square
+    return torch.kron(taps, taps).div(24**2).to(like), torch.kron(inputs, inputs).to(like), torch.kron(outputs, outputs).to(like)
 
 
 def _tiles(x: Tensor, dilation: int, down: int, across: int, side: int) -> Tensor:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pspnet_zoo.inference.winograd import WinogradConvolution
+from pspnet_zoo.inference.winograd import WinogradConvolution, Workspace
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
@@ -34,3 +34,17 @@ def test_it_equals_torch_in_double_precision(count, channels, outputs, height, w
 def test_it_needs_no_bias():
     x, weight = torch.randn(1, 3, 9, 9), torch.randn(4, 3, 3, 3)
     assert torch.allclose(WinogradConvolution(weight, None)(x), F.conv2d(x, weight, padding=1), atol=1e-4)
+
+
+def test_a_norm_can_be_in_it():
+    x, weight, scale, bias = torch.randn(2, 3, 9, 9), torch.randn(4, 3, 3, 3), torch.randn(4), torch.randn(4)
+    wanted = F.conv2d(x, weight * scale[:, None, None, None], bias, padding=1)
+    assert torch.allclose(WinogradConvolution(weight, bias, 1, scale)(x), wanted, atol=1e-4)
+
+
+def test_one_workspace_serves_layers_of_any_size():
+    workspace = Workspace()
+    for channels, outputs, side in ((3, 4, 9), (8, 5, 20), (2, 2, 5)):
+        x, weight = torch.randn(1, channels, side, side), torch.randn(outputs, channels, 3, 3)
+        found = WinogradConvolution(weight, None)(x, workspace)
+        assert torch.allclose(found, F.conv2d(x, weight, padding=1), atol=1e-4)
