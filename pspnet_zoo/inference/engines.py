@@ -21,6 +21,7 @@ from ..storage.errors import WeightsError
 from ..storage.files import file_digest, weights_digest
 from .acceleration import Accelerated
 from .exported import KEY, OPENVINO_FILE, Exported, files_of, foreign, format_of
+from .winograd_openvino import use_winograd
 
 
 class TorchEngine:
@@ -200,7 +201,7 @@ class OnnxEngine(ExportedEngine):
 
 
 class OpenVinoEngine(ExportedEngine):
-    """An exported OpenVINO network on the CPU, in the precision that it was exported for.
+    """An exported OpenVINO network on the CPU, in the precision that it was exported for; in float32 see `use_winograd`.
 
     Args:
         path: Of the .xml file, or the folder that holds model.xml.
@@ -232,6 +233,8 @@ class OpenVinoEngine(ExportedEngine):
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"} if spec.precision in ("float32", "float16") else {}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
+        if name == "CPU" and spec.precision == "float32":
+            use_winograd(model)  # fewer bits would be too few for it
         compiled = core.compile_model(model, name, settings if name == "CPU" else {})
         super().__init__(path, spec, lambda x: compiled(x)[0])
 
