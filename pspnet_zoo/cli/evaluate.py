@@ -19,6 +19,7 @@ from .terminal import (
     out,
     progress_bar,
     say,
+    torchrun_device,
     torchrun_process,
 )
 
@@ -125,8 +126,8 @@ def _processes() -> "Iterator[tuple[int, int, torch.device]]":
     """This process's number, how many there are and its device; where torchrun started several, they are joined meanwhile."""
     import torch
 
-    rank, count, local_rank = torchrun_process()
-    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    rank, count, _ = torchrun_process()
+    device = torchrun_device()
     if count == 1:
         yield 0, 1, device
         return

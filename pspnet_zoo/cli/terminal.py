@@ -4,7 +4,7 @@ import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -18,6 +18,9 @@ from ..data.layouts import LAYOUTS
 from ..inference.exported import format_of
 from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
 from ..zoo.registry import find
+
+if TYPE_CHECKING:
+    import torch
 
 _THEME = Theme(dict.fromkeys(("progress.elapsed", "progress.remaining"), "none"))  # rich's yellow is lost on white
 out = Console(emoji=False, theme=_THEME)
@@ -55,6 +58,13 @@ def torchrun_process() -> tuple[int, int, int]:
     """This process's number, how many there are, and its number on this machine: 0, 1 and 0 without torchrun."""
     rank, count, local_rank = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     return rank, count, local_rank
+
+
+def torchrun_device() -> "torch.device":
+    """The GPU of this process if there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda", torchrun_process()[2]) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def check_name(model: str) -> None:

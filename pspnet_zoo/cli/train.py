@@ -16,7 +16,7 @@ from ..inference.protocols import PROTOCOLS
 from ..meta import Labels
 from ..training.recipes import RECIPES, Recipe
 from ..zoo.registry import parse_architecture
-from .terminal import check_name, err, progress_bar, say, torchrun_process
+from .terminal import check_name, err, progress_bar, say, torchrun_device, torchrun_process
 
 if TYPE_CHECKING:
     from ..data.dataset import SegmentationDataset
@@ -197,12 +197,10 @@ def _pictures(masked: "SegmentationDataset | None", unlabelled: Sequence[Path], 
 
 def _teachers(names: Sequence[str], cpu: bool) -> "list[Engine]":
     """What runs them, networks on the GPU of this process if there is one."""
-    import torch
-
     from ..inference.engines import open_engine
     from ..inference.exported import format_of
 
-    device = "cpu" if cpu else f"cuda:{torchrun_process()[2]}" if torch.cuda.is_available() else "cpu"
+    device = "cpu" if cpu else torchrun_device()
     return [open_engine(name, device=None if format_of(name) else device) for name in names]
 
 
