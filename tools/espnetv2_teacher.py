@@ -9,6 +9,7 @@ Its probabilities of Cityscapes' classes are summed to CamVid's.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pspnet_zoo.data.labels import CAMVID
-from pspnet_zoo.deployment.onnx import describe
+from pspnet_zoo.deployment.onnx import describe, write
 from pspnet_zoo.inference.exported import Exported
-from pspnet_zoo.meta import Preprocess
 from pspnet_zoo.models.pyramid import pooling_matrix
 from pspnet_zoo.storage.files import file_digest
+from pspnet_zoo.zoo.checkpoints.task import IMAGENET
 
 SHA256 = "a72d59699801c7ce8e8b89a53af9097eaaa60dc12180ecde86fd700ba1222fe8"
 SIZE = 540, 720
@@ -153,15 +154,12 @@ def main() -> None:
         precision="float32",
         activation=None,
         labels=CAMVID,
-        preprocess=Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), max_pixels=SIZE[0] * SIZE[1], enlarge=1.5),
+        preprocess=replace(IMAGENET, max_pixels=SIZE[0] * SIZE[1], enlarge=1.5),
         provenance={"source": "github sacmehta/EdgeNets, espnetv2_s_2.0_city_1024x512.pth", "sha256": SHA256, "license": "MIT"},
         versions={"torch": torch.__version__},
         check={},
     )
-    with torch.no_grad():
-        torch.onnx.export(
-            network, (picture,), str(target), dynamo=True, external_data=False, input_names=["image"], output_names=["logits"]
-        )
+    write(torch.export.export(network, (picture,)), spec, target)
     describe(target, spec)
 
 
