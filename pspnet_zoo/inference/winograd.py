@@ -44,7 +44,7 @@ class Workspace:
 class WinogradConvolution:
     """A convolution of stride 1 whose padding keeps the size of the map; it holds no more than its arguments.
 
-    The weights are transformed in each call: kept, they would take four times the space, and it costs some hundredths of the time.
+    The weights are transformed in each call: kept, they would take four times the space, and it costs little beside the products.
 
     Args:
         weight: (O, C, 3, 3) float32 on the CPU, best in channels_last.
