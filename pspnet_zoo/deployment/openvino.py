@@ -7,10 +7,19 @@ from ..inference.exported import KEY, Exported
 
 
 def read(path: Path) -> Any:
-    """The network of an ONNX or OpenVINO file, as an `openvino.Model`."""
-    import openvino
+    """The network of an ONNX or OpenVINO file, as an `openvino.Model`, with its constants folded.
 
-    return openvino.Core().read_model(path)
+    The fusion's weights are split, one part for each branch of the pyramid; NNCF quantizes, and `use_winograd` replaces,
+    convolutions whose weights are constants.
+    """
+    import openvino
+    from openvino.passes import ConstantFolding, Manager
+
+    model = openvino.Core().read_model(path)
+    folding = Manager()
+    folding.register_pass(ConstantFolding())
+    folding.run_passes(model)
+    return model
 
 
 def write(model: Any, spec: Exported, path: Path) -> None:

@@ -15,12 +15,8 @@ from .winograd import transforms
 
 def use_winograd(model: Any) -> int:
     """Replace the wide 3x3 convolutions of stride 1 that keep their maps' size, in an `openvino.Model`; how many there were."""
-    from openvino.passes import ConstantFolding, Manager
     from openvino.utils import replace_node
 
-    folding = Manager()
-    folding.register_pass(ConstantFolding())  # parts of weights become weights
-    folding.run_passes(model)
     found = 0
     for node in model.get_ordered_ops():
         weight = node.input_value(1).get_node() if node.get_type_name() == "Convolution" else None
