@@ -14,12 +14,12 @@ OWN = (
         license="research, non-commercial (CamVid, Cityscapes)",
         metrics=(
             # pspnet-zoo evaluate pspnet_lite0.camvid --dataset camvid --data CAMVID --split test
-            Metric("miou", 0.6888, *_CAMVID_TEST),
-            Metric("pixel_accuracy", 0.9137, *_CAMVID_TEST),
-            Metric("loss", 0.2481, *_CAMVID_TEST),
+            Metric("miou", 0.6957, *_CAMVID_TEST),
+            Metric("pixel_accuracy", 0.9158, *_CAMVID_TEST),
+            Metric("loss", 0.2431, *_CAMVID_TEST),
         ),
         folder="pspnet_lite0.camvid",
-        sha256="8557c85b7c6a596387762eb21df7f7b3dd8f7440158e4870e6a93bacd084ace2",
+        sha256="9382015259d4d179853647c76109f76e454b032bd786a338330024f71fb2182d",
         labels=CAMVID,
     ),
 )
