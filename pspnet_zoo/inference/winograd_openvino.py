@@ -14,7 +14,10 @@ from .winograd import transforms
 
 
 def use_winograd(model: Any) -> int:
-    """Replace the wide 3x3 convolutions of stride 1 that keep their maps' size, in an `openvino.Model`; how many there were."""
+    """Replace the wide 3x3 convolutions of stride 1 that keep their maps' size, in an `openvino.Model`; how many there were.
+
+    Those whose weights are constants, as all are in the files that `export` writes.
+    """
     from openvino.utils import replace_node
 
     found = 0

@@ -281,6 +281,7 @@ def test_int8_keeps_most_classes(network, tmp_path):
     assert engine.spec.check["calibration_pictures"] == 4
     assert engine.spec.check["share_of_pixels_with_the_same_class"] >= 0.9
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pictures", "street.bin", "street.xml"]
+    assert b"FakeQuantize" in path.read_bytes()
     assert convolution_weights(path) == {"i8"}
 
 
