@@ -1,6 +1,6 @@
 """A student that never sees a mask, on real pictures.
 
-Needs CamVid and a quarter of an hour: PSPNET_ZOO_CAMVID=CAMVID pytest -m slow tests/training/test_distill_camvid.py
+Needs CamVid and half an hour: PSPNET_ZOO_CAMVID=CAMVID pytest -m slow tests/training/test_distill_camvid.py
 """
 
 import os
@@ -30,7 +30,14 @@ from tools.convert_efficientnet_lite import to_timm
 
 DATA = os.environ.get("PSPNET_ZOO_CAMVID")
 RECIPE = Recipe(
-    iterations=120, batch_size=8, crop=(176, 240), scale=(0.5, 1.0), lr=0.03, head_factor=3, precision="bf16", checkpoint_every=1000
+    iterations=500,
+    batch_size=4,
+    crop=(360, 480),
+    scale=(0.9, 1.25),
+    lr=0.03,
+    head_factor=3,
+    precision="bf16",
+    checkpoint_every=1000,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DATA, reason="PSPNET_ZOO_CAMVID is not set to a folder of CamVid")]
@@ -59,12 +66,12 @@ def fresh_accelerator():
 
 
 def taught(dataset, scores, imagenet, folder) -> Evaluation:
-    """A student at stride 16, half the teacher's work a picture, after the fixed budget."""
+    """A student at stride 16 that sees pictures as they are, not enlarged, after the fixed budget."""
     torch.manual_seed(0)
     student = pspnet_zoo.create("pspnet_lite0", encoder_weights=str(imagenet), classes=len(CAMVID), encoder_output_stride=16)
     student.labels = CAMVID
     train(student, dataset, RECIPE, folder, teacher=scores, workers=1)
-    return evaluate(student, open_dataset("camvid", Path(str(DATA)), "val"))
+    return evaluate(student, open_dataset("camvid", Path(str(DATA)), "test"))
 
 
 def test_a_student_without_masks_beats_half_of_the_masks(imagenet, tmp_path, capsys):
@@ -74,7 +81,7 @@ def test_a_student_without_masks_beats_half_of_the_masks(imagenet, tmp_path, cap
     sees = network_teacher(TorchEngine(teacher), PROTOCOLS["whole"], CAMVID)
     scores = TeacherScores(tmp_path / "teacher", [sees], pictures, stride=2)
     results = {
-        "teacher": evaluate(teacher, open_dataset("camvid", data, "val")),
+        "teacher": evaluate(teacher, open_dataset("camvid", data, "test")),  # it learnt from val
         "student, taught without masks": taught(pictures, scores, imagenet, tmp_path / "taught"),
         "student, half of the masks alone": taught(first_half(data), None, imagenet, tmp_path / "half"),
     }
@@ -83,7 +90,7 @@ def test_a_student_without_masks_beats_half_of_the_masks(imagenet, tmp_path, cap
             sys.stdout.write(f"\n{name}: pixel accuracy {result.pixel_accuracy:.4f}, mIoU {result.miou:.4f}")
     accuracy = {name: result.pixel_accuracy for name, result in results.items()}
     by_teacher, by_masks = accuracy["student, taught without masks"], accuracy["student, half of the masks alone"]
-    # 0.87 of the teacher and 0.054 above the masks were measured; a budget in which the student reaches 0.95 was not tried
-    assert by_teacher >= 0.85 * accuracy["teacher"]
-    assert by_teacher > by_masks + 0.02
-    assert results["student, taught without masks"].miou > results["student, half of the masks alone"].miou + 0.03
+    # 0.92 of the teacher and 0.025 above the masks were measured; for 0.95 of the teacher the budget is too small
+    assert by_teacher >= 0.9 * accuracy["teacher"]
+    assert by_teacher > by_masks + 0.01
+    assert results["student, taught without masks"].miou > results["student, half of the masks alone"].miou + 0.01
