@@ -65,13 +65,18 @@ def fresh_accelerator():
     AcceleratorState._reset_state(True)
 
 
+def on_test(network) -> Evaluation:
+    """On test, since the teacher learnt from val."""
+    return evaluate(network, open_dataset("camvid", Path(str(DATA)), "test"))
+
+
 def taught(dataset, scores, imagenet, folder) -> Evaluation:
     """A student at stride 16 that sees pictures as they are, not enlarged, after the fixed budget."""
     torch.manual_seed(0)
     student = pspnet_zoo.create("pspnet_lite0", encoder_weights=str(imagenet), classes=len(CAMVID), encoder_output_stride=16)
     student.labels = CAMVID
     train(student, dataset, RECIPE, folder, teacher=scores, workers=1)
-    return evaluate(student, open_dataset("camvid", Path(str(DATA)), "test"))
+    return on_test(student)
 
 
 def test_a_student_without_masks_beats_half_of_the_masks(imagenet, tmp_path, capsys):
@@ -81,7 +86,7 @@ def test_a_student_without_masks_beats_half_of_the_masks(imagenet, tmp_path, cap
     sees = network_teacher(TorchEngine(teacher), PROTOCOLS["whole"], CAMVID)
     scores = TeacherScores(tmp_path / "teacher", [sees], pictures, stride=2)
     results = {
-        "teacher": evaluate(teacher, open_dataset("camvid", data, "test")),  # it learnt from val
+        "teacher": on_test(teacher),
         "student, taught without masks": taught(pictures, scores, imagenet, tmp_path / "taught"),
         "student, half of the masks alone": taught(first_half(data), None, imagenet, tmp_path / "half"),
     }
@@ -90,7 +95,7 @@ def test_a_student_without_masks_beats_half_of_the_masks(imagenet, tmp_path, cap
             sys.stdout.write(f"\n{name}: pixel accuracy {result.pixel_accuracy:.4f}, mIoU {result.miou:.4f}")
     accuracy = {name: result.pixel_accuracy for name, result in results.items()}
     by_teacher, by_masks = accuracy["student, taught without masks"], accuracy["student, half of the masks alone"]
-    # 0.92 of the teacher and 0.025 above the masks were measured; for 0.95 of the teacher the budget is too small
+    # 0.92 of the teacher and 0.025 above the masks (mIoU 0.024) were measured; for 0.95 of the teacher the budget is too small
     assert by_teacher >= 0.9 * accuracy["teacher"]
-    assert by_teacher > by_masks + 0.01
-    assert results["student, taught without masks"].miou > results["student, half of the masks alone"].miou + 0.01
+    assert by_teacher > by_masks + 0.02
+    assert results["student, taught without masks"].miou > results["student, half of the masks alone"].miou + 0.02
