@@ -2,7 +2,7 @@
 
     python tools/bundle_lite0.py runs/camvid_full/model runs/camvid_first
     python tools/bundle_lite0.py runs/camvid_large/model runs/at_1.5 1.5
-    python tools/bundle_lite0.py runs/camvid_whole2/model
+    python tools/bundle_lite0.py runs/camvid_whole3/model
 
 The first writes it into a folder, for training to go on from; the second too, of a network that sees pictures 1.5 times enlarged;
 the third into the package.

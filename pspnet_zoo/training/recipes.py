@@ -161,7 +161,7 @@ RECIPES = {
     ),
     "camvid": NamedRecipe(
         Recipe(iterations=2000, batch_size=8, crop=(240, 320), lr=0.03, head_factor=3, class_weight_power=0.3),
-        source="ours: the first of the four parts of docs/how-to/reproduce-the-bundled-weights.md; all give what to expect",
+        source="ours: the first part of docs/how-to/reproduce-the-bundled-weights.md; all parts together give what to expect",
         dataset="camvid",
         model="pspnet_lite0",
         checkpoints=("pspnet_lite0.camvid",),
