@@ -1,6 +1,6 @@
 """A student that never sees a mask, on real pictures.
 
-Needs CamVid and half an hour: PSPNET_ZOO_CAMVID=CAMVID pytest -m slow tests/training/test_distill_camvid.py
+Needs CamVid and 75 minutes: PSPNET_ZOO_CAMVID=CAMVID pytest -m slow tests/training/test_distill_camvid.py
 """
 
 import os
@@ -30,7 +30,7 @@ from tools.convert_efficientnet_lite import to_timm
 
 DATA = os.environ.get("PSPNET_ZOO_CAMVID")
 RECIPE = Recipe(
-    iterations=500,
+    iterations=2000,
     batch_size=4,
     crop=(360, 480),
     scale=(0.9, 1.25),
@@ -95,7 +95,6 @@ def test_a_student_without_masks_beats_half_of_the_masks(imagenet, tmp_path, cap
             sys.stdout.write(f"\n{name}: pixel accuracy {result.pixel_accuracy:.4f}, mIoU {result.miou:.4f}")
     accuracy = {name: result.pixel_accuracy for name, result in results.items()}
     by_teacher, by_masks = accuracy["student, taught without masks"], accuracy["student, half of the masks alone"]
-    # 0.92 of the teacher and 0.025 above the masks (mIoU 0.024) were measured; for 0.95 of the teacher the budget is too small
-    assert by_teacher >= 0.9 * accuracy["teacher"]
-    assert by_teacher > by_masks + 0.02
-    assert results["student, taught without masks"].miou > results["student, half of the masks alone"].miou + 0.02
+    assert by_teacher >= 0.95 * accuracy["teacher"]  # 0.956 was measured
+    assert by_teacher > by_masks + 0.03  # 0.046, and 0.083 of mIoU
+    assert results["student, taught without masks"].miou > results["student, half of the masks alone"].miou + 0.03
