@@ -136,6 +136,7 @@ def compare(
                     miou=None if dataset is None else evaluate(engine.engine, dataset).miou,
                 )
             )
+        say("finished", len(rows), len(rows))
     return Measured(rows=rows, left_out=left_out, size=size, rounds=rounds, machine=machine())
 
 

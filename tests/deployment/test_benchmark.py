@@ -10,10 +10,13 @@ def network():
 
 
 def test_engines_take_turns_and_are_compared_with_the_first(network):
-    found = compare(network, (33, 65), names=["torch", "torch-fast", "openvino-int8"], rounds=2)
+    steps = []
+    names = ["torch", "torch-fast", "openvino-int8"]
+    found = compare(network, (33, 65), names=names, rounds=2, progress=lambda *step: steps.append(step))
     assert [row.engine for row in found.rows] == ["torch", "torch-fast"]
     assert found.rows[0].ratio == 1 and all(row.milliseconds > 0 for row in found.rows)
     assert all(row.same_class > 0.99 and row.miou is None for row in found.rows)
+    assert ("timing", 0, 2) in steps and steps[-1] == ("finished", 2, 2)
     assert "it needs pictures" in found.left_out["openvino-int8"]
     assert found.as_json()["machine"]["versions"]["torch"]
 
