@@ -12,7 +12,7 @@ from statistics import median
 import torch
 
 from pspnet_zoo import create
-from pspnet_zoo.training.depthwise import FastDepthwise
+from pspnet_zoo.runtimes.cpu.depthwise import FastDepthwise
 from pspnet_zoo.training.loss import segmentation_loss
 
 ROUNDS = 5

@@ -23,8 +23,8 @@ import torch
 from pspnet_zoo import Predictor
 from pspnet_zoo.cli.predict import _Job, _write
 from pspnet_zoo.data.find import find_files
-from pspnet_zoo.inference.pipeline import WORKERS, in_order, segment_all
 from pspnet_zoo.inference.predictor import DEFAULT_MODEL
+from pspnet_zoo.streams.pipeline import WORKERS, in_order, segment_all
 
 
 def through_pipeline(predictor: Predictor, files: list[Path], output: Path, workers: int) -> None:
@@ -71,7 +71,7 @@ def memory(model: str, folder: Path, count: int) -> None:
 
 
 def bulk(model: str, files: list[Path]) -> None:
-    from pspnet_zoo.inference.bulk import run
+    from pspnet_zoo.bulk.driver import run
 
     for workers in (1, 2):
         with tempfile.TemporaryDirectory() as folder:

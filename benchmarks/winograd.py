@@ -2,7 +2,7 @@
 
     python -m benchmarks.winograd [--rounds 5]
 
-`pspnet_zoo.inference.acceleration.winograd_pays` is the rule that follows.
+`pspnet_zoo.runtimes.cpu.folding.winograd_pays` is the rule that follows.
 """
 
 import argparse
@@ -12,8 +12,8 @@ from statistics import median
 import torch
 from torch.nn import functional as F
 
-from pspnet_zoo.inference.acceleration import winograd_pays
-from pspnet_zoo.inference.winograd import WinogradConvolution, Workspace
+from pspnet_zoo.runtimes.cpu.folding import winograd_pays
+from pspnet_zoo.runtimes.cpu.winograd import WinogradConvolution, Workspace
 
 LAYERS = [  # input and output channels, height and width of the map, dilation
     (2048, 512, 64, 128, 1),

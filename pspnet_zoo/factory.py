@@ -11,8 +11,8 @@ from .models.pspnet import PSPNet
 from .storage import hub
 from .storage.download import Progress
 from .upstream.cache import cached
+from .zoo.entries import Checkpoint
 from .zoo.registry import BUNDLED, find, is_checkpoint, parse_architecture
-from .zoo.rows import Checkpoint
 
 DEFAULT_CLASSES = 19  # Cityscapes, the paper's main data set
 

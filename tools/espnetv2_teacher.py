@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.deployment.onnx import describe, write
-from pspnet_zoo.inference.exported import Exported
 from pspnet_zoo.models.pyramid import pooling_matrix
+from pspnet_zoo.runtimes.exported import Exported
 from pspnet_zoo.storage.files import file_digest
 from pspnet_zoo.zoo.checkpoints.task import IMAGENET
 

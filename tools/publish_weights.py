@@ -24,8 +24,8 @@ from pspnet_zoo.storage.errors import WeightsError
 from pspnet_zoo.storage.files import write_atomically
 from pspnet_zoo.storage.publish import push, stage
 from pspnet_zoo.zoo.copies import COPIES
+from pspnet_zoo.zoo.entries import Checkpoint, HubCopy
 from pspnet_zoo.zoo.registry import CHECKPOINTS, find
-from pspnet_zoo.zoo.rows import Checkpoint, HubCopy
 
 COPIES_FILE = Path(__file__).parent.parent / "pspnet_zoo" / "zoo" / "copies.py"
 

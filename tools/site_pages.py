@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pspnet_zoo
+from pspnet_zoo.zoo.entries import Checkpoint
 from pspnet_zoo.zoo.registry import BUNDLED, CHECKPOINTS
-from pspnet_zoo.zoo.rows import Checkpoint
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pspnet_zoo"

@@ -47,8 +47,8 @@ def benchmark(
         return
     if (dataset is None) != (data is None):
         raise ValueError("--dataset and --data go together: the layout, and the folder")
-    pictures = open_dataset(dataset, data, split) if dataset and data else None
-    images = open_dataset(dataset, data, "train").images if dataset and data else calibration
+    evaluated = open_dataset(dataset, data, split) if dataset and data else None
+    calibrated_on = open_dataset(dataset, data, "train").images if dataset and data else calibration
     with progress_bar() as bar:
         task = bar.add_task("starting", total=None)
         found = compare(
@@ -57,8 +57,8 @@ def benchmark(
             names=engines.split(",") if engines else None,
             rounds=rounds,
             threads=threads,
-            calibration=images,
-            dataset=pictures,
+            calibration=calibrated_on,
+            dataset=evaluated,
             progress=lambda text, done, total: bar.update(task, description=text, completed=done, total=total),
         )
     out.print(_table(found, f"{model}, {size}"))

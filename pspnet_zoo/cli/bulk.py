@@ -7,7 +7,7 @@ import typer
 from .terminal import DEFAULT_MODEL, ModelOption, check_name, err, number_table, out, progress_bar, say
 
 if TYPE_CHECKING:
-    from ..inference.bulk import Summary
+    from ..bulk.driver import Summary
 
 
 def bulk(
@@ -39,7 +39,7 @@ def bulk(
     The same command again does what is missing. A picture that cannot be read is a row with its error.
     """
     check_name(model)
-    from ..inference.bulk import run
+    from ..bulk.driver import run
 
     with progress_bar() as bar:
         task = bar.add_task("starting", total=None)

@@ -56,8 +56,8 @@ def evaluate(
     from ..evaluation.evaluate import predict_all
     from ..evaluation.page import html_page
     from ..evaluation.report import prediction_saver, report, worst_and_best
-    from ..inference.engines import open_engine
-    from ..inference.exported import format_of
+    from ..model_source import format_of
+    from ..runtimes.open import open_engine
     from ..storage.files import write_atomically
 
     if protocol not in PROTOCOLS:

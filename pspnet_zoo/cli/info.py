@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..inference.exported import format_of
 from ..meta import Labels
+from ..model_source import format_of
+from ..zoo.entries import Checkpoint
 from ..zoo.registry import CHECKPOINTS, find, is_checkpoint, parse_architecture
-from ..zoo.rows import Checkpoint
 from .terminal import ModelArgument, check_name, say, say_facts
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _described(model: str) -> Facts:
 def _exported(model: str) -> Facts:
     """What an exported network says of itself."""
     check_name(model)
-    from ..inference.engines import open_engine
+    from ..runtimes.open import open_engine
 
     engine: Any = open_engine(model)
     for key, value in vars(engine.spec).items():

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from ..meta import Metric
+from ..zoo.entries import Checkpoint
 from ..zoo.registry import CHECKPOINTS, list_models
-from ..zoo.rows import Checkpoint
 from .terminal import out, say
 
 Order = Literal["name", "dataset", "miou", "parameters"]

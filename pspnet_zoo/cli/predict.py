@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..data.find import Found
-    from ..inference.pipeline import Segmented
+    from ..inference.prediction import Prediction
     from ..inference.predictor import Predictor
-    from ..inference.shares import SharesReport
+    from ..results.report import SharesReport
+    from ..streams.pipeline import Segmented
 
 _COLUMNS = 4  # pictures that have a column of their own in the table
 _VIDEOS = "Of videos"
@@ -115,8 +116,8 @@ def predict(
     A picture that cannot be read is reported and the others are still done; the exit code is then 2.
     """
     check_name(model)
-    from ..inference.shares import SharesReport, check_report
-    from ..inference.video import pyav
+    from ..results.report import SharesReport, check_report
+    from ..streams.video import pyav
 
     totals = _Totals()
     if report is not None:
@@ -195,7 +196,7 @@ def _find(arguments: list[Path], recursive: bool, output: Path, totals: _Totals)
 
 def _jobs(found: "list[Found]", output: Path, masks_only: bool, totals: _Totals) -> tuple[list[_Job], list[_Job]]:
     """Pictures and videos with their targets; one that would overwrite an input is reported."""
-    from ..inference.video import SUFFIXES as VIDEOS
+    from ..streams.video import SUFFIXES as VIDEOS
 
     inputs = {file.path.resolve() for file in found}
     pictures: list[_Job] = []
@@ -226,7 +227,7 @@ def _pictures(
     predictor: "Predictor", jobs: list[_Job], bar: Progress, alpha: float, batch_size: int, workers: int | None
 ) -> Iterator[_Done]:
     """Segment pictures; each is read before and written behind the network, in threads."""
-    from ..inference.pipeline import WORKERS, in_order, segment_all
+    from ..streams.pipeline import WORKERS, in_order, segment_all
 
     if not jobs:
         return
@@ -238,7 +239,7 @@ def _pictures(
         bar.advance(task)
 
 
-def _write(result: "Segmented[_Job]", alpha: float) -> _Done:
+def _write(result: "Segmented[_Job, Prediction]", alpha: float) -> _Done:
     from ..storage.files import write_atomically
 
     job, prediction = result.source, result.prediction
@@ -285,8 +286,8 @@ def _video(
     bar: Progress,
     options: tuple[float, int, Path | None, float],
 ) -> None:
-    from ..inference.video import overlay_video, probe, segment_video
     from ..storage.files import write_atomically
+    from ..streams.video import overlay_video, probe, segment_video
 
     alpha, every, masks, smooth = options
     info = probe(job.source)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ..storage.errors import WeightsError
+from ..zoo.entries import Checkpoint
 from ..zoo.registry import BUNDLED, CHECKPOINTS, find
-from ..zoo.rows import Checkpoint
 from .terminal import complain, err, say
 
 

@@ -15,7 +15,7 @@ from rich.theme import Theme
 from typer.core import TyperCommand
 
 from ..data.layouts import LAYOUTS
-from ..inference.exported import format_of
+from ..model_source import format_of
 from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
 from ..zoo.registry import find
 

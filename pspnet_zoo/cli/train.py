@@ -20,8 +20,8 @@ from .terminal import check_name, err, progress_bar, say, torchrun_device, torch
 
 if TYPE_CHECKING:
     from ..data.dataset import SegmentationDataset
-    from ..inference.engines import Engine
     from ..models.pspnet import PSPNet
+    from ..runtimes.open import Engine
     from ..training.distill import TeacherScores
 
 TAUGHT = "From a teacher"
@@ -197,8 +197,8 @@ def _pictures(masked: "SegmentationDataset | None", unlabelled: Sequence[Path], 
 
 def _teachers(names: Sequence[str], cpu: bool) -> "list[Engine]":
     """What runs them, networks on the GPU of this process if there is one."""
-    from ..inference.engines import open_engine
-    from ..inference.exported import format_of
+    from ..model_source import format_of
+    from ..runtimes.open import open_engine
 
     device = "cpu" if cpu else torchrun_device()
     return [open_engine(name, device=None if format_of(name) else device) for name in names]

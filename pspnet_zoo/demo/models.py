@@ -9,8 +9,8 @@ from ..inference.predictor import Predictor
 from ..models.pspnet import PSPNet
 from ..storage.download import Progress
 from ..upstream.cache import is_cached
+from ..zoo.entries import Checkpoint
 from ..zoo.registry import CHECKPOINTS, find, is_checkpoint
-from ..zoo.rows import Checkpoint
 
 KEPT = 2
 """Networks in memory at a time; the one unused for longest makes room."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from ..inference.video import VideoError, overlay_video, probe
 from ..storage.errors import WeightsError
+from ..streams.video import VideoError, overlay_video, probe
 from .models import Models
 
 MAX_SECONDS = 120

@@ -17,8 +17,9 @@ from ..data.dataset import SegmentationDataset
 from ..evaluation.evaluate import evaluate
 from ..extras import missing_extra
 from ..factory import load
-from ..inference.engines import Engine, TorchEngine, open_engine
 from ..models.pspnet import PSPNet
+from ..runtimes.open import Engine, open_engine
+from ..runtimes.torch import TorchEngine
 from .export import export
 
 ENGINES = {

@@ -15,10 +15,12 @@ import torch
 from ..data.dataset import SegmentationDataset
 from ..extras import missing_extra
 from ..factory import load
-from ..inference.engines import OnnxEngine, OpenVinoEngine
-from ..inference.exported import OPENVINO_FILE, Exported, Format, Precision, format_of
 from ..inference.scores import labels_of, number_of_ids
+from ..model_source import OPENVINO_FILE, Format, format_of
 from ..models.pspnet import PSPNet
+from ..runtimes.exported import Exported, Precision
+from ..runtimes.onnx import OnnxEngine
+from ..runtimes.openvino import OpenVinoEngine
 from .graph import Run, trace
 from .quantize import Calibration
 from .verify import verify
@@ -48,7 +50,7 @@ def export(
     """Write a network as an ONNX file, an OpenVINO network or a torch.export program.
 
     The number of pictures is free, and so are height and width, unless the encoder knows one size only. The file holds labels,
-    preprocessing and provenance, see `pspnet_zoo.inference.exported.Exported`. Before it is kept, it is run in its own runtime at
+    preprocessing and provenance, see `pspnet_zoo.runtimes.exported.Exported`. Before it is kept, it is run in its own runtime at
     three sizes and compared with the network; one that differs is not left behind. The path is replaced whole or not at all.
 
     Args:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..inference.exported import Exported
 from ..inference.scores import as_logits
 from ..models.pspnet import PSPNet
+from ..runtimes.exported import Exported
 from .cubic import CubicByMatrices
 
 # What is empty or one at the example's size would be left out of the graph or taken as fixed: 13 and 17 cells of 32 pixels are more

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..inference.exported import KEY, Exported
+from ..runtimes.exported import KEY, Exported
 
 _LIMIT = 1_900_000_000  # bytes of weights; a protobuf of more than 2 GB cannot be read
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ..inference.exported import KEY, Exported
+from ..runtimes.exported import KEY, Exported
 
 
 def read(path: Path) -> Any:

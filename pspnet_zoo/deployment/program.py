@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from ..inference.exported import KEY, Exported
+from ..runtimes.exported import KEY, Exported
 from .graph import Run
 
 

@@ -13,10 +13,9 @@ from torch import Tensor
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
 from ..data.pairs import list_pictures
-from ..inference.engines import ExportedEngine
-from ..inference.exported import Exported
 from ..inference.scores import class_scores
 from ..models.pspnet import PSPNet
+from ..runtimes.exported import Exported, ExportedEngine
 from .graph import Run
 from .verify import logits_of
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..inference.exported import Exported
 from ..inference.scores import as_logits
 from ..models.pspnet import PSPNet
+from ..runtimes.exported import Exported
 from .graph import Run, enlarged, example
 
 TOLERANCE = 1e-4

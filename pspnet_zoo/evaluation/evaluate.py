@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
-from ..inference.pipeline import in_order
 from ..inference.protocols import PROTOCOLS, Protocol
 from ..inference.scores import Network, class_ids, class_scores, labels_of, largest, number_of_ids, protocol_for, stored
 from ..meta import IGNORE, Labels
+from ..streams.pipeline import in_order
 from .metrics import ConfusionMatrix
 
 Save = Callable[[int, Tensor], None]

@@ -19,9 +19,9 @@ from torch import Tensor
 from .. import __version__
 from ..data.dataset import SegmentationDataset
 from ..inference import draw
-from ..inference.engines import Engine
 from ..inference.scores import Network, class_ids
 from ..models.pspnet import PSPNet
+from ..runtimes.open import Engine
 from ..storage.files import weights_digest, write_atomically
 from .evaluate import Evaluation
 
@@ -99,9 +99,9 @@ def prediction_saver(dataset: SegmentationDataset, folder: Path) -> Callable[[in
 
     def save(index: int, class_ids: Tensor) -> None:
         mask = class_ids.numpy()
-        picture = Image.fromarray(official[mask]) if official.size else draw.indexed(mask, dataset.labels)
+        rendered = Image.fromarray(official[mask]) if official.size else draw.indexed(mask, dataset.labels)
         buffer = BytesIO()
-        picture.save(buffer, "PNG")
+        rendered.save(buffer, "PNG")
         write_atomically(paths[index], buffer.getvalue())
 
     return save

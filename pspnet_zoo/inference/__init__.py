@@ -1,1 +1,1 @@
-"""Pictures in, class ids out."""
+"""Images in, class ids out."""

@@ -13,12 +13,13 @@ from PIL import Image
 
 from ..data.images import ImageError, read_image, to_rgb
 from ..models.pspnet import PSPNet
+from ..runtimes.open import open_engine
+from ..runtimes.torch import TorchEngine
+from ..streams.pipeline import WORKERS, segment_all
+from ..streams.video import segment_video
 from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
-from .engines import TorchEngine, open_engine
-from .pipeline import WORKERS, segment_all
 from .prediction import Prediction
 from .scores import class_scores, labels_of, largest, probabilities_of, stored
-from .video import segment_video
 
 Picture = str | PathLike[str] | BinaryIO | Image.Image | np.ndarray | torch.Tensor
 """What a predictor takes for a picture."""
@@ -36,7 +37,7 @@ class Predictor:
         precision: "float32", or "bfloat16": about half the time on processors made for it, and nearly the same classes.
         compile: Compile the network by `torch.compile`.
         fast: On CPUs, run the network in less time with the same arithmetic but for rounding; see
-            `pspnet_zoo.inference.acceleration`. The network itself stays as it is.
+            `pspnet_zoo.runtimes.cpu.folding`. The network itself stays as it is.
         threads: Of the CPU; None for what the runtime takes.
 
     Attributes:

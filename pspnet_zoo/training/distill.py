@@ -22,10 +22,10 @@ from torch.nn import functional as F
 
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
-from ..inference.engines import Engine
 from ..inference.protocols import Protocol
 from ..inference.scores import class_probabilities, labels_of
 from ..meta import Labels
+from ..runtimes.open import Engine
 from ..storage.errors import WeightsError
 from ..storage.files import read_state, write_state
 from .transforms import Places
@@ -53,7 +53,7 @@ def network_teacher(
     """A network as a teacher.
 
     Args:
-        model: A network that runs, of `pspnet_zoo.inference.engines.open_engine`: of the zoo, a folder, or exported.
+        model: A network that runs, of `pspnet_zoo.runtimes.open.open_engine`: of the zoo, a folder, or exported.
         protocol: How it segments a picture.
         labels: The student's.
         mapping: For each of the student's classes, the teacher's classes whose probabilities form it; none where the teacher does

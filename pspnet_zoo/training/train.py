@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..data.dataset import SegmentationDataset
 from ..evaluation.evaluate import evaluate
 from ..models.pspnet import PSPNet
-from .depthwise import FastDepthwise
+from ..runtimes.cpu.depthwise import FastDepthwise
 from .distill import TeacherScores, distillation_loss, taught
 from .log import Log
 from .loss import pixel_mass, segmentation_loss

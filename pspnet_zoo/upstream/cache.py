@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from ..storage.download import DownloadError, Progress, download
 from ..storage.files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, cache_folder, is_web_page, matches, read_safetensors
-from ..zoo.rows import Checkpoint, Upstream
+from ..zoo.entries import Checkpoint, Upstream
 from .convert import convert_files
 
 _log = logging.getLogger(__name__)

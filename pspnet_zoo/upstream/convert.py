@@ -13,8 +13,8 @@ from torch import Tensor
 from ..models.pretrained import load_tensors
 from ..models.pspnet import PSPNet
 from ..storage.files import WeightsError, file_digest, matches
+from ..zoo.entries import Checkpoint, Upstream
 from ..zoo.registry import CHECKPOINTS, find, parse_architecture
-from ..zoo.rows import Checkpoint, Upstream
 from .families.csail import CSAIL
 from .families.mmseg import MMSEG, check_config
 from .families.paddleseg import PADDLESEG

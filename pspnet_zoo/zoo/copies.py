@@ -2,6 +2,6 @@
 
 from collections.abc import Mapping
 
-from .rows import HubCopy
+from .entries import HubCopy
 
 COPIES: Mapping[str, HubCopy] = {}

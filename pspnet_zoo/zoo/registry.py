@@ -9,7 +9,7 @@ from typing import Any
 
 from .checkpoints import CHECKPOINTS as CHECKPOINTS
 from .checkpoints import DEFAULT_TAGS as DEFAULT_TAGS
-from .rows import Checkpoint as Checkpoint
+from .entries import Checkpoint as Checkpoint
 from .timm_names import is_timm_model, timm_models
 
 PREFIX = "pspnet_"

@@ -6,8 +6,8 @@ python -m pspnet_zoo.zoo.table > docs/reference/checkpoints.md
 import sys
 from collections.abc import Iterable
 
+from .entries import Checkpoint, Metric
 from .registry import CHECKPOINTS, DEFAULT_TAGS
-from .rows import Checkpoint, Metric
 
 _HEAD = """# Checkpoints
 

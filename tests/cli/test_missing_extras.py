@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-MODULES_THAT_IMPORT_IT = ("pspnet_zoo.training.train", "pspnet_zoo.inference.bulk", "pspnet_zoo.demo.app")
+MODULES_THAT_IMPORT_IT = ("pspnet_zoo.training.train", "pspnet_zoo.bulk.driver", "pspnet_zoo.demo.app")
 
 
 @pytest.mark.parametrize(

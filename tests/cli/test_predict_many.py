@@ -173,12 +173,12 @@ class TestVideo:
     @pytest.fixture
     def clip(self, tmp_path):
         pytest.importorskip("av", reason="the extra video is not installed")
-        from tests.inference.clips import times, write_clip
+        from tests.streams.clips import times, write_clip
 
         return write_clip(tmp_path / "clip.mkv", times(20), height=47, width=63, rotation=90, sound=True)
 
     def test_an_overlay_masks_and_a_row_a_frame(self, run, model, clip, tmp_path):
-        from tests.inference.clips import read_clip, times
+        from tests.streams.clips import read_clip, times
 
         options = ["--masks", tmp_path / "masks", "--report", tmp_path / "r.jsonl"]
         code, out, err = run("predict", clip, "-o", tmp_path / "out", "--model", model, *options)
@@ -202,7 +202,7 @@ class TestVideo:
         assert code == 2 and "give --masks DIR" in err
 
     def test_a_video_that_is_cut_off_is_done_as_far_as_it_goes_with_exit_code_two(self, run, model, clip, tmp_path):
-        from tests.inference.clips import read_clip
+        from tests.streams.clips import read_clip
 
         clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
         code, out, err = run("predict", clip, "-o", tmp_path / "out", "--model", model)

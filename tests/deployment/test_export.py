@@ -18,9 +18,9 @@ from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.deployment import export as module
 from pspnet_zoo.deployment.export import export
 from pspnet_zoo.deployment.graph import enlarged
-from pspnet_zoo.inference.engines import open_engine
-from pspnet_zoo.inference.exported import KEY
 from pspnet_zoo.inference.scores import class_scores
+from pspnet_zoo.runtimes.exported import KEY
+from pspnet_zoo.runtimes.open import open_engine
 from pspnet_zoo.storage.errors import WeightsError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -10,10 +10,10 @@ from PIL import Image
 from pspnet_zoo import Predictor, PSPNet
 from pspnet_zoo.data.images import ImageError
 from pspnet_zoo.data.labels import CAMVID, Labels
-from pspnet_zoo.inference.engines import open_engine
 from pspnet_zoo.inference.prediction import shares_of
 from pspnet_zoo.inference.scores import class_ids
 from pspnet_zoo.meta import Preprocess
+from pspnet_zoo.runtimes.open import open_engine
 
 
 @pytest.fixture

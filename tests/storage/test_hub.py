@@ -18,8 +18,8 @@ from pspnet_zoo.cli import app
 from pspnet_zoo.storage import hub as loader
 from pspnet_zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE
 from pspnet_zoo.zoo import registry
+from pspnet_zoo.zoo.entries import HubCopy
 from pspnet_zoo.zoo.registry import find
-from pspnet_zoo.zoo.rows import HubCopy
 from tests.storage.conftest import assert_equal
 from tests.storage.server import ORG, READ, STRANGER, WRITE, Fault
 

@@ -20,8 +20,8 @@ from pspnet_zoo.storage.card import check_card
 from pspnet_zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE
 from pspnet_zoo.storage.publish import CARD_FILE, push, stage
 from pspnet_zoo.zoo import registry
+from pspnet_zoo.zoo.entries import HubCopy, Metric
 from pspnet_zoo.zoo.registry import find
-from pspnet_zoo.zoo.rows import HubCopy, Metric
 from tests.storage.conftest import assert_equal
 from tests.storage.server import ORG, READ, STRANGER, WRITE, Fault, File
 

@@ -14,7 +14,7 @@ from pspnet_zoo.storage import publish as publisher
 from pspnet_zoo.upstream import cache
 from pspnet_zoo.upstream.convert import build
 from pspnet_zoo.zoo import registry
-from pspnet_zoo.zoo.rows import HubCopy
+from pspnet_zoo.zoo.entries import HubCopy
 from tests.storage.file_server import FileServer
 from tests.storage.server import ORG, WRITE, Fault
 from tests.upstream.test_cache import BYTES, OURS, ROW, SHA256, quick
@@ -64,7 +64,7 @@ def run(monkeypatch, *arguments):
 
 def read(file):
     names = {}
-    exec(file.read_text().replace("from .rows", "from pspnet_zoo.zoo.rows"), names)
+    exec(file.read_text().replace("from .rows", "from pspnet_zoo.zoo.entries"), names)
     return names["COPIES"]
 
 

@@ -19,9 +19,10 @@ from pspnet_zoo.data.labels import CAMVID, IGNORE, Labels
 from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.data.unlabelled import Joined, Unlabelled
 from pspnet_zoo.deployment.export import export
-from pspnet_zoo.inference.engines import TorchEngine, open_engine
 from pspnet_zoo.inference.protocols import PROTOCOLS, Protocol
 from pspnet_zoo.inference.scores import class_ids, class_probabilities
+from pspnet_zoo.runtimes.open import open_engine
+from pspnet_zoo.runtimes.torch import TorchEngine
 from pspnet_zoo.training import distill
 from pspnet_zoo.training.distill import (
     Teacher,

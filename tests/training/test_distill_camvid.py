@@ -20,8 +20,8 @@ from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.data.pairs import PairedFiles
 from pspnet_zoo.data.unlabelled import Unlabelled
 from pspnet_zoo.evaluation.evaluate import Evaluation, evaluate
-from pspnet_zoo.inference.engines import TorchEngine
 from pspnet_zoo.inference.protocols import PROTOCOLS
+from pspnet_zoo.runtimes.torch import TorchEngine
 from pspnet_zoo.storage.files import write_safetensors
 from pspnet_zoo.training.distill import TeacherScores, network_teacher
 from pspnet_zoo.training.recipes import Recipe

@@ -92,11 +92,11 @@ def test_the_loss_has_every_part_of_the_recipe(steady, pictures, tmp_path, chang
     twin = copy.deepcopy(steady)
     twin.freeze_norms()
     stream = Stream(pictures, None, recipe, twin.preprocess)
-    images, masks = (torch.stack(parts) for parts in list(zip(stream[0], stream[1], strict=True))[:2])
+    batch, masks = (torch.stack(parts) for parts in list(zip(stream[0], stream[1], strict=True))[:2])
     weights = class_shares(pictures).clamp(min=1e-6) ** -recipe.class_weight_power if recipe.class_weight_power else None
     options = {"aux_weight": recipe.aux_weight, "class_weights": weights, "dice_weight": recipe.dice_weight}
     options |= {"ohem_threshold": recipe.ohem_threshold, "ohem_min_kept": recipe.ohem_min_kept}
-    outputs = twin.train()(twin.preprocess(images), return_aux=True)
+    outputs = twin.train()(twin.preprocess(batch), return_aux=True)
     expected, plain = segmentation_loss(outputs, masks, **options).item(), segmentation_loss(outputs, masks).item()
     losses = []
     train(steady, pictures, recipe, tmp_path, progress=lambda step, loss, rate: losses.append(loss))

@@ -22,7 +22,7 @@ from pspnet_zoo.meta import Preprocess
 from pspnet_zoo.upstream import cache
 from pspnet_zoo.upstream.convert import build
 from pspnet_zoo.zoo import registry
-from pspnet_zoo.zoo.rows import Checkpoint, Metric, Network, Upstream
+from pspnet_zoo.zoo.entries import Checkpoint, Metric, Network, Upstream
 from tests.storage.file_server import FileServer, Trouble
 
 ROW = Checkpoint(

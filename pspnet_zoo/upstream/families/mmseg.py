@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from ...storage.files import WeightsError
-from ...zoo.rows import Network
+from ...zoo.entries import Network
 from .renaming import AUXILIARY, BRANCHES, CLASSIFIER, ENCODER, FUSE, Converter, Rules
 
 _log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ..copies import COPIES
-from ..rows import Checkpoint
+from ..entries import Checkpoint
 from .caffe import CAFFE
 from .csail import CSAIL
 from .gluoncv import GLUONCV

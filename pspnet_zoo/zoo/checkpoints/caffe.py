@@ -5,7 +5,7 @@ Sources: README of hszhao/PSPNet; meetps/pytorch-semseg pull request 81.
 
 from ...data.labels import ADE20K, CITYSCAPES, VOC
 from ...meta import Labels, Metric, Preprocess
-from ..rows import Checkpoint, Network, Upstream
+from ..entries import Checkpoint, Network, Upstream
 from .task import Task
 
 _BGR = Preprocess((103.939, 116.779, 123.68), (1.0, 1.0, 1.0), 255.0, order="BGR")

@@ -4,7 +4,7 @@ Source: the README's table.
 """
 
 from ...data.labels import ADE20K
-from ..rows import Checkpoint, Network, Upstream
+from ..entries import Checkpoint, Network, Upstream
 from .task import IMAGENET, Task
 
 _ADE20K = Task(

@@ -5,7 +5,7 @@ Sources: gluon-cv's table (model_zoo/segmentation); osmr/imgclsmob (pytorch).
 
 from ...data.labels import ADE20K, CITYSCAPES, VOC
 from ...meta import Labels
-from ..rows import Checkpoint, Network, Upstream
+from ..entries import Checkpoint, Network, Upstream
 from .task import IMAGENET_255, Task
 
 _GLUON_PROTOCOL = "gluon-cv's own evaluation, which its table does not detail"

@@ -7,7 +7,7 @@ import re
 
 from ...data.labels import ADE20K, CITYSCAPES, COCO_STUFF, ISAID, ISPRS, LOVEDA, PASCAL_CONTEXT, PASCAL_CONTEXT_59, VOC
 from ...meta import Labels, Metric
-from ..rows import Checkpoint, Network, Upstream
+from ..entries import Checkpoint, Network, Upstream
 from .task import IMAGENET_255, Task
 
 

@@ -2,7 +2,7 @@
 
 from ...data.labels import CAMVID
 from ...meta import Metric
-from ..rows import Checkpoint
+from ..entries import Checkpoint
 
 _CAMVID_TEST = ("CamVid", "test", "480x360, 11 classes, whole image seen twice enlarged, single scale, no flip", "measured")
 

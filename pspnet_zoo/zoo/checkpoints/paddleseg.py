@@ -5,7 +5,7 @@ Source: configs/pspnet/README.md.
 
 from ...data.labels import CITYSCAPES, VOC
 from ...meta import Preprocess
-from ..rows import Checkpoint, Network, Upstream
+from ..entries import Checkpoint, Network, Upstream
 from .task import Task
 
 _HALF = Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

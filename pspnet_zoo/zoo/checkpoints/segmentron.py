@@ -5,7 +5,7 @@ Source: the README's table.
 
 from ...data.labels import CITYSCAPES
 from ...meta import Metric
-from ..rows import Checkpoint, Network, Upstream
+from ..entries import Checkpoint, Network, Upstream
 from .task import IMAGENET
 
 SEGMENTRON = (

@@ -4,7 +4,7 @@ Source: the README's table.
 """
 
 from ...data.labels import ADE20K, CITYSCAPES, VOC
-from ..rows import Checkpoint, Network, Upstream
+from ..entries import Checkpoint, Network, Upstream
 from .task import IMAGENET_255, Task
 
 _SEMSEG_MULTI = "; mean over scales 0.5, 0.75, 1, 1.25, 1.5, 1.75"

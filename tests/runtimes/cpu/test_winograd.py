@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pspnet_zoo.inference.winograd import WinogradConvolution, Workspace
+from pspnet_zoo.runtimes.cpu.winograd import WinogradConvolution, Workspace
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])

@@ -31,11 +31,11 @@ except ImportError as error:
     raise missing_extra("Bulk work", "bulk", error) from None
 
 from ..data.images import read_image
-from .engines import ExportedEngine
-from .exported import files_of, format_of
-from .pipeline import in_order, segment_all
-from .prediction import Prediction
-from .predictor import Predictor
+from ..inference.prediction import Prediction
+from ..inference.predictor import Predictor
+from ..model_source import format_of
+from ..runtimes.exported import ExportedEngine, files_of
+from ..streams.pipeline import in_order, segment_all
 from .shards import Destination, Manifest, Row, mask_name
 from .sources import Input, Source, open_source, read_part
 

@@ -10,7 +10,7 @@ pytest.importorskip("pyarrow", reason="the extra bulk is not installed")
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pspnet_zoo.inference.sources import open_source, read_part
+from pspnet_zoo.bulk.sources import open_source, read_part
 
 
 @pytest.fixture

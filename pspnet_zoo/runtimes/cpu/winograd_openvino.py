@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .acceleration import WIDE
+from .folding import WIDE
 from .winograd import transforms
 
 

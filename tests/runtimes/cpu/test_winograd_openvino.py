@@ -5,7 +5,7 @@ import torch
 from openvino import opset13 as op
 from torch.nn import functional as F
 
-from pspnet_zoo.inference.winograd_openvino import convolution, use_winograd
+from pspnet_zoo.runtimes.cpu.winograd_openvino import convolution, use_winograd
 
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pspnet_zoo.inference.shares import SharesReport, check_report
+from pspnet_zoo.results.report import SharesReport, check_report
 
 SHARES = {"road": 0.75, "sky": 0.25}
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from pspnet_zoo import Predictor
 from pspnet_zoo.data.labels import CAMVID
-from pspnet_zoo.inference.pipeline import in_order, read_ahead, segment_all
 from pspnet_zoo.inference.prediction import Prediction
+from pspnet_zoo.streams.pipeline import in_order, read_ahead, segment_all
 
 
 def slow_square(i):

@@ -5,10 +5,11 @@ import pytest
 
 pytest.importorskip("av", reason="the extra video is not installed")
 
+from tests.streams.clips import picture, read_clip, times, write_clip
+
 from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.inference.prediction import Prediction
-from pspnet_zoo.inference.video import VideoError, overlay_video, probe, read_video
-from tests.inference.clips import picture, read_clip, times, write_clip
+from pspnet_zoo.streams.video import VideoError, overlay_video, probe, read_video
 
 COUNT = 40
 

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from pspnet_zoo import PSPNet
-from pspnet_zoo.inference import acceleration
-from pspnet_zoo.inference.acceleration import Accelerated, winograd_pays
+from pspnet_zoo.runtimes.cpu import folding as acceleration
+from pspnet_zoo.runtimes.cpu.folding import Accelerated, winograd_pays
 
 FAMILIES = ["test_resnet", "test_efficientnet", "test_nfnet", "test_convnext", "densenet121", "hrnet_w18_small", "test_maxvit"]
 

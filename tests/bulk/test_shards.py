@@ -11,9 +11,9 @@ pytest.importorskip("pyarrow", reason="the extra bulk is not installed")
 import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 
+from pspnet_zoo.bulk.shards import Destination, Manifest, Row, mask_name
 from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.inference.prediction import Prediction
-from pspnet_zoo.inference.shards import Destination, Manifest, Row, mask_name
 
 MANIFEST = Manifest("src", "abc", 10, 4, "pspnet_lite0.camvid", "def", False)
 

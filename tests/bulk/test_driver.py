@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 import ray
 
 from pspnet_zoo import Predictor, PSPNet, export
+from pspnet_zoo.bulk import driver as bulk
 from pspnet_zoo.data.labels import CAMVID
-from pspnet_zoo.inference import bulk
 from tests.inference.damage import damaged
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -249,7 +249,7 @@ def test_a_killed_worker_and_a_removed_node_lose_and_double_nothing(tmp_path, mo
 
 DRIVER = """
 import sys
-from pspnet_zoo.inference import bulk
+from pspnet_zoo.bulk import driver as bulk
 summary = bulk.run(*sys.argv[1:4], workers=2, rows_per_shard=10)
 print(summary.pictures, summary.skipped)
 """

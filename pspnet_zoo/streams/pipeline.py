@@ -14,14 +14,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, Full, Queue
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .prediction import Prediction
-
 S = TypeVar("S")
+P = TypeVar("P")  # a prediction
 T = TypeVar("T")
 
 _Read = tuple[S, np.ndarray | None, ValueError | OSError | None, float]
@@ -32,12 +30,12 @@ WORKERS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
-class Segmented(Generic[S]):
+class Segmented(Generic[S, P]):
     """What became of one picture."""
 
     source: S
     """The picture as it was given."""
-    prediction: "Prediction | None"
+    prediction: P | None
     """None where it could not be read."""
     error: ValueError | OSError | None
     """Why it could not be read."""
@@ -46,13 +44,13 @@ class Segmented(Generic[S]):
 
 
 def segment_all(
-    segment: Callable[[list[np.ndarray]], "list[Prediction]"],
+    segment: Callable[[list[np.ndarray]], list[P]],
     read: Callable[[S], np.ndarray],
     pictures: Iterable[S],
     *,
     batch_size: int = 1,
     workers: int = WORKERS,
-) -> Iterator[Segmented[S]]:
+) -> Iterator[Segmented[S, P]]:
     """Segment pictures in order, and go on after one that cannot be read.
 
     Args:
@@ -94,7 +92,7 @@ def _shape(batch: "list[_Read[S]]") -> tuple[int, ...] | None:
     return None if batch[0][1] is None else batch[0][1].shape
 
 
-def _segment(segment: Callable[[list[np.ndarray]], "list[Prediction]"], batch: "list[_Read[S]]") -> Iterator[Segmented[S]]:
+def _segment(segment: Callable[[list[np.ndarray]], list[P]], batch: "list[_Read[S]]") -> Iterator[Segmented[S, P]]:
     """Pictures of one size, or one that could not be read."""
     start = time.perf_counter()
     pictures = [pixels for _, pixels, _, _ in batch if pixels is not None]

@@ -11,9 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from ..data.images import ImageError
 from ..extras import missing_extra
@@ -26,13 +27,22 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-    from .prediction import Prediction
-
 SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"})
 """File name endings that are taken for videos, lower case."""
 
+P = TypeVar("P")
+D = TypeVar("D", bound="Drawable")
+
 _AHEAD = 4  # frames that wait between two steps
 _CUT_OFF = 0.5  # seconds that a file may end before its header says, as rounding does
+
+
+class Drawable(Protocol):
+    """A prediction that can be drawn over its frame."""
+
+    def overlay(self, alpha: float) -> Image.Image:
+        """The frame under the classes' colours."""
+        ...
 
 
 class VideoError(ImageError):
@@ -111,8 +121,8 @@ def read_video(path: str | os.PathLike[str], *, every: int = 1) -> Iterator[Fram
 
 
 def segment_video(
-    segment: "Callable[[np.ndarray], Prediction]", source: str | os.PathLike[str], *, every: int = 1
-) -> "Iterator[tuple[Frame, Prediction]]":
+    segment: Callable[[np.ndarray], P], source: str | os.PathLike[str], *, every: int = 1
+) -> Iterator[tuple[Frame, P]]:
     """Each frame with its prediction; decoding and network work ahead of the caller.
 
     Args:
@@ -127,13 +137,13 @@ def segment_video(
 
 
 def overlay_video(
-    segment: "Callable[[np.ndarray], Prediction]",
+    segment: Callable[[np.ndarray], D],
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
     alpha: float = 0.5,
     every: int = 1,
-) -> "Iterator[tuple[Frame, Prediction]]":
+) -> Iterator[tuple[Frame, D]]:
     """Segment a video and write it as mp4 (H.264) with the classes' colours laid over it.
 
     Frames keep their times, so that a variable frame rate stays one. Sound is copied where mp4 can hold it. A side of an odd number
@@ -188,7 +198,7 @@ def overlay_video(
         raise cut_off
 
 
-def _segmented(segment: "Callable[[np.ndarray], Prediction]", items: "Iterator[Frame | _Sound]") -> Iterator[Any]:
+def _segmented(segment: Callable[[np.ndarray], D], items: "Iterator[Frame | _Sound]") -> Iterator[Any]:
     """Frames with their predictions; packets of sound pass through."""
     for item in items:
         yield (item, segment(item.pixels)) if isinstance(item, Frame) else item

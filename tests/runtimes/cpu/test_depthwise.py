@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pspnet_zoo import create
-from pspnet_zoo.training.depthwise import FastDepthwise, depthwise_conv2d
+from pspnet_zoo.runtimes.cpu.depthwise import FastDepthwise, depthwise_conv2d
 
 
 def output_and_gradients(convolve, *inputs: torch.Tensor) -> list[torch.Tensor]:

@@ -1,23 +1,21 @@
 """What an exported network says of itself: the metadata that `pspnet_zoo.export` writes into the file."""
 
 import json
-from dataclasses import asdict, dataclass
-from os import PathLike
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from torch import Tensor, nn
+
 from ..meta import Labels, Preprocess
 from ..storage.errors import WeightsError
+from ..storage.files import file_digest
 
 KEY = "pspnet_zoo"
 """The name of the entry: of an ONNX file's metadata_props, of an OpenVINO model's rt_info, of a program's extra files."""
-OPENVINO_FILE = "model.xml"
-"""What a folder with an OpenVINO network holds, beside model.bin."""
-
 _VERSION = 1
-_FORMATS = {".onnx": "onnx", ".xml": "openvino", ".pt2": "program"}
-
-Format = Literal["onnx", "openvino", "program"]
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
 
 
@@ -70,12 +68,58 @@ class Exported:
             raise WeightsError(f"The metadata '{KEY}' in '{path}' cannot be used: {error!r}. Export the network again") from None
 
 
-def format_of(path: str | PathLike[str]) -> Format | None:
-    """The format that a path stands for by its ending, or by what is in the folder; None if it is no exported network."""
-    path = Path(path)
-    if path.is_dir():
-        return "openvino" if (path / OPENVINO_FILE).is_file() else None
-    return _FORMATS.get(path.suffix.lower())  # type: ignore[return-value]
+class ExportedEngine:
+    """What an exported network has in common in all runtimes.
+
+    Args:
+        path: Of the file.
+        spec: What the file says of itself.
+        run: Maps an array, as in `Exported.input`, to an array, as in `Exported.output`.
+    """
+
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+    def __init__(self, path: Path, spec: Exported, run: Callable[[Any], Any]) -> None:
+        self.path = path
+        self.spec = spec
+        self.labels: Labels | None = spec.labels
+        self.provenance = spec.provenance
+        self.classes = spec.classes
+        self.image_size = spec.image_size
+        self.activation: str | Callable[[], nn.Module] | None = "argmax" if spec.output == "ids" else spec.activation
+        self.preprocess = spec.preprocess
+        if spec.input == "uint8":  # normalised inside: until there, pixels of 0 to 255 with the mean colour at 0
+            mean = tuple(m * 255 / spec.preprocess.range for m in spec.preprocess.mean)
+            self._mean = torch.tensor(mean).view(-1, 1, 1)
+            self.preprocess = replace(spec.preprocess, mean=mean, std=(1.0,) * len(mean), range=255.0, enlarge=1.0)
+        self._run = run
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the file that holds the weights."""
+        return file_digest(files_of(self.path)[-1], "sha256")
+
+    def run(self, x: Tensor) -> Tensor:
+        """The input of the file, see `Exported.input`, to its output."""
+        return torch.from_numpy(self._run(x.contiguous().numpy()))
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """(N, channels, H, W) float32, normalised by `preprocess`, to the output of the file.
+
+        Raises:
+            ValueError: If the file takes one size, and this is another.
+        """
+        height, width = x.shape[-2:]
+        if self.image_size is not None and self.image_size != (height, width):
+            raise ValueError(
+                f"'{self.path}' takes pictures of {self.image_size[0]}x{self.image_size[1]} pixels, larger ones in parts of that "
+                f"size, and none of {height}x{width}; enlarge the picture, or use the network that it was exported from"
+            )
+        if self.spec.input == "uint8":
+            x = (x + self._mean).round().clamp(0, 255).to(torch.uint8)
+            x = x.flip(-3) if self.spec.preprocess.order == "BGR" else x
+        return self.run(x)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -89,3 +133,9 @@ def foreign(path: Path) -> WeightsError:
     return WeightsError(
         f"'{path}' was not made by pspnet-zoo export: it lacks the metadata '{KEY}', so its classes and preprocessing are unknown"
     )
+
+
+def unreadable(path: Path, error: Exception) -> WeightsError:
+    """The error for a file that its runtime cannot read, with the runtime's reason."""
+    reason = " ".join(str(error).split())
+    return WeightsError(f"'{path}' cannot be read; it may be cut short. Export it again ({reason[:200]})")

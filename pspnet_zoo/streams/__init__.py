@@ -1,0 +1,1 @@
+"""Many images or frames through one function: read ahead, run, write behind."""
