@@ -150,11 +150,11 @@ def page(rows: list[dict[str, Any]]) -> str:
         "  to stride 8. [Why](../explanation/network.md).",
         "- **strides**: of timm's features; in the list that `net.encoder` gives they are at most 8.",
         "- **channels**: of the last feature. **parameters**: of the encoder, in millions.",
-        "- **pictures**: of any size; of any size but padded to multiples of a number, or to at least that, and cropped back; or",
+        "- **images**: of any size; of any size but padded to multiples of a number, or to at least that, and cropped back; or",
         "  up to a largest one, which `encoder_image_size` changes.",
-        "- **weights**: of models with a largest picture, how many have pretrained weights that timm can load for another one.",
+        "- **weights**: of models with a largest image, how many have pretrained weights that timm can load for another one.",
         "",
-        "| timm module | models | mechanism | strides | channels | parameters | pictures | weights |",
+        "| timm module | models | mechanism | strides | channels | parameters | images | weights |",
         "|---|---|---|---|---|---|---|---|",
     ]
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -168,7 +168,7 @@ def page(rows: list[dict[str, Any]]) -> str:
             _distinct("-".join(map(str, row["native_strides"])) for row in group),
             _range(row["channels"][-1] for row in group),
             _range(round(row["parameters"] / 1e6, 1) for row in group),
-            _distinct(_pictures(row) for row in group),
+            _distinct(_images(row) for row in group),
             _other_sizes(group),
         )
         lines.append(f"| {' | '.join(cells)} |")
@@ -186,7 +186,7 @@ def _range(values: Iterable[float]) -> str:
     return f"{low:g}" if low == high else f"{low:g}-{high:g}"
 
 
-def _pictures(row: dict[str, Any]) -> str:
+def _images(row: dict[str, Any]) -> str:
     if row["image_size"]:
         return f"up to {'x'.join(map(str, row['image_size']))}"
     return "any" if row["pads_to"] == 1 else f"x {row['pads_to']}"

@@ -2,7 +2,7 @@
 
     python -m benchmarks.depthwise
 
-8 pictures of 240x320 at stride 8 in channels_last, forward and backward, in float32 and under bfloat16 autocast.
+8 images of 240x320 at stride 8 in channels_last, forward and backward, in float32 and under bfloat16 autocast.
 """
 
 import time

@@ -1,9 +1,9 @@
-"""Whole networks side by side in one process, in turns: PSPNet on ResNet-50 in our engines, and what else there is.
+"""Whole networks side by side in one process, in turns: PSPNet on ResNet-50 in our runtimes, and what else there is.
 
     pip install '.[benchmarks]'
     python -m benchmarks.networks [--size 512x1024] [--rounds 7] [--only mmseg,torch-fast]
 
-All have random weights and 19 classes, take one picture, and give scores at its size. Prints a Markdown table; a ratio is the
+All have random weights and 19 classes, take one image, and give scores at its size. Prints a Markdown table; a ratio is the
 median over the rounds of a contender's time divided by that of the first in the same round. docs/explanation/speed.md shows one.
 """
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import pspnet_zoo
-from pspnet_zoo.deployment.benchmark import ENGINES, build_engine, machine, parse_size
+from pspnet_zoo.deployment.benchmark import RUNTIMES, build_runtime, machine, parse_size
 
 CLASSES = 19
 PHOTOS = Path(__file__).parent.parent / "docs" / "assets" / "photos"
@@ -32,7 +32,7 @@ Network = Callable[[Tensor], Any]
 
 
 def mmseg() -> Network:
-    """The network of mmsegmentation's configs/_base_/models/pspnet_r50-d8.py, and its resize to the picture."""
+    """The network of mmsegmentation's configs/_base_/models/pspnet_r50-d8.py, and its resize to the image."""
     # PSPNet takes nothing from mmcv's compiled operators, but importing mmseg asks for their names; mmcv-lite has none
     operators = types.ModuleType("mmcv.ops")
     operators.__dict__.update(dict.fromkeys(("point_sample", "sigmoid_focal_loss", "CrissCrossAttention", "PSAMask"), nn.Module))
@@ -88,12 +88,12 @@ def build(name: str, folder: Path) -> Network:
         return OTHERS[name]()
     torch.manual_seed(0)
     network = pspnet_zoo.create("pspnet_r50c", classes=CLASSES, align_corners=False).eval()
-    return build_engine(name, network, folder, None, PHOTOS)
+    return build_runtime(name, network, folder, None, PHOTOS)
 
 
 @torch.inference_mode()
 def compare(names: list[str], size: tuple[int, int], rounds: int) -> dict[str, list[float]]:
-    """Seconds a picture of each contender, by rounds; two pictures warm each up."""
+    """Seconds an image of each contender, by rounds; two images warm each up."""
     x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     seconds: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +114,7 @@ def compare(names: list[str], size: tuple[int, int], rounds: int) -> dict[str, l
 
 def main() -> None:
     """Run the command."""
-    everything = [*OTHERS, *ENGINES]
+    everything = [*OTHERS, *RUNTIMES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=parse_size, default=(512, 1024), help="height and width in pixels")
     parser.add_argument("--rounds", type=int, default=7)
@@ -123,7 +123,7 @@ def main() -> None:
     names = options.only.split(",") if options.only else everything
     if unknown := set(names) - set(everything):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    warnings.filterwarnings("ignore", module="mmseg|mmengine")
+    warnings.filterwarnings("ignore", module="mmseg|mmruntime")
     seconds = compare(names, options.size, options.rounds)
     print("| network | s | ratio |\n|---|---|---|")
     for name, own in seconds.items():

@@ -1,9 +1,9 @@
-"""A folder of pictures through the pipeline against the network alone, and bulk work with one and two workers.
+"""A folder of images through the pipeline against the network alone, and bulk work with one and two workers.
 
-The network alone gets the same pictures, read before; the pipeline reads them, segments them and writes masks and overlays. They
+The network alone gets the same images, read before; the pipeline reads them, segments them and writes masks and overlays. They
 take turns in one process, and the median of the ratios is printed, so that other load on the machine hits both.
 
-    python benchmarks/throughput.py pipeline FOLDER --pictures 200 --threads 1
+    python benchmarks/throughput.py pipeline FOLDER --images 200 --threads 1
     python benchmarks/throughput.py memory FOLDER
     python benchmarks/throughput.py bulk FOLDER
 """
@@ -28,7 +28,7 @@ from pspnet_zoo.streams.pipeline import WORKERS, in_order, segment_all
 
 
 def through_pipeline(predictor: Predictor, files: list[Path], output: Path, workers: int) -> None:
-    """What `pspnet-zoo predict` does with the pictures."""
+    """What `pspnet-zoo predict` does with the images."""
     jobs = [_Job(file, str(i), output / f"{i}_overlay.png", output / f"{i}_mask.png") for i, file in enumerate(files)]
     results = segment_all(predictor.segment, lambda job: predictor.read(job.source), jobs, workers=workers)
     for item in in_order(lambda result: _write(result, 0.5), results, workers=workers):
@@ -44,8 +44,8 @@ def pipeline(model: str, files: list[Path], rounds: int, workers: int) -> None:
         pixels = [predictor.read(file) for file in part]
         with tempfile.TemporaryDirectory() as output:
             start, worked = time.perf_counter(), time.process_time()
-            for picture in pixels:
-                predictor.segment([picture])
+            for image in pixels:
+                predictor.segment([image])
             middle, between = time.perf_counter(), time.process_time()
             through_pipeline(predictor, part, Path(output), workers)
             end, finished = time.perf_counter(), time.process_time()
@@ -53,17 +53,15 @@ def pipeline(model: str, files: list[Path], rounds: int, workers: int) -> None:
         alone, piped = alone + middle - start, piped + end - middle
         ratios.append((end - middle) / (middle - start))
         print(
-            f"{len(part)} pictures: alone {middle - start:.2f} s, pipeline {end - middle:.2f} s, ratio {ratios[-1]:.3f}", flush=True
+            f"{len(part)} images: alone {middle - start:.2f} s, pipeline {end - middle:.2f} s, ratio {ratios[-1]:.3f}", flush=True
         )
-    print(
-        f"{len(files)} pictures, {torch.get_num_threads()} threads, {workers} workers: alone {len(files) / alone:.2f}/s, ", end=""
-    )
+    print(f"{len(files)} images, {torch.get_num_threads()} threads, {workers} workers: alone {len(files) / alone:.2f}/s, ", end="")
     print(f"pipeline {len(files) / piped:.2f}/s, ratio of the sums {piped / alone:.3f}, median {statistics.median(ratios):.3f}")
-    print(f"processor time a picture: alone {1000 * work[0] / len(files):.0f} ms, pipeline {1000 * work[1] / len(files):.0f} ms")
+    print(f"processor time an image: alone {1000 * work[0] / len(files):.0f} ms, pipeline {1000 * work[1] / len(files):.0f} ms")
 
 
 def memory(model: str, folder: Path, count: int) -> None:
-    """Peak memory of one process that segments `count` pictures."""
+    """Peak memory of one process that segments `count` images."""
     files = list(islice(cycle(f.path for f in find_files(folder)), count))
     with tempfile.TemporaryDirectory() as output:
         through_pipeline(Predictor(model), files, Path(output), WORKERS)
@@ -77,16 +75,14 @@ def bulk(model: str, files: list[Path]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "list.txt").write_text("\n".join(str(file.resolve()) for file in files))
             summary = run(f"{folder}/list.txt", f"{folder}/out", model, workers=workers, rows_per_shard=16)
-        print(
-            f"{workers} workers: {summary.pictures} pictures in {summary.seconds:.1f} s, {summary.pictures / summary.seconds:.2f}/s"
-        )
+        print(f"{workers} workers: {summary.images} images in {summary.seconds:.1f} s, {summary.images / summary.seconds:.2f}/s")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["pipeline", "memory", "bulk"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--rounds", type=int, default=5, help="turns that the two take")
     parser.add_argument("--threads", type=int, help="of torch")
@@ -94,18 +90,18 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    files = list(islice(cycle(f.path for f in find_files(options.folder)), options.pictures))
+    files = list(islice(cycle(f.path for f in find_files(options.folder)), options.images))
     if options.what == "pipeline":
         pipeline(options.model, files, options.rounds, options.workers)
     elif options.what == "bulk":
         bulk(options.model, files)
-    elif options.pictures != 200:
-        memory(options.model, options.folder, options.pictures)
+    elif options.images != 200:
+        memory(options.model, options.folder, options.images)
     else:
         for count in (200, 2000):
-            command = [sys.executable, __file__, "memory", options.folder, "--pictures", str(count + 1), "--model", options.model]
+            command = [sys.executable, __file__, "memory", options.folder, "--images", str(count + 1), "--model", options.model]
             peak = subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
-            print(f"{count + 1} pictures: peak {peak} MiB", flush=True)
+            print(f"{count + 1} images: peak {peak} MiB", flush=True)
 
 
 if __name__ == "__main__":

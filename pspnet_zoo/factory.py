@@ -14,7 +14,7 @@ from .upstream.cache import cached
 from .zoo.entries import Checkpoint
 from .zoo.registry import BUNDLED, find, is_checkpoint, parse_architecture
 
-DEFAULT_CLASSES = 19  # Cityscapes, the paper's main data set
+DEFAULT_CLASSES = 19  # Cityscapes, the paper's main dataset
 
 _log = logging.getLogger(__name__)
 
@@ -59,12 +59,12 @@ def create(
             in_channels=in_channels,
             **{**defaults, **options},
         )
-    row = find(name, pretrained if isinstance(pretrained, str) else None)
+    entry = find(name, pretrained if isinstance(pretrained, str) else None)
     if encoder_weights:
-        raise ValueError(f"'{row.name}' has weights for the encoder too; leave out encoder_weights={encoder_weights!r}")
+        raise ValueError(f"'{entry.name}' has weights for the encoder too; leave out encoder_weights={encoder_weights!r}")
     if in_channels != 3:
         options["in_channels"] = in_channels
-    return PSPNet.from_pretrained(fetch(row), classes=classes, **options)
+    return PSPNet.from_pretrained(fetch(entry), classes=classes, **options)
 
 
 _MEANT = {"num_classes": "classes", "in_chans": "in_channels", "drop_rate": "psp_dropout"}  # timm's words
@@ -94,21 +94,21 @@ def load(source: PSPNet | str | PathLike[str], **options: Any) -> PSPNet:
     return create(str(source), pretrained=True, **options)
 
 
-def fetch(row: Checkpoint, *, progress: Progress | None = None) -> Path:
-    """The folder of a row's weights: the bundled one, else the row's copy on the Hub, else what its upstream has, converted.
+def fetch(entry: Checkpoint, *, progress: Progress | None = None) -> Path:
+    """The folder of an entry's weights: the bundled one, else the entry's copy on the Hub, else what its upstream has, converted.
 
     Args:
-        row: Of the zoo.
+        entry: Of the zoo.
         progress: Told of bytes as they come from an upstream; None shows a bar on a terminal.
 
     Raises:
         WeightsError: If they cannot be had.
         OSError: If the cache cannot be written.
     """
-    if row.folder is not None:
-        return BUNDLED / row.folder
-    if row.hub is not None:
-        _log.info("'%s' is on the Hub: %s at %s, %.0f MB", row.name, row.hub.repo, row.hub.revision, row.hub.size / 1e6)
-        return hub.download(f"{hub.namespace()}/{row.hub.repo}", revision=row.hub.revision, sha256=row.hub.sha256)
-    _log.info("'%s' is taken from its upstream", row.name)
-    return cached(row, progress=progress)
+    if entry.folder is not None:
+        return BUNDLED / entry.folder
+    if entry.hub is not None:
+        _log.info("'%s' is on the Hub: %s at %s, %.0f MB", entry.name, entry.hub.repo, entry.hub.revision, entry.hub.size / 1e6)
+        return hub.download(f"{hub.namespace()}/{entry.hub.repo}", revision=entry.hub.revision, sha256=entry.hub.sha256)
+    _log.info("'%s' is taken from its upstream", entry.name)
+    return cached(entry, progress=progress)

@@ -1,9 +1,9 @@
-"""What travels with weights: the meaning of classes, what the network expects of a picture, and numbers. Imports nothing heavy."""
+"""What travels with weights: the meaning of classes, what the network expects of an image, and numbers. Imports nothing heavy."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,10 +63,10 @@ def distinct_colors(number: int) -> tuple[tuple[int, int, int], ...]:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Size and normalisation of an RGB picture; it travels with the weights.
+    """Size and normalisation of an RGB image; it travels with the weights.
 
     Called on a (..., 3, H, W) uint8 tensor, RGB, it gives (x / 255 * range - mean) / std as float32, with the channels in `order`.
-    Sizes are the business of those who give pictures to networks: `pspnet_zoo.inference.scores`, and so `Predictor` and `evaluate`.
+    Sizes are the business of those who give images to networks: `pspnet_zoo.inference.scores`, and so `Predictor` and `evaluate`.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -79,10 +79,10 @@ class Preprocess:
     range: float = 1.0
     """What white (255) is scaled to before mean and std are applied."""
     max_pixels: int = 2048 * 1024
-    """The largest picture to give as it is; a predictor shrinks larger ones, near the scale of training and within memory."""
-    enlarge: float = 1.0
-    """The sides of what the network is given, in those of the picture, 1 or more: networks see pictures at the scale that they were
-    trained at. A picture is enlarged no further than to `max_pixels`."""
+    """The largest image to give as it is; a predictor shrinks larger ones, near the scale of training and within memory."""
+    input_scale: float = 1.0
+    """The sides of what the network is given, in those of the image, 1 or more: networks see images at the scale that they were
+    trained at. An image is enlarged no further than to `max_pixels`."""
     order: Literal["RGB", "BGR"] = "RGB"
     """Of the channels that the network reads, and of `mean` and `std`."""
 
@@ -93,20 +93,34 @@ class Preprocess:
                 raise ValueError(f"{name} is {value}; it must be positive")
         if len(self.mean) != len(self.std) or not all(map(math.isfinite, self.mean)):
             raise ValueError(f"mean is {self.mean} and std is {self.std}; both have a finite number a channel")
-        if not 1 <= self.enlarge < math.inf:
-            raise ValueError(f"enlarge is {self.enlarge}; it must be 1 or more")
+        if not 1 <= self.input_scale < math.inf:
+            raise ValueError(f"input_scale is {self.input_scale}; it must be 1 or more")
         if self.order not in ("RGB", "BGR"):
             raise ValueError(f"order is {self.order!r}; it can be 'RGB' or 'BGR'")
 
     @property
     def mean_color(self) -> tuple[float, ...]:
-        """Of the picture's channels, RGB, 0 to 255: what becomes 0."""
+        """Of the image's channels, RGB, 0 to 255: what becomes 0."""
         mean = tuple(m * 255 / self.range for m in self.mean)
         return mean[::-1] if self.order == "BGR" else mean
 
-    def enlargement(self, height: int, width: int) -> float:
-        """How much larger than a picture of that size the network is given it, 1 or more."""
-        return max(min(self.enlarge, (self.max_pixels / (height * width)) ** 0.5), 1.0)
+    def input_scale_for(self, height: int, width: int) -> float:
+        """How much larger than an image of that size the network is given it, 1 or more."""
+        return max(min(self.input_scale, (self.max_pixels / (height * width)) ** 0.5), 1.0)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
+        """The preprocessing that a config.json or an exported file states.
+
+        Args:
+            values: The fields by name; lists stand for tuples. `enlarge` is read as `input_scale`, its name before 0.1.0.
+
+        Raises:
+            ValueError: If a number is out of its range.
+            TypeError: If a field is unknown.
+        """
+        fields = {"input_scale" if key == "enlarge" else key: value for key, value in values.items()}
+        return cls(**{**fields, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
     def __call__(self, image: "Tensor") -> "Tensor":
         import torch

@@ -140,7 +140,7 @@ with github("someone", "pspnet_zoo") as site:
     net = torch.hub.load(REPO, "pspnet_lite0", pretrained=True, trust_repo=True)
 from pspnet_zoo import Predictor
 prediction = Predictor(net)(root / "docs" / "assets" / "lund_20.jpg")
-print(json.dumps([len(net.labels), prediction.shares["road"], prediction.shares["sky"]]))
+print(json.dumps([len(net.labels), prediction.class_fractions["road"], prediction.class_fractions["sky"]]))
 """
     ((classes, road, sky),) = run(script, tmp_path)
     assert classes == 11 and road > 0.05 and sky > 0.02

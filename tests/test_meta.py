@@ -37,7 +37,7 @@ def test_what_is_no_colour_is_refused(color):
         ("max_pixels", 0),
         ("mean", (0.1, 0.2)),
         ("mean", (0.1, 0.2, float("inf"))),
-        ("enlarge", 0.5),
+        ("input_scale", 0.5),
         ("order", "GBR"),
     ],
 )

@@ -29,7 +29,7 @@ ORT_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-th
 LIMIT = 25_000_000
 """Bytes that a visitor may have to load."""
 MAX_PIXELS = 1024 * 768
-"""Of a picture for the network; the page shrinks larger ones."""
+"""Of an image for the network; the page shrinks larger ones."""
 
 
 class FromCanvas(nn.Module):

@@ -4,7 +4,7 @@
     python tools/bundle_lite0.py runs/camvid_large/model runs/at_1.5 1.5
     python tools/bundle_lite0.py runs/camvid_whole3/model
 
-The first writes it into a folder, for training to go on from; the second too, of a network that sees pictures 1.5 times enlarged;
+The first writes it into a folder, for training to go on from; the second too, of a network that sees images 1.5 times enlarged;
 the third into the package.
 
 The provenance quotes the commands of docs/how-to/reproduce-the-bundled-weights.md. Prints the sha256 and the number of parameters
@@ -51,10 +51,10 @@ PROVENANCE = {
 def main() -> None:
     """See the module."""
     source, target = sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else OURS
-    enlarge = float(sys.argv[3]) if len(sys.argv) > 3 else ENLARGE if target == OURS else 1.0
+    input_scale = float(sys.argv[3]) if len(sys.argv) > 3 else ENLARGE if target == OURS else 1.0
     network = from_pretrained(source, aux_head=False)
     network.provenance = PROVENANCE
-    network.preprocess = replace(network.preprocess, max_pixels=MAX_PIXELS, enlarge=enlarge)
+    network.preprocess = replace(network.preprocess, max_pixels=MAX_PIXELS, input_scale=input_scale)
     folder = save_pretrained(network, target, dtype=torch.float16)
     print("sha256", file_digest(folder / WEIGHTS_FILE, "sha256"))
     print("parameters", sum(p.numel() for p in network.parameters()))

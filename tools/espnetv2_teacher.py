@@ -25,7 +25,7 @@ from pspnet_zoo.zoo.checkpoints.task import IMAGENET
 
 SHA256 = "a72d59699801c7ce8e8b89a53af9097eaaa60dc12180ecde86fd700ba1222fe8"
 SIZE = 540, 720
-"""Of what it sees: CamVid's pictures 1.5 times enlarged, at which it is best on val; all pictures of 4:3 at that size."""
+"""Of what it sees: CamVid's images 1.5 times enlarged, at which it is best on val; all images of 4:3 at that size."""
 
 CLASSES = {
     "sky": (10,),
@@ -44,7 +44,7 @@ CLASSES = {
 
 
 class ESPNetv2(nn.Module):
-    """The network of a state dict, for pictures of `SIZE`; it gives logarithms of the probabilities of `CLASSES`."""
+    """The network of a state dict, for images of `SIZE`; it gives logarithms of the probabilities of `CLASSES`."""
 
     def __init__(self, state: dict[str, Tensor]) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class ESPNetv2(nn.Module):
         return merged if stride == 2 else F.prelu(merged + x, self.state[f"{key}.module_act.weight"])
 
     def down(self, x: Tensor, image: Tensor, key: str) -> Tensor:
-        """Half the size: pooling beside an EESP, and the picture itself at that size (section 3.3)."""
+        """Half the size: pooling beside an EESP, and the image itself at that size (section 3.3)."""
         halves = torch.cat([F.avg_pool2d(x, 3, stride=2, padding=1), self.eesp(x, f"{key}.eesp", stride=2)], dim=1)
         shown = self.conv_norm(self.conv_norm(image, f"{key}.inp_reinf.0", act=True), f"{key}.inp_reinf.1")
         return F.prelu(halves + shown, self.state[f"{key}.act.weight"])
@@ -144,7 +144,7 @@ def main() -> None:
     if (found := file_digest(source, "sha256")) != SHA256:
         raise SystemExit(f"'{source}' has the sha256 {found}; it must be {SHA256}")
     network = ESPNetv2(torch.load(source, map_location="cpu", weights_only=True)).eval()
-    picture = torch.randn(1, 3, *SIZE)
+    image = torch.randn(1, 3, *SIZE)
     spec = Exported(
         input="float32",
         output="logits",
@@ -154,12 +154,12 @@ def main() -> None:
         precision="float32",
         activation=None,
         labels=CAMVID,
-        preprocess=replace(IMAGENET, max_pixels=SIZE[0] * SIZE[1], enlarge=1.5),
+        preprocess=replace(IMAGENET, max_pixels=SIZE[0] * SIZE[1], input_scale=1.5),
         provenance={"source": "github sacmehta/EdgeNets, espnetv2_s_2.0_city_1024x512.pth", "sha256": SHA256, "license": "MIT"},
         versions={"torch": torch.__version__},
         check={},
     )
-    write(torch.export.export(network, (picture,)), spec, target)
+    write(torch.export.export(network, (image,)), spec, target)
     describe(target, spec)
 
 

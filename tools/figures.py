@@ -43,7 +43,7 @@ def structure() -> None:
     def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
         axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=INK, linewidth=1.1))
 
-    box(0, 16, 10, 10, "picture\n3 x H x W", PAPER)
+    box(0, 16, 10, 10, "image\n3 x H x W", PAPER)
     box(14, 16, 13, 10, "backbone,\nstages 1 to 3")
     box(31, 16, 11, 10, "stage 4,\ndilated")
     box(14, 2, 13, 8, "auxiliary\nclassifier", PAPER)
@@ -69,10 +69,10 @@ def structure() -> None:
 def pyramid() -> None:
     """What the bins of the bundled network's pyramid hold, by the three principal components of its features."""
     predictor = pspnet_zoo.Predictor()
-    picture = _photo("lund_20")
-    features = _features(predictor.model, picture)  # (C, h, w)
+    image = _photo("lund_20")
+    features = _features(predictor.model, image)  # (C, h, w)
     colors = _components(features)
-    panels = [(picture, "picture"), (colors(features), f"features, {features.shape[1]}x{features.shape[2]} cells")]
+    panels = [(image, "image"), (colors(features), f"features, {features.shape[1]}x{features.shape[2]} cells")]
     for bins in (1, 2, 3, 6):
         cells = F.adaptive_avg_pool2d(features[None], bins)[0]
         panels.append((colors(cells), f"{bins}x{bins}"))
@@ -82,21 +82,21 @@ def pyramid() -> None:
 def dilation() -> None:
     """The same weights with dilation, and with the strides that they were pretrained with."""
     names = {"strides kept": 32, "dilated": 8}
-    picture = _photo("lund_20")
+    image = _photo("lund_20")
     maps = {}
     for title, stride in names.items():
         network = pspnet_zoo.create("pspnet_lite0", pretrained=True, encoder_output_stride=stride)
-        maps[title] = _features(network, picture)
+        maps[title] = _features(network, image)
     colors = _components(maps["dilated"])
-    panels = [(picture, "picture")]
+    panels = [(image, "image")]
     panels += [(colors(f), f"{title}: {f.shape[1]}x{f.shape[2]} cells") for title, f in maps.items()]
     _panels(panels, "dilation.jpg", columns=3)
 
 
 def windows() -> None:
-    """A whole picture at once, and windows of it that do not see each other."""
+    """A whole image at once, and windows of it that do not see each other."""
     predictor = pspnet_zoo.Predictor()
-    picture = _photo("lund_29")
+    image = _photo("lund_29")
     crop, stride = (256, 256), (256, 256)
     from pspnet_zoo.inference.windows import sliding_window
 
@@ -104,12 +104,12 @@ def windows() -> None:
         return predictor.model.predict(x)
 
     with torch.inference_mode():
-        logits = sliding_window(net, predictor.model.preprocess(_tensor(picture)), crop, stride)
-    parts = pspnet_zoo.Prediction(picture, logits[0].argmax(0).numpy().astype(np.uint8), predictor.model.labels)
-    whole = predictor(picture)
+        logits = sliding_window(net, predictor.model.preprocess(_tensor(image)), crop, stride)
+    parts = pspnet_zoo.Prediction(image, logits[0].argmax(0).numpy().astype(np.uint8), predictor.model.labels)
+    whole = predictor(image)
     panels = [
-        (picture, "picture"),
-        (np.asarray(whole.overlay(0.6)), "whole picture"),
+        (image, "image"),
+        (np.asarray(whole.overlay(0.6)), "whole image"),
         (np.asarray(parts.overlay(0.6)), f"windows of {crop[1]}x{crop[0]} pixels"),
     ]
     _panels(panels, "windows.jpg", columns=3)
@@ -121,8 +121,8 @@ def predictions() -> None:
     panels = []
     for name in ("lund_20", "lund_01", "lund_10", "lund_29"):
         prediction = predictor(_photo(name))
-        largest = sorted(prediction.shares.items(), key=lambda share: -share[1])[:3]
-        panels.append((np.asarray(prediction.overlay(0.55)), ", ".join(f"{n} {share:.0%}" for n, share in largest)))
+        largest = sorted(prediction.class_fractions.items(), key=lambda fraction: -fraction[1])[:3]
+        panels.append((np.asarray(prediction.overlay(0.55)), ", ".join(f"{n} {fraction:.0%}" for n, fraction in largest)))
     _panels(panels, "predictions.jpg", columns=2, legend=predictor.model.labels)
 
 
@@ -150,8 +150,8 @@ def tutorial() -> None:
     shown += [i for i in range(20) if i not in shown][:2]
     rows = [[scenes[i][0] for i in shown], [palette[scenes[i][1]] for i in shown], [palette[said[i]] for i in shown]]
     patches = list(zip(scope["NAMES"], palette / 255, strict=True))
-    _grid(rows[:2], ["picture", "mask"], "scenes.png", patches)
-    _grid(rows, ["picture", "mask", "network"], "drawn_predictions.png", patches)
+    _grid(rows[:2], ["image", "mask"], "scenes.png", patches)
+    _grid(rows, ["image", "mask", "network"], "drawn_predictions.png", patches)
 
 
 def demo() -> None:
@@ -171,7 +171,7 @@ def demo() -> None:
         tab.set_input_files("#photo input[type=file]", ASSETS / "lund_20.jpg")
         tab.wait_for_selector("img[src*=lund_20]")
         tab.click("#segment")
-        tab.wait_for_selector("#viewer .shares tr", timeout=120_000)
+        tab.wait_for_selector("#viewer .class_fractions tr", timeout=120_000)
         tab.wait_for_timeout(1000)  # until the colours are drawn
         FIGURES.mkdir(parents=True, exist_ok=True)
         tab.screenshot(path=FIGURES / "demo.jpg", full_page=True, quality=85, type="jpeg")
@@ -181,9 +181,9 @@ def demo() -> None:
 
 def _grid(rows: list[list[np.ndarray]], titles: list[str], name: str, patches: list) -> None:
     figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=(2.3 * len(rows[0]), 1.85 * len(rows) + 0.4), squeeze=False)
-    for row, pictures, title in zip(axes, rows, titles, strict=True):
-        for ax, picture in zip(row, pictures, strict=True):
-            ax.imshow(picture, interpolation="nearest")
+    for row, images, title in zip(axes, rows, titles, strict=True):
+        for ax, image in zip(row, images, strict=True):
+            ax.imshow(image, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
         row[0].set_ylabel(title)
     _legend(figure, patches)
@@ -201,8 +201,8 @@ def _panels(panels: list, name: str, *, columns: int, legend: pspnet_zoo.Labels 
     bottom = 0.5 if legend else 0.0  # inches
     figure, axes = plt.subplots(rows, columns, figsize=(10, rows * (7.5 / columns + 0.45) + bottom), squeeze=False)
     height, width = panels[0][0].shape[:2]
-    for ax, (picture, title) in zip(axes.flat, panels, strict=True):
-        ax.imshow(picture, interpolation="nearest", extent=(0, width, height, 0))
+    for ax, (image, title) in zip(axes.flat, panels, strict=True):
+        ax.imshow(image, interpolation="nearest", extent=(0, width, height, 0))
         ax.set_title(title, fontsize=10.5)
         ax.axis("off")
     if legend:
@@ -228,15 +228,15 @@ def _png(path: str) -> np.ndarray:
     return np.array(Image.open(path))
 
 
-def _tensor(picture: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(picture).permute(2, 0, 1)[None]
+def _tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1)[None]
 
 
 @torch.inference_mode()
-def _features(network: pspnet_zoo.PSPNet, picture: np.ndarray) -> torch.Tensor:
+def _features(network: pspnet_zoo.PSPNet, image: np.ndarray) -> torch.Tensor:
     """(C, h, w): what the pyramid reads."""
     network.eval()
-    return network.encoder(network.preprocess(_tensor(picture)))[-1][0]
+    return network.encoder(network.preprocess(_tensor(image)))[-1][0]
 
 
 def _components(features: torch.Tensor) -> Callable[[torch.Tensor], np.ndarray]:

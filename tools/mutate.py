@@ -57,7 +57,7 @@ TESTS = {
     "inference.acceleration": "inference/test_acceleration.py",
     "inference.pipeline": "inference/test_pipeline.py",
     "inference.sources": "inference/test_sources.py",
-    "inference.shares": "inference/test_shares.py",
+    "inference.class_fractions": "inference/test_shares.py",
     "inference.shards": "inference/test_shards.py",
 }
 

@@ -1,4 +1,4 @@
-"""Make the tutorial's notebooks from its pages: Python becomes code cells, all else text, pictures are put in.
+"""Make the tutorial's notebooks from its pages: Python becomes code cells, all else text, images are put in.
 
 python tools/notebooks.py
 """
@@ -41,7 +41,7 @@ def notebook(page: Path) -> str:
 
 
 def _text(markdown: str, folder: Path) -> dict[str, Any]:
-    """A cell with its pictures inside, so that they are seen in Colab too."""
+    """A cell with its images inside, so that they are seen in Colab too."""
     attachments = {}
     for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", markdown):
         file = folder / target

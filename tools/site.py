@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build"
 DOCS, SITE = BUILD / "docs", BUILD / "site"
 SECTIONS = {"Tutorials": "tutorial", "How to": "how-to", "Reference": "reference", "Explanation": "explanation"}
-FIRST = ["first-picture.md", "pspnet.md", "pspnet.ko.md", "api.md", "checkpoints.md"]
+FIRST = ["first-image.md", "pspnet.md", "pspnet.ko.md", "api.md", "checkpoints.md"]
 """Pages that come first in their section; the others follow by title."""
 
 
@@ -89,7 +89,7 @@ class _Page(HTMLParser):
 
 
 def broken_links(site: Path) -> list[str]:
-    """A line for each link, picture, script and anchor of the site that leads nowhere; other hosts are not asked."""
+    """A line for each link, image, script and anchor of the site that leads nowhere; other hosts are not asked."""
     pages = {file: _Page(file.read_text()) for file in site.rglob("*.html")}
     problems = []
     for file, page in pages.items():

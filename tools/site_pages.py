@@ -13,10 +13,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pspnet_zoo"
 ROOMS = {
     "models": "The network and its parts",
-    "inference": "Pictures in, ids out",
+    "inference": "Images in, ids out",
     "evaluation": "Measuring",
     "training": "Training",
-    "data": "Data sets",
+    "data": "Datasets",
     "deployment": "Exported networks",
     "storage": "Files and the Hub",
     "zoo": "What is known of checkpoints",

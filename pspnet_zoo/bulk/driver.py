@@ -1,7 +1,7 @@
-"""Pictures by the million, on one machine or a cluster: Ray Data carries the work.
+"""Images by the million, on one machine or a cluster: Ray Data carries the work.
 
-The source is cut into shards of neighbouring pictures. A row of the Ray data set is the name of a shard, so that pictures never
-pass through the driver: an actor, which holds the network, reads the shard's pictures, segments them and writes the shard, whole or
+The source is cut into shards of neighbouring images. A row of the Ray dataset is the name of a shard, so that images never
+pass through the driver: an actor, which holds the network, reads the shard's images, segments them and writes the shard, whole or
 not at all. What exists is done; a shard that was lost with its actor is made again and is the same.
 
 Needs the extra `bulk` (Ray, pyarrow).
@@ -34,7 +34,7 @@ from ..data.images import read_image
 from ..inference.prediction import Prediction
 from ..inference.predictor import Predictor
 from ..model_source import format_of
-from ..runtimes.exported import ExportedEngine, files_of
+from ..runtimes.exported import ExportedRuntime, files_of
 from ..streams.pipeline import in_order, segment_all
 from .shards import Destination, Manifest, Row, mask_name
 from .sources import Input, Source, open_source, read_part
@@ -47,15 +47,15 @@ READERS = 4
 class Summary:
     """What a run did; what was there before is not counted."""
 
-    pictures: int = 0
+    images: int = 0
     failures: int = 0
-    """Of the pictures: those whose row has an error."""
+    """Of the images: those whose row has an error."""
     skipped: int = 0
-    """Pictures whose shards were there before."""
+    """Images whose shards were there before."""
     seconds: float = 0.0
     """From the first shard's start to the last one's end, without the start of the workers."""
     workers: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """Pictures and seconds at work, by worker, host:process."""
+    """Images and seconds at work, by worker, host:process."""
 
 
 def run(
@@ -71,7 +71,7 @@ def run(
     address: str | None = None,
     progress: Callable[[Summary, int], None] | None = None,
 ) -> Summary:
-    """Segment every picture of a source exactly once; the same call again does what is missing.
+    """Segment every image of a source exactly once; the same call again does what is missing.
 
     Args:
         source: See `open_source`.
@@ -80,14 +80,14 @@ def run(
         column: See `open_source`.
         workers: Actors, each with the network and one core; None is one for each core of the cluster, or as many as its GPUs hold.
         gpus_per_worker: 0.5 lets two workers share a GPU; 0 runs on CPUs.
-        rows_per_shard: Pictures a shard, which is also what is done again when a worker is lost.
+        rows_per_shard: Images a shard, which is also what is done again when a worker is lost.
         as_files: Write each mask as a PNG file below masks/ instead of into the shards.
         address: Of a running cluster, such as "auto" or "ray://host:10001"; None starts a local one, or takes the process's own.
-        progress: Called after each shard with what was done so far and the number of pictures of the source.
+        progress: Called after each shard with what was done so far and the number of images of the source.
 
     Raises:
         FileNotFoundError: If the source is not there.
-        ValueError: If it holds no pictures, or the destination has results of another model or source.
+        ValueError: If it holds no images, or the destination has results of another model or source.
         OSError: If the destination cannot be written.
     """
     if rows_per_shard < 1:
@@ -117,10 +117,10 @@ def run(
             ended = result["ended"]
             started = min(started or ended, ended - result["seconds"])
             summary.seconds = ended - started
-            summary.pictures += result["pictures"]
+            summary.images += result["images"]
             summary.failures += result["failures"]
-            pictures, seconds = summary.workers.get(result["worker"], (0, 0.0))
-            summary.workers[result["worker"]] = pictures + result["pictures"], seconds + result["seconds"]
+            images, seconds = summary.workers.get(result["worker"], (0, 0.0))
+            summary.workers[result["worker"]] = images + result["images"], seconds + result["seconds"]
             if progress:
                 progress(summary, len(inputs))
     except RayError as error:
@@ -185,18 +185,18 @@ class _Worker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         (shard,), (part,) = batch["shard"].tolist(), batch["part"].tolist()
         start = time.time()
-        pictures = failures = 0
+        images = failures = 0
         problem = ""
         try:
             if not self._destination.has(shard):  # else another worker finished it just before it was lost
                 rows = segment_part(self._predictor, part, self._manifest.as_files)
                 self._destination.write(shard, rows, self._manifest, self._predictor.labels)
-                pictures, failures = len(rows), sum(row.error is not None for row in rows)
-        except OSError as error:  # of the storage; those of single pictures are rows
+                images, failures = len(rows), sum(row.error is not None for row in rows)
+        except OSError as error:  # of the storage; those of single images are rows
             problem = str(error)
         return {
             "shard": [shard],
-            "pictures": [pictures],
+            "images": [images],
             "failures": [failures],
             "problem": [problem],
             "seconds": [time.time() - start],
@@ -206,9 +206,9 @@ class _Worker:
 
 
 def segment_part(predictor: Predictor, part: str, as_files: bool = False) -> list[Row]:
-    """The results of a part of a source, in order; a picture that cannot be read is a row with its error."""
+    """The results of a part of a source, in order; an image that cannot be read is a row with its error."""
     results = segment_all(
-        lambda pictures: [predictor(pixels) for pixels in pictures],
+        lambda images: [predictor(pixels) for pixels in images],
         lambda item: read_image(BytesIO(item.read())),
         read_part(part),
         workers=READERS,
@@ -221,14 +221,14 @@ def _row(source: Input, prediction: Prediction | None, error: Exception | None, 
         return Row(source.name, None, None, None, None, None, str(error) or type(error).__name__)
     file = mask_name(source.place) if as_files else None
     height, width = prediction.mask.shape
-    return Row(source.name, file, height, width, prediction.png(), prediction.shares, None)
+    return Row(source.name, file, height, width, prediction.png(), prediction.class_fractions, None)
 
 
 def model_files(model: str) -> dict[str, bytes]:
     """Everything that makes a model, by file name: its checkpoint's folder, or the exported file."""
     predictor = Predictor(model)
-    if isinstance(predictor.engine, ExportedEngine):
-        return {path.name: path.read_bytes() for path in files_of(predictor.engine.path)}
+    if isinstance(predictor.runtime, ExportedRuntime):
+        return {path.name: path.read_bytes() for path in files_of(predictor.runtime.path)}
     with tempfile.TemporaryDirectory() as folder:
         predictor.model.save_pretrained(folder)
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}

@@ -1,4 +1,4 @@
-"""Where the results of many pictures go: Parquet shards, each there whole or not at all, and a manifest that says of what.
+"""Where the results of many images go: Parquet shards, each there whole or not at all, and a manifest that says of what.
 
 Shard k holds the inputs k * rows to (k + 1) * rows of the source, in its order, so that the shards that exist say what is done.
 
@@ -30,7 +30,7 @@ class Manifest:
     source: str
     source_digest: str
     """See `Source.digest`."""
-    pictures: int
+    images: int
     rows_per_shard: int
     model: str
     """Its name as it was given."""
@@ -43,23 +43,23 @@ class Manifest:
     @property
     def shards(self) -> int:
         """How many there will be."""
-        return -(-self.pictures // self.rows_per_shard)
+        return -(-self.images // self.rows_per_shard)
 
 
 @dataclass(frozen=True)
 class Row:
-    """The result of one picture."""
+    """The result of one image."""
 
     path: str
-    """The picture's name in the source."""
+    """The image's name in the source."""
     mask_file: str | None
     """Where its mask is below the destination, if masks are files."""
     height: int | None
     width: int | None
     mask: bytes | None
     """An indexed PNG of the class ids, with the classes' colours."""
-    shares: dict[str, float] | None
-    """Fraction of the picture by class name."""
+    class_fractions: dict[str, float] | None
+    """Fraction of the image by class name."""
     error: str | None
     """Why there is none; None if there is."""
 
@@ -99,12 +99,12 @@ class Destination:
     def _compare(self, old: dict[str, object], new: dict[str, object]) -> None:
         # the digests decide; a model or source may have moved
         different = [
-            "the pictures have changed"
+            "the images have changed"
             if key == "source_digest"
             else "it is another model"
             if key == "digest"
             else f"{key} was {old.get(key)}, now {new[key]}"
-            for key in ("source_digest", "pictures", "digest", "rows_per_shard", "as_files", "format")
+            for key in ("source_digest", "images", "digest", "rows_per_shard", "as_files", "format")
             if old.get(key) != new[key]
         ]
         if different:
@@ -147,13 +147,13 @@ def _name(shard: int) -> str:
 
 
 def mask_name(path: str) -> str:
-    """Where a picture's mask goes below the destination, without what would lead out of it: masks/PATH.png."""
+    """Where an image's mask goes below the destination, without what would lead out of it: masks/PATH.png."""
     parts = [part for part in PurePosixPath(path.partition("://")[2] or path).parts if part not in ("/", "..", ".")]
     return "masks/" + "/".join(part.replace("\\", "_").replace(":", "_") for part in parts) + ".png"
 
 
 def _table(rows: Sequence[Row], manifest: Manifest, labels: Labels) -> pa.Table:
-    shares = pa.struct([(name, pa.float64()) for name in labels.names])
+    class_fractions = pa.struct([(name, pa.float64()) for name in labels.names])
     columns = {
         "path": pa.array([row.path for row in rows], pa.string()),
         "height": pa.array([row.height for row in rows], pa.int32()),
@@ -161,7 +161,7 @@ def _table(rows: Sequence[Row], manifest: Manifest, labels: Labels) -> pa.Table:
         "mask": pa.array(
             [row.mask_file if manifest.as_files else row.mask for row in rows], pa.string() if manifest.as_files else pa.binary()
         ),
-        "shares": pa.array([row.shares for row in rows], shares),
+        "class_fractions": pa.array([row.class_fractions for row in rows], class_fractions),
         "error": pa.array([row.error for row in rows], pa.string()),
         "model": pa.array([manifest.model] * len(rows), pa.string()),
         "digest": pa.array([manifest.digest] * len(rows), pa.string()),

@@ -1,4 +1,4 @@
-"""Where many pictures come from: a folder, a list or a Parquet data set, on any file system that pyarrow has (local, s3://, gs://).
+"""Where many images come from: a folder, a list or a Parquet dataset, on any file system that pyarrow has (local, s3://, gs://).
 
 Needs the extra `bulk` (pyarrow).
 """
@@ -22,14 +22,14 @@ Kind = Literal["folder", "list", "parquet"]
 
 @dataclass(frozen=True)
 class Source:
-    """Pictures in a fixed order, which can be named without being read."""
+    """Images in a fixed order, which can be named without being read."""
 
     uri: str
     kind: Kind
     column: str | None
-    """Of Parquet: holds the pictures' bytes or their paths."""
+    """Of Parquet: holds the images' bytes or their paths."""
     files: list[str]
-    """Pictures, relative to the folder or as the list has them; of Parquet the data set's files."""
+    """Images, relative to the folder or as the list has them; of Parquet the dataset's files."""
     rows: list[int]
     """Of Parquet: each file's rows."""
     digest: str
@@ -54,7 +54,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Input:
-    """One picture of a source."""
+    """One image of a source."""
 
     name: str
     """Its path in the source; of a Parquet row without one, its place."""
@@ -79,7 +79,7 @@ class Input:
 
 
 def open_source(uri: str, *, column: str | None = None) -> Source:
-    """Name every picture of a source.
+    """Name every image of a source.
 
     Args:
         uri: A folder (with all that is in it), a text file with a path or URI a line, or a Parquet file or folder of them; a local
@@ -88,7 +88,7 @@ def open_source(uri: str, *, column: str | None = None) -> Source:
 
     Raises:
         FileNotFoundError: If there is nothing.
-        ValueError: If it holds no pictures, or a column is missing.
+        ValueError: If it holds no images, or a column is missing.
     """
     system, root = open_uri(uri)
     info = system.get_file_info(root)
@@ -105,21 +105,21 @@ def open_source(uri: str, *, column: str | None = None) -> Source:
         )
         if tables := [i for i in found if i.extension == "parquet"]:
             return _parquet(uri, system, root, tables, column)
-        pictures = [i for i in found if f".{i.extension.lower()}" in SUFFIXES]
-        if not pictures:
-            raise ValueError(f"No pictures and no Parquet files in '{uri}'")
-        digest = _digest(f"{_relative(i, root)}\t{i.size}\t{i.mtime_ns}" for i in pictures)
-        return Source(uri, "folder", None, [_relative(i, root) for i in pictures], [], digest)
+        images = [i for i in found if f".{i.extension.lower()}" in SUFFIXES]
+        if not images:
+            raise ValueError(f"No images and no Parquet files in '{uri}'")
+        digest = _digest(f"{_relative(i, root)}\t{i.size}\t{i.mtime_ns}" for i in images)
+        return Source(uri, "folder", None, [_relative(i, root) for i in images], [], digest)
     if info.extension == "parquet":
         return _parquet(uri, system, root, [info], column)
     if f".{info.extension.lower()}" in SUFFIXES:
-        raise ValueError(f"'{uri}' is a picture; give a folder, a list or Parquet here, or use pspnet-zoo predict")
+        raise ValueError(f"'{uri}' is an image; give a folder, a list or Parquet here, or use pspnet-zoo predict")
     try:
         lines = [line for line in system.open_input_file(root).read().decode().splitlines() if line.strip()]
     except UnicodeDecodeError:
         raise ValueError(f"'{uri}' is neither Parquet nor a text file with a path a line") from None
     if not lines:
-        raise ValueError(f"'{uri}' lists no pictures")
+        raise ValueError(f"'{uri}' lists no images")
     return Source(uri, "list", None, lines, [], _digest(lines))
 
 
@@ -147,7 +147,7 @@ def _parquet(uri: str, system: fs.FileSystem, root: str, files: list[fs.FileInfo
             names = file.schema_arrow
         column = column or next((c for c in ("image", "bytes", "path") if c in names.names), None)
         if column is None or column not in names.names:
-            raise ValueError(f"'{info.path}' has the columns {', '.join(names.names)}; name the pictures' one by --column")
+            raise ValueError(f"'{info.path}' has the columns {', '.join(names.names)}; name the images' one by --column")
         if not any(test(_values(names.field(column).type)) for test in (pa.types.is_binary, pa.types.is_large_binary, _is_text)):
             raise ValueError(f"Column '{column}' of '{info.path}' is {names.field(column).type}; it must be bytes or paths")
     digest = _digest(f"{_relative(i, root)}\t{i.size}\t{i.mtime_ns}\t{n}\t{column}" for i, n in zip(files, rows, strict=True))
@@ -159,7 +159,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _values(kind: pa.DataType) -> pa.DataType:
-    """The bytes of Hugging Face's picture columns, which are structs of bytes and path."""
+    """The bytes of Hugging Face's image columns, which are structs of bytes and path."""
     return kind.field("bytes").type if pa.types.is_struct(kind) and "bytes" in kind.names else kind
 
 
@@ -226,7 +226,7 @@ def _rows(system: fs.FileSystem, folder: str, column: str, path: str, first: int
 
 
 def _cell(system: fs.FileSystem, folder: str, value: Any, path: str | None, place: str) -> Input:
-    if isinstance(value, dict):  # Hugging Face's pictures
+    if isinstance(value, dict):  # Hugging Face's images
         value, path = value["bytes"], path or value.get("path")
     if isinstance(value, str):
         return replace(_named(system, folder, value), place=place)
@@ -234,7 +234,7 @@ def _cell(system: fs.FileSystem, folder: str, value: Any, path: str | None, plac
 
 
 def _named(system: fs.FileSystem, folder: str, name: str) -> Input:
-    """A picture by its path below a folder, its absolute path on the same system, or its URI."""
+    """An image by its path below a folder, its absolute path on the same system, or its URI."""
     if "://" in name:
         return Input(name, name, None, *open_uri(name))
     is_absolute = name.startswith("/") or name[1:2] == ":"

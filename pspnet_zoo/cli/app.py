@@ -27,7 +27,7 @@ from .train import train
 
 app = typer.Typer(
     name="pspnet-zoo",
-    help="PSPNet on any timm backbone: segment pictures, train, evaluate.",
+    help="PSPNet on any timm backbone: segment images, train, evaluate.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its boxes cut the names of options off at 80 columns, and break paths

@@ -18,32 +18,32 @@ _SIZE = "512x1024"
 
 def benchmark(
     model: ModelArgument,
-    size: Annotated[str, typer.Option(help="Height and width of the made-up picture that is timed, in pixels.")] = _SIZE,
-    engines: Annotated[
+    size: Annotated[str, typer.Option(help="Height and width of the made-up image that is timed, in pixels.")] = _SIZE,
+    runtimes: Annotated[
         str | None,
         typer.Option(
             show_default="all that are installed",
-            help="Some of them, by commas, the first to compare with; --engines help lists them.",
+            help="Some of them, by commas, the first to compare with; --runtimes help lists them.",
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Pictures for each engine, which take turns; one more to warm up.")] = 7,
+    rounds: Annotated[int, typer.Option(min=1, help="Images for each runtime, which take turns; one more to warm up.")] = 7,
     threads: Annotated[int | None, typer.Option(min=1, show_default="each runtime's own choice", help="Of the CPU.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Layout of a data set, to measure each engine's mIoU.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of the data set; its train split calibrates int8.")] = None,
-    split: Annotated[str, typer.Option(help="Of the data set.")] = "val",
-    calibration: Annotated[Path | None, typer.Option(help="Folder of pictures for int8, where there is no data set.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Layout of a dataset, to measure each runtime's mIoU.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the dataset; its train split calibrates int8.")] = None,
+    split: Annotated[str, typer.Option(help="Of the dataset.")] = "val",
+    calibration: Annotated[Path | None, typer.Option(help="Folder of images for int8, where there is no dataset.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
 ) -> None:
-    """Compare the engines that are installed, in time and precision.
+    """Compare the runtimes that are installed, in time and precision.
 
-    They take turns in one run; memory and, on a data set, mIoU are measured too.
+    They take turns in one run; memory and, on a dataset, mIoU are measured too.
     """
     from ..data.open import open_dataset
-    from ..deployment.benchmark import ENGINES, compare, parse_size
+    from ..deployment.benchmark import RUNTIMES, compare, parse_size
     from ..storage.files import write_atomically
 
-    if engines == "help":
-        say("\n".join(f"{name:20}{what}" for name, what in ENGINES.items()))
+    if runtimes == "help":
+        say("\n".join(f"{name:20}{what}" for name, what in RUNTIMES.items()))
         return
     if (dataset is None) != (data is None):
         raise ValueError("--dataset and --data go together: the layout, and the folder")
@@ -54,7 +54,7 @@ def benchmark(
         found = compare(
             model,
             parse_size(size),
-            names=engines.split(",") if engines else None,
+            names=runtimes.split(",") if runtimes else None,
             rounds=rounds,
             threads=threads,
             calibration=calibrated_on,
@@ -70,10 +70,10 @@ def benchmark(
 
 
 def _table(found: "Measured", title: str) -> "Table":
-    table = number_table("engine", "build s", "ms", "ratio", "MB", "same class", "mIoU", title=title)
+    table = number_table("runtime", "build s", "ms", "ratio", "MB", "same class", "mIoU", title=title)
     for row in found.rows:
         table.add_row(
-            row.engine,
+            row.runtime,
             f"{row.build_seconds:.1f}",
             f"{row.milliseconds:.0f}",
             f"{row.ratio:.2f}",

@@ -1,4 +1,4 @@
-"""The command `pspnet-zoo bulk`: pictures by the million, on one machine or a cluster."""
+"""The command `pspnet-zoo bulk`: images by the million, on one machine or a cluster."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,23 +20,23 @@ def bulk(
     destination: Annotated[str, typer.Argument(metavar="DESTINATION", help="Folder for Parquet shards; s3:// and gs:// too.")],
     model: ModelOption = DEFAULT_MODEL,
     column: Annotated[
-        str | None, typer.Option(show_default="image, bytes or path", help="Of Parquet: where the pictures are.")
+        str | None, typer.Option(show_default="image, bytes or path", help="Of Parquet: where the images are.")
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, show_default="all cores, or as GPUs hold", help="Processes with the network, a core each.")
     ] = None,
     gpus_per_worker: Annotated[float, typer.Option(min=0, help="0.5 lets two workers share a GPU.")] = 0,
-    rows_per_shard: Annotated[int, typer.Option(min=1, help="Pictures a shard; what is done again when a worker is lost.")] = 256,
+    rows_per_shard: Annotated[int, typer.Option(min=1, help="Images a shard; what is done again when a worker is lost.")] = 256,
     as_files: Annotated[bool, typer.Option("--as-files", help="Masks as PNG files below masks/ instead of in the shards.")] = False,
     address: Annotated[
         str | None, typer.Option(show_default="this machine alone", help="Of a running Ray cluster, 'auto' or ray://HOST:10001.")
     ] = None,
 ) -> None:
-    """Segment pictures by the million, each exactly once.
+    """Segment images by the million, each exactly once.
 
     Ray Data writes Parquet shards, on one machine or a cluster; needs the extra 'bulk' of the package.
 
-    The same command again does what is missing. A picture that cannot be read is a row with its error.
+    The same command again does what is missing. An image that cannot be read is a row with its error.
     """
     check_name(model)
     from ..bulk.driver import run
@@ -45,8 +45,8 @@ def bulk(
         task = bar.add_task("starting", total=None)
 
         def progress(summary: "Summary", total: int) -> None:
-            rate = f"{summary.pictures / summary.seconds:.1f} pictures/s" if summary.seconds else "starting workers"
-            bar.update(task, total=total, completed=summary.skipped + summary.pictures, description=rate)
+            rate = f"{summary.images / summary.seconds:.1f} images/s" if summary.seconds else "starting workers"
+            bar.update(task, total=total, completed=summary.skipped + summary.images, description=rate)
 
         try:
             summary = run(
@@ -70,11 +70,11 @@ def bulk(
 
 def _print(summary: "Summary", destination: str) -> None:
     if summary.workers:
-        table = number_table("worker", "pictures", "a second at work")
-        for name, (pictures, seconds) in sorted(summary.workers.items()):
-            table.add_row(name, f"{pictures:,}", f"{pictures / seconds:.1f}" if seconds else "-")
+        table = number_table("worker", "images", "a second at work")
+        for name, (images, seconds) in sorted(summary.workers.items()):
+            table.add_row(name, f"{images:,}", f"{images / seconds:.1f}" if seconds else "-")
         out.print(table)
-    rate = f", {summary.pictures / summary.seconds:.1f} a second" if summary.seconds else ""
+    rate = f", {summary.images / summary.seconds:.1f} a second" if summary.seconds else ""
     skipped = f"; {summary.skipped:,} were there before" if summary.skipped else ""
     failures = f", {summary.failures:,} of them could not be read (see the column error)" if summary.failures else ""
-    say(f"Segmented {summary.pictures:,} pictures{rate}{failures}{skipped}. Results: {destination}")
+    say(f"Segmented {summary.images:,} images{rate}{failures}{skipped}. Results: {destination}")

@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
     from ..data.check import SplitContents
 
-app = typer.Typer(help="Look at a data set.", no_args_is_help=True)
+app = typer.Typer(help="Look at a dataset.", no_args_is_help=True)
 
 
 @app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the dataset.")],
     dataset: LayoutOption = None,
     split: Annotated[str | None, typer.Option(help="Only this one, instead of every split that is there.")] = None,
 ) -> None:
-    """Read a whole data set, and name every file that is wrong.
+    """Read a whole dataset, and name every file that is wrong.
 
-    It shows the number and sizes of the pictures and the share of each class. What is wrong has a line each, and the exit code is
+    It shows the number and sizes of the images and the share of each class. What is wrong has a line each, and the exit code is
     then 2; what is only doubtful is a warning.
     """
     from ..data.check import check_dataset, doubts
@@ -37,9 +37,9 @@ def check(
         )
     for name, each in contents.items():
         sizes = ", ".join(f"{count} of {width}x{height}" for (width, height), count in each.sizes.most_common())
-        say(f"{name}: {each.pictures} pictures{f', {sizes}' if sizes else ''}")
+        say(f"{name}: {each.images} images{f', {sizes}' if sizes else ''}")
     if contents:
-        out.print(_shares_table(contents))
+        out.print(_fractions_table(contents))
     for doubt in (doubtful := doubts(contents, split)):
         say(f"Warning: {doubt}", err)
     for problem in problems:
@@ -50,11 +50,11 @@ def check(
         say("Nothing is wrong")
 
 
-def _shares_table(contents: "dict[str, SplitContents]") -> "Table":
-    shares = [c.shares for c in contents.values()]
+def _fractions_table(contents: "dict[str, SplitContents]") -> "Table":
+    class_fractions = [c.class_fractions for c in contents.values()]
     table = number_table("class", *contents, title="share of the pixels that count")
     for name in next(iter(contents.values())).labels.names:
-        table.add_row(escape(name), *(f"{s[name]:.2%}" if s else "-" for s in shares))
+        table.add_row(escape(name), *(f"{s[name]:.2%}" if s else "-" for s in class_fractions))
     table.add_section()
     table.add_row("ignored, of all", *(f"{c.ignored:.2%}" if c.pixels.any() else "-" for c in contents.values()))
     return table

@@ -24,7 +24,7 @@ def demo(
     auth: Annotated[
         str | None, typer.Option(metavar="USER:PASSWORD", envvar="PSPNET_ZOO_DEMO_AUTH", help="Ask visitors for these.")
     ] = None,
-    share: Annotated[bool, typer.Option("--share", help="A public address for a week, through Gradio's servers.")] = False,
+    fraction: Annotated[bool, typer.Option("--share", help="A public address for a week, through Gradio's servers.")] = False,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
     space: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write a Hugging Face Space into this folder instead, and end.")
@@ -49,12 +49,12 @@ def demo(
         spaces.write(space, models)
         say(f"Wrote {space}. Publish it: hf upload --repo-type space YOU/NAME {space} .")
         return
-    options: dict[str, Any] = {"server_name": host, "server_port": port, "share": share, "inbrowser": browser}
+    options: dict[str, Any] = {"server_name": host, "server_port": port, "share": fraction, "inbrowser": browser}
     if auth is not None:
         options["auth"] = (user, password)
     blocks = page.build(models, zoo=zoo)
     _, local, public = page.launch(blocks, prevent_thread_lock=True, **options)
     say(f"The page is at {local}" + (f" and {public}" if public else "") + "; Ctrl-C ends it")
-    if (share or host in _PUBLIC) and auth is None:
+    if (fraction or host in _PUBLIC) and auth is None:
         say("Whoever knows the address can use it; --auth asks for a password")
     blocks.block_thread()

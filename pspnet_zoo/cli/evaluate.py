@@ -38,16 +38,16 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help=f"{', '.join(PROTOCOLS)}; ms is multi-scale and flip.")] = "whole",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
     html_file: Annotated[
-        Path | None, typer.Option("--html", help="Write a page with bars, the confusion matrix and pictures to this file.")
+        Path | None, typer.Option("--html", help="Write a page with bars, the confusion matrix and images to this file.")
     ] = None,
     precision: PrecisionOption = "float32",
     save_predictions: Annotated[
         Path | None, typer.Option(help="Write each prediction into this folder; for Cityscapes as its server wants them.")
     ] = None,
 ) -> None:
-    """Measure a network on a data set, on the GPU if there is one.
+    """Measure a network on a dataset, on the GPU if there is one.
 
-    Started by torchrun, the processes share the pictures and give the same numbers as one. A split without ground truth can only
+    Started by torchrun, the processes share the images and give the same numbers as one. A split without ground truth can only
     be predicted, with --save-predictions.
     """
     check_name(model)
@@ -57,47 +57,47 @@ def evaluate(
     from ..evaluation.page import html_page
     from ..evaluation.report import prediction_saver, report, worst_and_best
     from ..model_source import format_of
-    from ..runtimes.open import open_engine
+    from ..runtimes.open import open_runtime
     from ..storage.files import write_atomically
 
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol is '{protocol}'; it can be {', '.join(PROTOCOLS)}")
     dataset = dataset or guess_layout(data)
-    pictures = open_dataset(dataset, data, split)
-    if not pictures.masks and (json_file or html_file or not save_predictions):
+    images = open_dataset(dataset, data, split)
+    if not images.masks and (json_file or html_file or not save_predictions):
         raise ValueError(f"{dataset} {split} has no ground truth to compare with; only --save-predictions is possible")
-    save = prediction_saver(pictures, save_predictions) if save_predictions else None
+    save = prediction_saver(images, save_predictions) if save_predictions else None
     bar = progress_bar()
     with _processes() as (rank, count, device):
-        network = open_engine(model, device=device if format_of(model) is None else None, precision=precision)
+        network = open_runtime(model, device=device if format_of(model) is None else None, precision=precision)
         bar.disable = rank > 0
-        task = bar.add_task("evaluating", total=len(range(rank, len(pictures), count)))
+        task = bar.add_task("evaluating", total=len(range(rank, len(images), count)))
 
         def progress(done: int) -> None:
             bar.update(task, completed=done)
 
         with bar:
-            if not pictures.masks and save:
-                predict_all(network, pictures, PROTOCOLS[protocol], save, progress=progress)
+            if not images.masks and save:
+                predict_all(network, images, PROTOCOLS[protocol], save, progress=progress)
                 result = None
             else:
-                result = measure(network, pictures, PROTOCOLS[protocol], save=save, progress=progress)
+                result = measure(network, images, PROTOCOLS[protocol], save=save, progress=progress)
     if rank > 0:
         return
     if result and (json_file or html_file):
-        numbers = {"model": model, "dataset": dataset, "split": split, **report(result, network, pictures)}
+        numbers = {"model": model, "dataset": dataset, "split": split, **report(result, network, images)}
         if json_file:
             write_atomically(json_file, (json.dumps(numbers, indent=2) + "\n").encode())
             say(f"Wrote {json_file}")
         if html_file:
-            page = html_page(numbers, pictures.labels, *worst_and_best(network, pictures, result))
+            page = html_page(numbers, images.labels, *worst_and_best(network, images, result))
             write_atomically(html_file, page.encode())
             say(f"Wrote {html_file}")
     if result:  # last: what fails in printing has lost nothing
-        say(f"{model} on {dataset} {split}, {result.images} pictures:\n{result.protocol}")
+        say(f"{model} on {dataset} {split}, {result.images} images:\n{result.protocol}")
         out.print(_table(result))
     if save_predictions:
-        say(f"Wrote {len(pictures)} predictions to {save_predictions}")
+        say(f"Wrote {len(images)} predictions to {save_predictions}")
 
 
 def _table(result: "Evaluation") -> "Table":

@@ -17,12 +17,12 @@ def export(
     ],
     format: Annotated[str | None, typer.Option(show_default="by PATH", help="onnx, openvino or program (of torch.export).")] = None,
     precision: Annotated[str, typer.Option(help="float32, float16, bfloat16 or int8.")] = "float32",
-    input: Annotated[str, typer.Option(help="float32: normalised pictures; uint8: RGB as it is.")] = "float32",
+    input: Annotated[str, typer.Option(help="float32: normalised images; uint8: RGB as it is.")] = "float32",
     output: Annotated[str, typer.Option(help="logits, or ids: the likeliest class of every pixel.")] = "logits",
     calibration: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Pictures for int8, like those to come; with --dataset, a data set.")
+        Path | None, typer.Option(metavar="FOLDER", help="Images for int8, like those to come; with --dataset, a dataset.")
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Layout of the data set whose train split calibrates.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Layout of the dataset whose train split calibrates.")] = None,
 ) -> None:
     """Write a network as a file that runs without this package.
 
@@ -34,7 +34,7 @@ def export(
 
     if dataset and calibration is None:
         raise ValueError("--dataset says what --calibration is; give both, or neither")
-    pictures = open_dataset(dataset, calibration, "train") if dataset and calibration else calibration
+    images = open_dataset(dataset, calibration, "train") if dataset and calibration else calibration
     start = time.monotonic()
     with err.status("loading the network") as status:
 
@@ -51,7 +51,7 @@ def export(
             precision=precision,  # type: ignore[arg-type]
             input=input,
             output=output,
-            calibration=pictures,
+            calibration=images,
             step=step,
         )
     say(f"Wrote {path}")

@@ -29,41 +29,41 @@ def info(model: ModelArgument) -> None:
 
 def _described(model: str) -> Facts:
     is_stored = Path(model).is_dir() or "/" in model
-    row = find(model) if is_checkpoint(model) and not is_stored else None
-    if row is None and not is_stored:
+    entry = find(model) if is_checkpoint(model) and not is_stored else None
+    if entry is None and not is_stored:
         parse_architecture(model)  # a wrong name is answered before anything large is imported
-    network = _network(model, row, is_stored)
+    network = _network(model, entry, is_stored)
     encoder = network.encoder
     yield "parameters", f"{sum(p.numel() for p in network.parameters()):,}"
     yield "encoder", f"{network.config['encoder_name']}, stride {encoder.output_stride}, channels {encoder.out_channels[1:]}"
     yield "mechanism", f"{encoder.mechanism}, from the strides {list(encoder.native_strides)}"
     if encoder.image_size:
-        yield "largest picture", "x".join(map(str, encoder.image_size))
+        yield "largest image", "x".join(map(str, encoder.image_size))
     for key in ("psp_out_channels", "align_corners", "dilation", "shortcut_pool", "aux_head", "in_channels"):
         yield key, str(network.config[key])
     yield "preprocess", str(network.preprocess)
     yield "labels", ", ".join(network.labels.names) if network.labels else "none"
-    if row is None and not is_stored:
+    if entry is None and not is_stored:
         tags = [other.tag for other in CHECKPOINTS if other.architecture == model]
         yield "weights", ", ".join(tags) or "none in the zoo"
-    if row is not None:
-        yield "numbers", "\n".join(map(str, row.metrics))
-        if row.upstream is not None:
-            yield "license", row.license
-            yield "source", row.upstream.urls or f"by hand, from {row.upstream.page}"
+    if entry is not None:
+        yield "numbers", "\n".join(map(str, entry.metrics))
+        if entry.upstream is not None:
+            yield "license", entry.license
+            yield "source", entry.upstream.urls or f"by hand, from {entry.upstream.page}"
     yield from _provenance(network.provenance)
 
 
 def _exported(model: str) -> Facts:
     """What an exported network says of itself."""
     check_name(model)
-    from ..runtimes.open import open_engine
+    from ..runtimes.open import open_runtime
 
-    engine: Any = open_engine(model)
-    for key, value in vars(engine.spec).items():
+    runtime: Any = open_runtime(model)
+    for key, value in vars(runtime.spec).items():
         if key != "provenance":
             yield key, ", ".join(value.names) if isinstance(value, Labels) else _as_fact(value)
-    yield from _provenance(engine.spec.provenance)
+    yield from _provenance(runtime.spec.provenance)
 
 
 def _provenance(provenance: Mapping[str, Any] | None) -> Facts:
@@ -81,13 +81,13 @@ def _as_fact(value: Any) -> str | Sequence[str]:
     return json.dumps(value, indent=1).splitlines() if isinstance(value, (list, dict)) else str(value)
 
 
-def _network(model: str, row: Checkpoint | None, is_stored: bool) -> "PSPNet":
+def _network(model: str, entry: Checkpoint | None, is_stored: bool) -> "PSPNet":
     from ..factory import create, load
 
-    if row is not None and row.upstream is not None:
+    if entry is not None and entry.upstream is not None:
         from ..upstream.convert import build
 
-        network = build(row)
-        network.labels, network.preprocess = row.labels, row.upstream.preprocess
+        network = build(entry)
+        network.labels, network.preprocess = entry.labels, entry.upstream.preprocess
         return network
-    return load(model) if row is not None or is_stored else create(model)
+    return load(model) if entry is not None or is_stored else create(model)

@@ -16,9 +16,9 @@ Order = Literal["name", "dataset", "miou", "parameters"]
 
 def list_command(
     pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="With shell wildcards, such as '*r101*'.")] = "*",
-    dataset: Annotated[str, typer.Option(help="Only data sets with this in their name, such as ade20k.")] = "",
+    dataset: Annotated[str, typer.Option(help="Only datasets with this in their name, such as ade20k.")] = "",
     license: Annotated[str, typer.Option(help="Only licences with this in their text, such as apache.")] = "",
-    sort: Annotated[Order, typer.Option(help="Data sets and mIoU: the best first.")] = "dataset",
+    sort: Annotated[Order, typer.Option(help="Datasets and mIoU: the best first.")] = "dataset",
     architectures: Annotated[
         bool, typer.Option("--architectures", help="Every network that can be built, weights or not.")
     ] = False,
@@ -39,43 +39,43 @@ def list_command(
         say("\n".join(names))
         return
     chosen = set(list_models(pattern, pretrained=True))
-    rows = [
-        row
-        for row in CHECKPOINTS
-        if row.name in chosen and dataset.lower() in row.dataset.lower() and license.lower() in row.license.lower()
+    entries = [
+        entry
+        for entry in CHECKPOINTS
+        if entry.name in chosen and dataset.lower() in entry.dataset.lower() and license.lower() in entry.license.lower()
     ]
-    if not rows:
+    if not entries:
         filters = f"{f', --dataset {dataset}' * bool(dataset)}{f', --license {license}' * bool(license)}"
         raise ValueError(f"No checkpoint matches '{pattern}'{filters}; 'pspnet-zoo list' shows all {len(CHECKPOINTS)}")
-    say("\n".join(_lines(sorted(rows, key=_KEYS[sort]))))
+    say("\n".join(_lines(sorted(entries, key=_KEYS[sort]))))
     say("\nmIoU in percent, at one scale and (ms) several: * measured by this project, the")
     say("others claimed by their source. More of one: pspnet-zoo info NAME")
 
 
-def _lines(rows: list[Checkpoint]) -> list[str]:
-    """A line a row, with the data set at the right of the name; the whole licence where there is room for it."""
-    width = max(len(row.name) + 1 + len(row.dataset) for row in rows)
+def _lines(entries: list[Checkpoint]) -> list[str]:
+    """A line an entry, with the dataset at the right of the name; the whole licence where there is room for it."""
+    width = max(len(entry.name) + 1 + len(entry.dataset) for entry in entries)
     room = out.width - width - 15 if out.is_terminal else 1000
-    whole = all(len(row.license) <= room for row in rows)
-    lines = [f"{'checkpoint':{width - 8}}{'data set':>8} mIoU  ms  par licence"]
-    for row in rows:
-        name = f"{row.name}{row.dataset:>{width - len(row.name)}}"
-        numbers = _percent(row, False) + _percent(row, True)
-        lines.append(f"{name} {numbers}{row.parameters / 1e6:3.0f}M {row.license if whole else _short(row.license)}")
+    whole = all(len(entry.license) <= room for entry in entries)
+    lines = [f"{'checkpoint':{width - 8}}{'dataset':>8} mIoU  ms  par licence"]
+    for entry in entries:
+        name = f"{entry.name}{entry.dataset:>{width - len(entry.name)}}"
+        numbers = _percent(entry, False) + _percent(entry, True)
+        lines.append(f"{name} {numbers}{entry.parameters / 1e6:3.0f}M {entry.license if whole else _short(entry.license)}")
     return lines
 
 
-def _percent(row: Checkpoint, multi_scale: bool) -> str:
-    metric = _miou(row, multi_scale)
+def _percent(entry: Checkpoint, multi_scale: bool) -> str:
+    metric = _miou(entry, multi_scale)
     return "   - " if metric is None else f"{metric.value * 100:4.1f}{'*' if metric.origin == 'measured' else ' '}"
 
 
-def _miou(row: Checkpoint, multi_scale: bool) -> Metric | None:
-    return next((m for m in row.metrics if m.name == "miou" and m.multi_scale is multi_scale), None)
+def _miou(entry: Checkpoint, multi_scale: bool) -> Metric | None:
+    return next((m for m in entry.metrics if m.name == "miou" and m.multi_scale is multi_scale), None)
 
 
-def _best(row: Checkpoint) -> float:
-    return max((m.value for m in row.metrics if m.name == "miou"), default=0.0)
+def _best(entry: Checkpoint) -> float:
+    return max((m.value for m in entry.metrics if m.name == "miou"), default=0.0)
 
 
 def _short(license: str) -> str:
@@ -85,8 +85,8 @@ def _short(license: str) -> str:
 
 
 _KEYS: dict[Order, Callable[[Checkpoint], tuple[object, ...]]] = {
-    "name": lambda row: (row.name,),
-    "dataset": lambda row: (row.dataset, -_best(row), row.name),
-    "miou": lambda row: (-_best(row), row.name),
-    "parameters": lambda row: (row.parameters, row.name),
+    "name": lambda entry: (entry.name,),
+    "dataset": lambda entry: (entry.dataset, -_best(entry), entry.name),
+    "miou": lambda entry: (-_best(entry), entry.name),
+    "parameters": lambda entry: (entry.parameters, entry.name),
 }

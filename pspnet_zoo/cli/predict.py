@@ -1,4 +1,4 @@
-"""The command `pspnet-zoo predict`: pictures, folders of them, and videos."""
+"""The command `pspnet-zoo predict`: images, folders of them, and videos."""
 
 import io
 import os
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from ..data.find import Found
     from ..inference.prediction import Prediction
     from ..inference.predictor import Predictor
-    from ..results.report import SharesReport
+    from ..results.report import ReportWriter
     from ..streams.pipeline import Segmented
 
-_COLUMNS = 4  # pictures that have a column of their own in the table
+_COLUMNS = 4  # images that have a column of their own in the table
 _VIDEOS = "Of videos"
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A picture or video, and where its results go."""
+    """An image or video, and where its results go."""
 
     source: Path
     stem: str
@@ -46,30 +46,30 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Done:
-    """What is kept of a picture when its files are written."""
+    """What is kept of an image when its files are written."""
 
     job: _Job
     size: tuple[int, int] | None
-    shares: dict[str, float] | None
+    class_fractions: dict[str, float] | None
     seconds: float
     error: Exception | None
 
 
 @dataclass
 class _Totals:
-    """Shares of all pictures and the first few, in memory that does not grow."""
+    """Shares of all images and the first few, in memory that does not grow."""
 
-    pictures: int = 0
+    images: int = 0
     failures: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     first: dict[str, dict[str, float]] = field(default_factory=dict)
 
-    def add(self, name: str, shares: dict[str, float]) -> None:
-        self.pictures += 1
+    def add(self, name: str, class_fractions: dict[str, float]) -> None:
+        self.images += 1
         if len(self.first) < _COLUMNS:
-            self.first[name] = shares
-        for key, share in shares.items():
-            self.sums[key] = self.sums.get(key, 0.0) + share
+            self.first[name] = class_fractions
+        for key, fraction in class_fractions.items():
+            self.sums[key] = self.sums.get(key, 0.0) + fraction
 
     def fail(self, error: Exception) -> None:
         complain(error)
@@ -77,12 +77,12 @@ class _Totals:
 
 
 def predict(
-    pictures: Annotated[
+    images: Annotated[
         list[Path],
         # what cannot be read is reported by the loop, which goes on with the others
         typer.Argument(
             metavar="FILE_OR_FOLDER",
-            help="Pictures, videos, folders of pictures, or patterns such as 'in/**/*.jpg'.",
+            help="Images, videos, folders of images, or patterns such as 'in/**/*.jpg'.",
             readable=False,
         ),
     ],
@@ -96,9 +96,9 @@ def predict(
         bool, typer.Option("--skip-existing", help="Leave out what has its results: goes on after a run that was stopped.")
     ] = False,
     report: Annotated[
-        Path | None, typer.Option(help="A row a picture or frame: size, share of each class; .csv, .jsonl or .parquet.")
+        Path | None, typer.Option(help="A row an image or frame: size, share of each class; .csv, .jsonl or .parquet.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures of equal size that a GPU gets at once; CPUs take one.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of equal size that a GPU gets at once; CPUs take one.")] = 1,
     workers: Annotated[
         int | None, typer.Option(min=1, show_default="cores, at most 4", help="Threads that read, and as many that write.")
     ] = None,
@@ -109,20 +109,20 @@ def predict(
         typer.Option(min=0, max=0.99, help="Weight of the past when class scores are averaged over time.", rich_help_panel=_VIDEOS),
     ] = 0.0,
 ) -> None:
-    """Segment pictures and videos.
+    """Segment images and videos.
 
-    It writes overlays and masks of class ids, and shows what is in the pictures.
+    It writes overlays and masks of class ids, and shows what is in the images.
 
-    A picture that cannot be read is reported and the others are still done; the exit code is then 2.
+    An image that cannot be read is reported and the others are still done; the exit code is then 2.
     """
     check_name(model)
-    from ..results.report import SharesReport, check_report
+    from ..results.report import ReportWriter, check_report
     from ..streams.video import pyav
 
     totals = _Totals()
     if report is not None:
         check_report(report)
-    found = list(_find(pictures, recursive, output, totals))
+    found = list(_find(images, recursive, output, totals))
     jobs, videos = _jobs(found, output, masks_only, totals)
     if videos:
         pyav()
@@ -138,20 +138,26 @@ def predict(
 
     predictor = Predictor(model, precision=precision)
     output.mkdir(parents=True, exist_ok=True)
-    rows = nullcontext() if report is None else SharesReport(report, predictor.labels.names, video=bool(videos))
+    rows = nullcontext() if report is None else ReportWriter(report, predictor.labels.names, video=bool(videos))
     done = 0
     try:
         with rows as table, progress_bar() as bar:
             if table is not None:
                 _report_skipped(there, table, predictor.labels.names)
-            for item in _pictures(predictor, jobs, bar, alpha, batch_size, workers):
+            for item in _images(predictor, jobs, bar, alpha, batch_size, workers):
                 if item.error is not None:
                     totals.fail(item.error)
-                elif item.shares is not None:
-                    totals.add(item.job.stem, item.shares)
+                elif item.class_fractions is not None:
+                    totals.add(item.job.stem, item.class_fractions)
                     done += 1
                 if table is not None:
-                    table.add(item.job.source, size=item.size, shares=item.shares, seconds=item.seconds, error=item.error)
+                    table.add(
+                        item.job.source,
+                        size=item.size,
+                        class_fractions=item.class_fractions,
+                        seconds=item.seconds,
+                        error=item.error,
+                    )
             for job in videos:
                 try:
                     _video(predictor, job, table, totals, bar, (alpha, every, masks, smooth))
@@ -163,8 +169,8 @@ def predict(
     except KeyboardInterrupt:
         say(f"Stopped with {done} of {len(jobs) + len(videos)} done; the same command with --skip-existing goes on.", err)
         raise typer.Exit(130) from None
-    if totals.pictures:
-        out.print(_shares_table(totals))
+    if totals.images:
+        out.print(_fractions_table(totals))
     _closing(done, len(there), replaced, output, report)
     if totals.failures:
         raise typer.Exit(2)
@@ -185,7 +191,7 @@ def _find(arguments: list[Path], recursive: bool, output: Path, totals: _Totals)
         try:
             if str(argument).startswith(("http:/", "https:/")):
                 address = str(argument).replace(":/", "://", 1)  # a path has no double slash
-                raise ValueError(f"'{address}' is an address; fetch the picture first, and give its file")
+                raise ValueError(f"'{address}' is an address; fetch the image first, and give its file")
             found = find_files(argument, recursive=recursive, without=output)
             if missing := [f.path for f in found if not f.path.exists()]:
                 raise FileNotFoundError(f"No file '{missing[0]}'")
@@ -195,22 +201,22 @@ def _find(arguments: list[Path], recursive: bool, output: Path, totals: _Totals)
 
 
 def _jobs(found: "list[Found]", output: Path, masks_only: bool, totals: _Totals) -> tuple[list[_Job], list[_Job]]:
-    """Pictures and videos with their targets; one that would overwrite an input is reported."""
+    """Images and videos with their targets; one that would overwrite an input is reported."""
     from ..streams.video import SUFFIXES as VIDEOS
 
     inputs = {file.path.resolve() for file in found}
-    pictures: list[_Job] = []
+    images: list[_Job] = []
     videos: list[_Job] = []
     for file, stem in zip(found, _unique_stems([f.name for f in found]), strict=True):
         if file.path.suffix.lower() in VIDEOS:
             videos.append(job := _Job(file.path, stem, None if masks_only else output / f"{stem}_overlay.mp4", None))
         else:
             overlay = None if masks_only else output / f"{stem}_overlay.png"
-            pictures.append(job := _Job(file.path, stem, overlay, output / f"{stem}_mask.png"))
+            images.append(job := _Job(file.path, stem, overlay, output / f"{stem}_mask.png"))
         if taken := [path for path in job.targets if path.resolve() in inputs]:
-            totals.fail(ValueError(f"'{taken[0]}' is one of the pictures to segment; choose another folder with -o"))
-            (videos if job in videos else pictures).remove(job)
-    return pictures, videos
+            totals.fail(ValueError(f"'{taken[0]}' is one of the images to segment; choose another folder with -o"))
+            (videos if job in videos else images).remove(job)
+    return images, videos
 
 
 def _unique_stems(names: list[Path]) -> list[str]:
@@ -223,10 +229,10 @@ def _unique_stems(names: list[Path]) -> list[str]:
     return list(stems)
 
 
-def _pictures(
+def _images(
     predictor: "Predictor", jobs: list[_Job], bar: Progress, alpha: float, batch_size: int, workers: int | None
 ) -> Iterator[_Done]:
-    """Segment pictures; each is read before and written behind the network, in threads."""
+    """Segment images; each is read before and written behind the network, in threads."""
     from ..streams.pipeline import WORKERS, in_order, segment_all
 
     if not jobs:
@@ -248,40 +254,40 @@ def _write(result: "Segmented[_Job, Prediction]", alpha: float) -> _Done:
     try:
         if job.overlay is not None:
             write_atomically(job.overlay, _png(prediction.overlay(alpha, legend=True)))
-        if job.mask is not None:  # last, so that a picture whose mask is there is done
+        if job.mask is not None:  # last, so that an image whose mask is there is done
             write_atomically(job.mask, prediction.png())
     except OSError as error:
         return _Done(job, prediction.mask.shape, None, result.seconds, error)
-    return _Done(job, prediction.mask.shape, prediction.shares, result.seconds, None)
+    return _Done(job, prediction.mask.shape, prediction.class_fractions, result.seconds, None)
 
 
-def _png(picture: "Image") -> bytes:
+def _png(image: "Image") -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "png", compress_level=1)  # a quarter of the time, an eighth more bytes
+    image.save(buffer, "png", compress_level=1)  # a quarter of the time, an eighth more bytes
     return buffer.getvalue()
 
 
-def _report_skipped(jobs: Iterable[_Job], table: "SharesReport", classes: tuple[str, ...]) -> None:
-    """Rows of pictures that were done before, from their masks."""
+def _report_skipped(jobs: Iterable[_Job], table: "ReportWriter", classes: tuple[str, ...]) -> None:
+    """Rows of images that were done before, from their masks."""
     from ..data.images import read_prediction
-    from ..inference.prediction import shares_of
+    from ..inference.prediction import class_fractions_of
 
     for job in jobs:
         if job.mask is None:
             continue  # a video's frames are not looked at again
         try:
             ids = read_prediction(job.mask)
-            shares = shares_of(ids, classes)
+            class_fractions = class_fractions_of(ids, classes)
         except (ValueError, OSError) as error:
             table.add(job.source, error=error)
             continue
-        table.add(job.source, size=ids.shape, shares=shares)
+        table.add(job.source, size=ids.shape, class_fractions=class_fractions)
 
 
 def _video(
     predictor: "Predictor",
     job: _Job,
-    table: "SharesReport | None",
+    table: "ReportWriter | None",
     totals: _Totals,
     bar: Progress,
     options: tuple[float, int, Path | None, float],
@@ -303,28 +309,35 @@ def _video(
         for frame, prediction in items:
             if masks is not None:
                 write_atomically(masks / f"{job.stem}_{frame.index:06}.png", prediction.png())
-            shares = prediction.shares
-            sums = {name: sums.get(name, 0.0) + share for name, share in shares.items()}
+            class_fractions = prediction.class_fractions
+            sums = {name: sums.get(name, 0.0) + fraction for name, fraction in class_fractions.items()}
             frames += 1
             seconds = time.perf_counter() - start
             if table is not None:
                 size = prediction.mask.shape
-                table.add(job.source, size=size, shares=shares, seconds=seconds / frames, frame=frame.index, time=frame.time)
+                table.add(
+                    job.source,
+                    size=size,
+                    class_fractions=class_fractions,
+                    seconds=seconds / frames,
+                    frame=frame.index,
+                    time=frame.time,
+                )
             bar.update(task, advance=1, description=escape(f"{job.source.name}, {frames / seconds:.1f} frames/s"))
     finally:
         bar.update(task, total=frames)  # of some videos the number is an estimate
         if frames:
-            totals.add(job.stem, {name: share / frames for name, share in sums.items()})
+            totals.add(job.stem, {name: fraction / frames for name, fraction in sums.items()})
     if job.overlay is not None and (lost := sorted(set(info.sound) - set(probe(job.overlay).sound))):
         say(f"mp4 cannot hold the sound of '{job.source}' ({', '.join(lost)}); the overlay has none", err)
 
 
-def _shares_table(totals: _Totals) -> "Table":
-    """Classes by picture; many pictures are averaged into one column."""
+def _fractions_table(totals: _Totals) -> "Table":
+    """Classes by image; many images are averaged into one column."""
     columns = totals.first
-    if totals.pictures > _COLUMNS:
-        columns = {f"mean of {totals.pictures} pictures": {n: s / totals.pictures for n, s in totals.sums.items()}}
-    table = number_table("class", *map(os.path.basename, columns), title="share of the picture")
+    if totals.images > _COLUMNS:
+        columns = {f"mean of {totals.images} images": {n: s / totals.images for n, s in totals.sums.items()}}
+    table = number_table("class", *map(os.path.basename, columns), title="share of the image")
     for name in sorted(totals.sums, key=lambda n: -totals.sums[n]):
         if totals.sums[name]:
             table.add_row(escape(name), *(f"{column[name]:.1%}" for column in columns.values()))

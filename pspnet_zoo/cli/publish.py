@@ -66,7 +66,7 @@ def _publish_one(model: str, to: str, private: bool, dry_run: bool, photo: Path 
     source = Path(model) if row is None else fetch(row)
     repo = to if "/" in to else f"{to}/{row.name if row else source.resolve().name}"
     check_repo(repo)
-    picture = None if photo is None else _example(source, photo)
+    image = None if photo is None else _example(source, photo)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         stage(
@@ -76,7 +76,7 @@ def _publish_one(model: str, to: str, private: bool, dry_run: bool, photo: Path 
             load=PSPNet.from_pretrained,
             license=row.license if row else None,
             metrics=row.metrics if row else (),
-            example=picture,
+            example=image,
         )
         for path in sorted(folder.iterdir()):
             say(f"{path.stat().st_size:>12,}  {path.name}")

@@ -36,7 +36,7 @@ PrecisionOption = Annotated[
 LayoutOption = Annotated[
     str | None, typer.Option(show_default="told by its folders", help=f"Layout of the data: {', '.join(LAYOUTS)}.")
 ]
-DataOption = Annotated[Path, typer.Option(help="Folder of the data set.", show_default=False)]
+DataOption = Annotated[Path, typer.Option(help="Folder of the dataset.", show_default=False)]
 
 
 class SectionedCommand(TyperCommand):

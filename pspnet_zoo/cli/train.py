@@ -21,7 +21,7 @@ from .terminal import check_name, err, progress_bar, say, torchrun_device, torch
 if TYPE_CHECKING:
     from ..data.dataset import SegmentationDataset
     from ..models.pspnet import PSPNet
-    from ..runtimes.open import Engine
+    from ..runtimes.open import Runtime
     from ..training.distill import TeacherScores
 
 TAUGHT = "From a teacher"
@@ -43,7 +43,7 @@ def _with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 @_with_recipe_options
 def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; in the end it holds model/.")],
-    data: Annotated[Path | None, typer.Option(help="Folder of the data set; not needed with a teacher and --unlabelled.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the dataset; not needed with a teacher and --unlabelled.")] = None,
     recipe: Annotated[str, typer.Option(help=f"Numbers to start from: {', '.join(RECIPES)}.")] = "finetune",
     dataset: Annotated[
         str | None, typer.Option(show_default="the recipe's", help=f"Layout of the data: {', '.join(LAYOUTS)}.")
@@ -62,7 +62,7 @@ def train(
         ),
     ] = [],  # noqa: B006
     teacher_protocol: Annotated[
-        str, typer.Option(help=f"How it sees a picture: {', '.join(PROTOCOLS)}.", rich_help_panel=TAUGHT)
+        str, typer.Option(help=f"How it sees an image: {', '.join(PROTOCOLS)}.", rich_help_panel=TAUGHT)
     ] = "whole",
     teacher_mapping: Annotated[
         Path | None,
@@ -76,9 +76,9 @@ def train(
     ] = 1,
     unlabelled: Annotated[
         list[Path],
-        typer.Option(help="Folder of pictures without masks, for the teacher; repeat it for more.", rich_help_panel=TAUGHT),
+        typer.Option(help="Folder of images without masks, for the teacher; repeat it for more.", rich_help_panel=TAUGHT),
     ] = [],  # noqa: B006
-    workers: Annotated[int, typer.Option(help="Processes that read pictures.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes that read images.")] = 1,
     cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU though there is a GPU.")] = False,
     compile: Annotated[bool, typer.Option("--compile", help="Through torch.compile: a slow start, then faster steps.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUTPUT exactly where it stopped.")] = False,
@@ -94,7 +94,7 @@ def train(
     """
     _check_names([init, *teacher], model, teacher_protocol, recipe)
     if (unlabelled and not teacher) or not (data or unlabelled):
-        raise ValueError("Nothing says what is in the pictures; give --data, or --teacher and --unlabelled")
+        raise ValueError("Nothing says what is in the images; give --data, or --teacher and --unlabelled")
     checkpoint, run = _training()
     from ..data.open import open_dataset
     from ..training.distill import read_mapping
@@ -106,14 +106,14 @@ def train(
     validation = _validation(layout, data) if data and resolved.evaluate_every else None
     mapping = read_mapping(teacher_mapping) if teacher_mapping else None
     teachers = _teachers(teacher, cpu)
-    pictures = _pictures(masked, unlabelled, masked.labels if masked else _labels(teachers[0], mapping))
+    images = _images(masked, unlabelled, masked.labels if masked else _labels(teachers[0], mapping))
     if (output / checkpoint).exists() and not resume:
         raise ValueError(f"'{output}' already holds a run; continue it with --resume, or choose another folder with -o")
-    options = {"classes": len(pictures.labels), "encoder_output_stride": output_stride}
+    options = {"classes": len(images.labels), "encoder_output_stride": output_stride}
     network = _network(init, model or named.model, encoder_weights, resolved.seed, options, named.network)
-    network.labels = pictures.labels
+    network.labels = images.labels
     network.provenance = {
-        "data": _said(layout, masked, len(pictures)),
+        "data": _said(layout, masked, len(images)),
         "start": init or (f"encoder weights {encoder_weights}" if encoder_weights else "untrained"),
         "start_provenance": network.provenance,
         "recipe": asdict(resolved),
@@ -123,7 +123,7 @@ def train(
         networks = [{"name": name, "provenance": net.provenance} for name, net in zip(teacher, teachers, strict=True)]
         network.provenance["teachers"] = {"protocol": teacher_protocol, "mapping": mapping, "networks": networks}
         folder = teacher_cache or output / "teacher"
-        scores = _teacher_scores(teachers, teacher_protocol, mapping, pictures, folder, teacher_stride)
+        scores = _teacher_scores(teachers, teacher_protocol, mapping, images, folder, teacher_stride)
     is_main = torchrun_process()[0] == 0
     received: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -131,7 +131,7 @@ def train(
     with _progress(resolved, is_main) as show:
         steps = run(
             network,
-            pictures,
+            images,
             resolved,
             output,
             validation=validation,
@@ -172,10 +172,10 @@ def _check_names(checkpoints: Sequence[str | None], model: str | None, protocol:
 
 
 def _said(layout: str, masked: "SegmentationDataset | None", total: int) -> str:
-    """What the provenance says of the pictures."""
+    """What the provenance says of the images."""
     with_masks = len(masked) if masked else 0
-    counts = [f"{layout}, split train, {with_masks} pictures"] if masked else []
-    return "; ".join(counts + [f"{total - with_masks} pictures without masks"] * (total > with_masks))
+    counts = [f"{layout}, split train, {with_masks} images"] if masked else []
+    return "; ".join(counts + [f"{total - with_masks} images without masks"] * (total > with_masks))
 
 
 def _validation(layout: str, data: Path) -> "SegmentationDataset":
@@ -187,24 +187,24 @@ def _validation(layout: str, data: Path) -> "SegmentationDataset":
         raise ValueError(f"There is no val split to evaluate on: {error}. Train without one by --evaluate-every 0") from None
 
 
-def _pictures(masked: "SegmentationDataset | None", unlabelled: Sequence[Path], labels: Labels) -> "SegmentationDataset":
-    """What to train on: pictures with masks, without, or both."""
+def _images(masked: "SegmentationDataset | None", unlabelled: Sequence[Path], labels: Labels) -> "SegmentationDataset":
+    """What to train on: images with masks, without, or both."""
     from ..data.unlabelled import Joined, Unlabelled
 
     parts = [*([masked] if masked else []), *(Unlabelled(folder, labels) for folder in unlabelled)]
     return Joined(parts) if unlabelled else parts[0]
 
 
-def _teachers(names: Sequence[str], cpu: bool) -> "list[Engine]":
+def _teachers(names: Sequence[str], cpu: bool) -> "list[Runtime]":
     """What runs them, networks on the GPU of this process if there is one."""
     from ..model_source import format_of
-    from ..runtimes.open import open_engine
+    from ..runtimes.open import open_runtime
 
     device = "cpu" if cpu else torchrun_device()
-    return [open_engine(name, device=None if format_of(name) else device) for name in names]
+    return [open_runtime(name, device=None if format_of(name) else device) for name in names]
 
 
-def _labels(teacher: "Engine", mapping: Mapping[str, Sequence[str]] | None) -> Labels:
+def _labels(teacher: "Runtime", mapping: Mapping[str, Sequence[str]] | None) -> Labels:
     """The student's classes, where there are no masks: the mapping's, or else the teacher's."""
     from ..data.labels import distinct_colors
 
@@ -216,24 +216,24 @@ def _labels(teacher: "Engine", mapping: Mapping[str, Sequence[str]] | None) -> L
 
 
 def _teacher_scores(
-    teachers: "Sequence[Engine]",
+    teachers: "Sequence[Runtime]",
     protocol: str,
     mapping: Mapping[str, Sequence[str]] | None,
-    pictures: "SegmentationDataset",
+    images: "SegmentationDataset",
     folder: Path,
     stride: int,
 ) -> "TeacherScores":
-    """The teachers' scores of the pictures: computed by every process for its share, with a bar, unless they are there."""
+    """The teachers' scores of the images: computed by every process for its share, with a bar, unless they are there."""
     from ..training.distill import TeacherScores, network_teacher
 
     rank, processes, _ = torchrun_process()
-    made = [network_teacher(engine, PROTOCOLS[protocol], pictures.labels, mapping) for engine in teachers]
-    scores = TeacherScores(folder, made, pictures, stride=stride)
+    made = [network_teacher(runtime, PROTOCOLS[protocol], images.labels, mapping) for runtime in teachers]
+    scores = TeacherScores(folder, made, images, stride=stride)
     bar = progress_bar()
     bar.disable = rank > 0
     if rank == 0:
-        size = sum(map(scores.size, range(len(pictures)))) / 1e9
-        say(f"The teacher's probabilities of {len(pictures)} pictures take {size:.1f} GB in {scores.folder}", err)
+        size = sum(map(scores.size, range(len(images)))) / 1e9
+        say(f"The teacher's probabilities of {len(images)} images take {size:.1f} GB in {scores.folder}", err)
     with bar:
         task = bar.add_task("teacher", total=None)
 

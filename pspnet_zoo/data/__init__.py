@@ -1,1 +1,1 @@
-"""Data sets as pairs of picture and mask."""
+"""Datasets as pairs of image and mask."""

@@ -10,7 +10,7 @@ and ignored.
 from pathlib import Path
 
 from .labels import CAMVID, IGNORE
-from .pairs import Pairs, list_pictures
+from .pairs import Pairs, list_images
 
 SPLITS = ("train", "val", "test")
 _UNLABELLED = 11
@@ -26,5 +26,5 @@ def find(root: Path, split: str) -> Pairs:
     """Frames of `SPLIT/`, masks of `SPLITannot/`."""
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; CamVid has {', '.join(SPLITS)}")
-    images = list_pictures(root / split)
+    images = list_images(root / split)
     return Pairs(images, tuple(root / f"{split}annot" / f"{p.stem}.png" for p in images), CAMVID, _IDS)

@@ -1,4 +1,4 @@
-"""A whole data set read once: what is in it, and what is wrong with it."""
+"""A whole dataset read once: what is in it, and what is wrong with it."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -15,18 +15,18 @@ from .pairs import Pairs, read_pair
 
 @dataclass
 class SplitContents:
-    """What the sound pictures of a split hold."""
+    """What the sound images of a split hold."""
 
     labels: Labels
-    pictures: int
+    images: int
     """All of them, sound or not."""
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """Number of pictures of each (width, height)."""
+    """Number of images of each (width, height)."""
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(IGNORE + 1, np.int64))
     """(256,) int64: the number of pixels of each class id; 255 are the ignored."""
 
     @property
-    def shares(self) -> dict[str, float] | None:
+    def class_fractions(self) -> dict[str, float] | None:
         """The fraction of the pixels that count, 0 to 1, of each class; None if no pixel counts."""
         counts = self.pixels[: len(self.labels)]
         if not counts.any():
@@ -42,16 +42,16 @@ class SplitContents:
 def check_dataset(
     name: str, root: Path, split: str | None = None, progress: Callable[[int, int], None] | None = None
 ) -> tuple[dict[str, SplitContents], list[str]]:
-    """Read every picture and mask.
+    """Read every image and mask.
 
     Args:
         name: Of the layout.
-        root: The folder of the data set.
+        root: The folder of the dataset.
         split: None for every split that is there.
-        progress: Called with the number of pictures read and their total.
+        progress: Called with the number of images read and their total.
 
     Returns:
-        The contents of each split that has pictures, and a line for each problem; it names the file.
+        The contents of each split that has images, and a line for each problem; it names the file.
 
     Raises:
         ValueError: If the layout is unknown.
@@ -68,7 +68,7 @@ def check_dataset(
         except (ValueError, OSError) as error:
             problems.append(str(error))
     contents = {s: SplitContents(p.labels, len(p.images)) for s, p in found.items()}
-    done, total = 0, sum(c.pictures for c in contents.values())
+    done, total = 0, sum(c.images for c in contents.values())
     for each, pairs in found.items():
         for index, image_file in enumerate(pairs.images):
             try:

@@ -1,11 +1,11 @@
 """Cityscapes in its official layout: 2975 / 500 / 1525 street frames with 19 classes at 2048x1024, and 19998 with coarse masks.
 
 Source: Cordts et al. 2016, "The Cityscapes Dataset for Semantic Urban Scene Understanding"; layout and ids of cityscapesScripts.
-Terms: non-commercial; pictures may not be passed on.
+Terms: non-commercial; images may not be passed on.
 
 The folder has `leftImg8bit/` and `gtFine/` or `gtCoarse/`. Splits are "train", "val", "test", and "train_extra" with coarse masks.
-Masks are the `*_labelTrainIds.png` where every picture of the split has one, otherwise the `*_labelIds.png`,
-translated to trainIds; the other labelIds, and 255, are ignored. "test" has no ground truth: its pictures have no masks.
+Masks are the `*_labelTrainIds.png` where every image of the split has one, otherwise the `*_labelIds.png`,
+translated to trainIds; the other labelIds, and 255, are ignored. "test" has no ground truth: its images have no masks.
 """
 
 from pathlib import Path
@@ -27,15 +27,15 @@ _TRAIN_IDS = {i: i for i in (*range(len(CITYSCAPES)), IGNORE)}
 _LABEL_IDS = {**dict.fromkeys((*range(34), 255), IGNORE), **{label: i for i, label in enumerate(CITYSCAPES.official_ids)}}
 
 
-# torchvision.datasets.Cityscapes is not used: it unpacks archives into the folder unasked, takes any file for a picture, leaves the
+# torchvision.datasets.Cityscapes is not used: it unpacks archives into the folder unasked, takes any file for an image, leaves the
 # order to the file system, does not look whether masks exist, and knows no trainIds.
 def splits(root: Path) -> tuple[str, ...]:
-    """Those whose pictures have a folder."""
+    """Those whose images have a folder."""
     return tuple(s for s in SPLITS if (root / "leftImg8bit" / s).is_dir())
 
 
 def find(root: Path, split: str) -> Pairs:
-    """Pictures by city and name."""
+    """Images by city and name."""
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; Cityscapes has {', '.join(SPLITS)}")
     folder = root / "leftImg8bit" / split
@@ -43,7 +43,7 @@ def find(root: Path, split: str) -> Pairs:
         raise FileNotFoundError(f"No folder '{folder}'")
     images = tuple(sorted(p for p in folder.glob(f"*/*{_PICTURE}") if not p.name.startswith(".")))
     if not images:
-        raise FileNotFoundError(f"No pictures in '{folder}', named CITY/*{_PICTURE}")
+        raise FileNotFoundError(f"No images in '{folder}', named CITY/*{_PICTURE}")
     truth = SPLITS[split]
     if truth is None:
         return Pairs(images, (), CITYSCAPES, {})

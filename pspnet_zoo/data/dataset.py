@@ -1,4 +1,4 @@
-"""What every data set gives."""
+"""What every dataset gives."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from .labels import Labels
 
 
 class SegmentationDataset(Protocol):
-    """Pictures with a class id for every pixel."""
+    """Images with a class id for every pixel."""
 
     @property
     def labels(self) -> Labels:
@@ -19,7 +19,7 @@ class SegmentationDataset(Protocol):
 
     @property
     def images(self) -> Sequence[Path]:
-        """The file of each picture."""
+        """The file of each image."""
         ...
 
     @property
@@ -34,5 +34,5 @@ class SegmentationDataset(Protocol):
         ...
 
     def mask(self, index: int) -> tv_tensors.Mask:
-        """The second of an item, without reading the picture."""
+        """The second of an item, without reading the image."""
         ...

@@ -1,4 +1,4 @@
-"""Pictures named by files, folders and patterns."""
+"""Images named by files, folders and patterns."""
 
 import glob
 import os
@@ -36,12 +36,12 @@ def find_files(
     """
     if argument.is_dir():
         found = [Found(path, path.relative_to(argument)) for path in _walk(argument, recursive)]
-        kind = "pictures" if recursive or not any(p.is_dir() for p in argument.iterdir()) else "pictures (below it: --recursive)"
+        kind = "images" if recursive or not any(p.is_dir() for p in argument.iterdir()) else "images (below it: --recursive)"
     elif not argument.exists() and glob.has_magic(str(argument)):
         fixed = next(parent for parent in argument.parents if not glob.has_magic(str(parent)))
         paths = sorted(Path(path) for path in glob.iglob(str(argument), recursive=True))
         found = [Found(path, path.relative_to(fixed)) for path in paths if path.is_file()]
-        kind = "pictures"
+        kind = "images"
     else:
         return [Found(argument, Path(argument.name))]
     known, left_out = frozenset(suffixes), without.resolve() if without else None

@@ -1,8 +1,8 @@
-"""Data of one's own: a folder with `classes.txt` or `classes.json`, and pictures and masks.
+"""Data of one's own: a folder with `classes.txt` or `classes.json`, and images and masks.
 
 With a folder for each split, `SPLIT/images/` and `SPLIT/masks/`, the splits are those folders. Where the folder holds `images/`
-and `masks/` itself, every fifth picture by name, from the first on, is "val", and the others are "train". A mask is a PNG with its
-picture's stem; 255 is ignored.
+and `masks/` itself, every fifth image by name, from the first on, is "val", and the others are "train". A mask is a PNG with its
+image's stem; 255 is ignored.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .labels import IGNORE, Labels, distinct_colors
-from .pairs import Pairs, list_pictures
+from .pairs import Pairs, list_images
 
 _VAL_EVERY = 5
 
@@ -25,7 +25,7 @@ def splits(root: Path) -> tuple[str, ...]:
 
 
 def find(root: Path, split: str) -> Pairs:
-    """The pictures of a split by name, and their masks."""
+    """The images of a split by name, and their masks."""
     known = splits(root)
     if not known:
         raise FileNotFoundError(f"'{root}' holds neither images/ and masks/, nor folders such as train/ and val/ that do")
@@ -33,12 +33,12 @@ def find(root: Path, split: str) -> Pairs:
         raise ValueError(f"split is {split!r}; '{root}' has {', '.join(known)}")
     labels, ids = read_classes(root)
     if (root / "images").is_dir():
-        masks, files = root / "masks", list_pictures(root / "images")
+        masks, files = root / "masks", list_images(root / "images")
         images = tuple(p for i, p in enumerate(files) if (i % _VAL_EVERY == 0) == (split == "val"))
         if not images:
-            raise FileNotFoundError(f"'{root / 'images'}' has one picture, and it is in val; nothing is left to train on")
+            raise FileNotFoundError(f"'{root / 'images'}' has one image, and it is in val; nothing is left to train on")
     else:
-        masks, images = root / split / "masks", list_pictures(root / split / "images")
+        masks, images = root / split / "masks", list_images(root / split / "images")
     return Pairs(images, tuple(masks / f"{p.stem}.png" for p in images), labels, ids)
 
 

@@ -1,4 +1,4 @@
-"""Pictures and masks from files, whatever their kind, as arrays."""
+"""Images and masks from files, whatever their kind, as arrays."""
 
 import logging
 import threading
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""File name endings that are taken for pictures when a folder is read, lower case."""
+"""File name endings that are taken for images when a folder is read, lower case."""
 
 
 _WHITES = (2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1)
@@ -23,13 +23,13 @@ _HEADERS = threading.Lock()  # catch_warnings changes the whole process
 
 
 class ImageError(ValueError):
-    """A file that is not a picture, or not one that can be read; the message names it."""
+    """A file that is not an image, or not one that can be read; the message names it."""
 
 
 def read_image(path: Path | BinaryIO) -> np.ndarray:
-    """A picture as people see it: (H, W, 3) uint8 RGB, turned as its EXIF says. See `to_rgb`. Safe in threads.
+    """An image as people see it: (H, W, 3) uint8 RGB, turned as its EXIF says. See `to_rgb`. Safe in threads.
 
-    Of a file with several pictures it is the first, with a warning in the log. Pictures of up to 178 million pixels are read, twice
+    Of a file with several images it is the first, with a warning in the log. Images of up to 178 million pixels are read, twice
     what Pillow reads without a warning.
 
     Args:
@@ -37,7 +37,7 @@ def read_image(path: Path | BinaryIO) -> np.ndarray:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ImageError: If it cannot be read as a picture.
+        ImageError: If it cannot be read as an image.
     """
     image = _open(path)
     try:
@@ -47,9 +47,9 @@ def read_image(path: Path | BinaryIO) -> np.ndarray:
 
 
 def to_rgb(image: Any) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a PIL picture of any mode, an (H, W, 3) uint8 array, or a (3, H, W) uint8 tensor.
+    """(H, W, 3) uint8 RGB of a PIL image of any mode, an (H, W, 3) uint8 array, or a (3, H, W) uint8 tensor.
 
-    A PIL picture is turned as its EXIF says. Transparent parts are laid on white. Greys of more than 8 bits are scaled from the
+    A PIL image is turned as its EXIF says. Transparent parts are laid on white. Greys of more than 8 bits are scaled from the
     least of 8, 10, 12, 14 and 16 bits that holds all of them; those in floating point are taken to be 0..1, or 0..255 if any is
     larger.
 
@@ -58,16 +58,14 @@ def to_rgb(image: Any) -> np.ndarray:
     """
     if hasattr(image, "detach"):  # a tensor, without torch imported for it
         if image.ndim != 3 or image.shape[0] != 3:
-            raise ImageError(f"has the shape {tuple(image.shape)}; a picture as a tensor is (3, H, W) of uint8")
+            raise ImageError(f"has the shape {tuple(image.shape)}; an image as a tensor is (3, H, W) of uint8")
         image = image.detach().cpu().permute(1, 2, 0).contiguous().numpy()
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise ImageError(f"has the shape {image.shape} and type {image.dtype}; a picture is (H, W, 3) of uint8")
+            raise ImageError(f"has the shape {image.shape} and type {image.dtype}; an image is (H, W, 3) of uint8")
         return image
     if not isinstance(image, Image.Image):
-        raise ImageError(
-            f"is a {type(image).__name__}; a picture is a file, a PIL picture, an array (H, W, 3) or a tensor (3, H, W)"
-        )
+        raise ImageError(f"is a {type(image).__name__}; an image is a file, a PIL image, an array (H, W, 3) or a tensor (3, H, W)")
     if not (image.width and image.height):
         raise ImageError(f"is {image.width}x{image.height}: it has no pixels")
     image = ImageOps.exif_transpose(image)
@@ -92,7 +90,7 @@ def read_mask(path: Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ImageError: If it is not a picture of one 8-bit channel.
+        ImageError: If it is not an image of one 8-bit channel.
     """
     return _read_ids(path, ("L", "P"))
 
@@ -122,13 +120,13 @@ def _open(path: Path | BinaryIO) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(path)
         with opened as image:
-            if (pictures := getattr(image, "n_frames", 1)) > 1:
-                _log.warning("%s holds %d pictures; only the first is read", _name(path), pictures)
+            if (images := getattr(image, "n_frames", 1)) > 1:
+                _log.warning("%s holds %d images; only the first is read", _name(path), images)
                 image.seek(0)
             image.load()
             return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
-        raise ImageError(f"{_name(path)} is not a picture that Pillow knows") from None
+        raise ImageError(f"{_name(path)} is not an image that Pillow knows") from None
     except Image.DecompressionBombError:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise ImageError(

@@ -1,4 +1,4 @@
-"""What the class ids of a data set mean, and the colours they are shown in."""
+"""What the class ids of a dataset mean, and the colours they are shown in."""
 
 from dataclasses import replace
 

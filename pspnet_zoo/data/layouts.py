@@ -1,3 +1,3 @@
-"""The names of the layouts that data sets can have; each is a module beside this one."""
+"""The names of the layouts that datasets can have; each is a module beside this one."""
 
 LAYOUTS = ("camvid", "cityscapes", "folder")

@@ -1,4 +1,4 @@
-"""Data sets by the name of their layout."""
+"""Datasets by the name of their layout."""
 
 from pathlib import Path
 from types import ModuleType
@@ -12,17 +12,17 @@ _MODULES = {"camvid": camvid, "cityscapes": cityscapes, "folder": folder}
 
 
 def open_dataset(name: str, root: str | Path, split: str) -> SegmentationDataset:
-    """One split of a data set.
+    """One split of a dataset.
 
     Raises:
-        ValueError: If the layout or the split is unknown, or the data set contradicts itself.
+        ValueError: If the layout or the split is unknown, or the dataset contradicts itself.
         FileNotFoundError: If a folder or file is missing, or the split is empty.
     """
     return PairedFiles(find_layout(name).find(Path(root), split))
 
 
 def guess_layout(root: str | Path) -> str:
-    """The layout whose folders a data set has; "folder", whose errors say what it needs, where there is no other's sign."""
+    """The layout whose folders a dataset has; "folder", whose errors say what it needs, where there is no other's sign."""
     if (Path(root) / "leftImg8bit").is_dir():
         return "cityscapes"
     return "camvid" if any(Path(root).glob("*annot")) else "folder"

@@ -1,4 +1,4 @@
-"""Data sets of files: every picture has a mask, and the ids in the masks are translated to class ids."""
+"""Datasets of files: every image has a mask, and the ids in the masks are translated to class ids."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ class Pairs:
 
     images: tuple[Path, ...]
     masks: tuple[Path, ...]
-    """The mask of each picture, whether the file exists or not; empty for a split without ground truth."""
+    """The mask of each image, whether the file exists or not; empty for a split without ground truth."""
     labels: Labels
     ids: Mapping[int, int]
     """The class id, 255 if ignored, of each id that a mask may hold."""
 
 
 class PairedFiles(Dataset):
-    """The pictures and masks of a split.
+    """The images and masks of a split.
 
     Items are (Image (3, H, W) uint8 RGB, Mask (H, W) uint8 class ids, 255 where ignored), as tv_tensors.
 
@@ -34,8 +34,8 @@ class PairedFiles(Dataset):
         pairs: The files; `pspnet_zoo.data.open.open_dataset` finds those of a layout.
 
     Raises:
-        FileNotFoundError: If the mask of a picture is missing.
-        ImageError: On reading an item, if a file is unreadable, a mask's size is not its picture's, or it holds an unknown id.
+        FileNotFoundError: If the mask of an image is missing.
+        ImageError: On reading an item, if a file is unreadable, a mask's size is not its image's, or it holds an unknown id.
         ValueError: On reading an item of a split without ground truth.
     """
 
@@ -52,12 +52,12 @@ class PairedFiles(Dataset):
         return tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)), tv_tensors.Mask(torch.from_numpy(mask))
 
     def mask(self, index: int) -> tv_tensors.Mask:
-        """(H, W) uint8 class ids, 255 where ignored, without reading the picture."""
+        """(H, W) uint8 class ids, 255 where ignored, without reading the image."""
         return tv_tensors.Mask(torch.from_numpy(read_ids(self._mask_file(index), self._ids)))
 
     def _mask_file(self, index: int) -> Path:
         if not self.masks:
-            raise ValueError(f"'{self.images[index]}' has no ground truth in this split, which has pictures only; see .images")
+            raise ValueError(f"'{self.images[index]}' has no ground truth in this split, which has images only; see .images")
         return self.masks[index]
 
 
@@ -72,7 +72,7 @@ def read_pair(image_file: Path, mask_file: Path, ids: Mapping[int, int]) -> tupl
     image, mask = read_image(image_file), read_mask(mask_file)
     if image.shape[:2] != mask.shape:
         raise ImageError(
-            f"'{mask_file}' is {mask.shape[1]}x{mask.shape[0]}, its picture is {image.shape[1]}x{image.shape[0]}; "
+            f"'{mask_file}' is {mask.shape[1]}x{mask.shape[0]}, its image is {image.shape[1]}x{image.shape[0]}; "
             "they must be of one size"
         )
     return image, _translate(mask, mask_file, ids)
@@ -90,17 +90,17 @@ def read_ids(mask_file: Path, ids: Mapping[int, int]) -> np.ndarray:
 def _translate(mask: np.ndarray, mask_file: Path, ids: Mapping[int, int]) -> np.ndarray:
     found = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
     if unknown := [i for i in found if i not in ids]:
-        raise ImageError(f"'{mask_file}' holds the ids {unknown}; the data set has {_ranges(sorted(ids))}")
+        raise ImageError(f"'{mask_file}' holds the ids {unknown}; the dataset has {_ranges(sorted(ids))}")
     table = np.zeros(256, np.uint8)
     table[list(ids)] = list(ids.values())
     return table[mask]
 
 
-def list_pictures(folder: Path) -> tuple[Path, ...]:
-    """The pictures in a folder by name, without hidden files.
+def list_images(folder: Path) -> tuple[Path, ...]:
+    """The images in a folder by name, without hidden files.
 
     Raises:
-        FileNotFoundError: If there is no such folder, or no picture in it.
+        FileNotFoundError: If there is no such folder, or no image in it.
         ValueError: If two differ only in their suffix, so that they would share a mask.
     """
     if not folder.is_dir():
@@ -108,7 +108,7 @@ def list_pictures(folder: Path) -> tuple[Path, ...]:
     # macOS leaves a hidden ._NAME beside each file on foreign disks
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     if not files:
-        raise FileNotFoundError(f"No pictures in '{folder}'")
+        raise FileNotFoundError(f"No images in '{folder}'")
     by_stem: dict[str, Path] = {}
     for file in files:
         if (other := by_stem.setdefault(file.stem, file)) != file:

@@ -1,4 +1,4 @@
-"""Pictures without masks, and several data sets as one."""
+"""Images without masks, and several datasets as one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,24 +9,24 @@ from torchvision import tv_tensors
 from .dataset import SegmentationDataset
 from .images import read_image
 from .labels import IGNORE, Labels
-from .pairs import list_pictures
+from .pairs import list_images
 
 
 class Unlabelled:
-    """The pictures of a folder, by name; every pixel of their masks is ignored.
+    """The images of a folder, by name; every pixel of their masks is ignored.
 
     Args:
-        folder: Searched for pictures, not its subfolders.
-        labels: What the ids of the data set that it is used with mean.
+        folder: Searched for images, not its subfolders.
+        labels: What the ids of the dataset that it is used with mean.
 
     Raises:
-        FileNotFoundError: If there is no such folder, or no picture in it.
+        FileNotFoundError: If there is no such folder, or no image in it.
     """
 
     masks: Sequence[Path] = ()
 
     def __init__(self, folder: Path, labels: Labels) -> None:
-        self.images: Sequence[Path] = list_pictures(folder)
+        self.images: Sequence[Path] = list_images(folder)
         self.labels = labels
 
     def __len__(self) -> int:
@@ -38,12 +38,12 @@ class Unlabelled:
         return tv_tensors.Image(image), tv_tensors.Mask(torch.full(image.shape[-2:], IGNORE, dtype=torch.uint8))
 
     def mask(self, index: int) -> tv_tensors.Mask:
-        """(1, 1) uint8 of 255: nothing counts, whatever the picture's size."""
+        """(1, 1) uint8 of 255: nothing counts, whatever the image's size."""
         return tv_tensors.Mask(torch.full((1, 1), IGNORE, dtype=torch.uint8))
 
 
 class Joined:
-    """Data sets with the same labels, one after the other.
+    """Datasets with the same labels, one after the other.
 
     Raises:
         ValueError: If there is none, or their labels differ.
@@ -51,7 +51,7 @@ class Joined:
 
     def __init__(self, parts: Sequence[SegmentationDataset]) -> None:
         if len({part.labels.names for part in parts}) != 1:
-            raise ValueError(f"{len(parts)} data sets were given; it takes one or more, with the same classes")
+            raise ValueError(f"{len(parts)} datasets were given; it takes one or more, with the same classes")
         self.parts = parts
         self.labels = parts[0].labels
         self.images: Sequence[Path] = [image for part in parts for image in part.images]
@@ -61,12 +61,12 @@ class Joined:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        """As its data set has it."""
+        """As its dataset has it."""
         part, index = self._part(index)
         return part[index]
 
     def mask(self, index: int) -> tv_tensors.Mask:
-        """As its data set has it."""
+        """As its dataset has it."""
         part, index = self._part(index)
         return part.mask(index)
 
@@ -75,4 +75,4 @@ class Joined:
             if index < len(part):
                 return part, index
             index -= len(part)
-        raise IndexError("The data set has fewer pictures")
+        raise IndexError("The dataset has fewer images")

@@ -87,17 +87,17 @@ def build(models: Sequence[str] = (DEFAULT_MODEL,), *, zoo: bool = True) -> gr.B
             return [kept, f"⚠ {_sentence(error, file)}", None, *[gr.update(value=None, interactive=False)] * 2]
         overlay, mask = _save(prediction)
         height, width = prediction.mask.shape
-        said = f"Segmented {width} x {height} pixels. Point at the picture to see a class."
+        said = f"Segmented {width} x {height} pixels. Point at the image to see a class."
         files = [gr.update(value=file, interactive=True) for file in (overlay, mask)]
         return [gr.skip(), said, _shown(prediction), *files]
 
     def by_name(file: str | None, model: str, progress: gr.Progress = gr.Progress()) -> tuple[str, str, dict[str, float]]:  # noqa: B008
-        """Segment one picture: the overlay, the mask of class ids, and each class's fraction of the picture."""
+        """Segment one image: the overlay, the mask of class ids, and each class's fraction of the image."""
         try:
             prediction = segment(file, model, progress)
         except _EXPECTED as error:
             raise gr.Error(_sentence(error, file), print_exception=False) from None
-        return *_save(prediction), prediction.shares
+        return *_save(prediction), prediction.class_fractions
 
     with gr.Blocks(title="pspnet_zoo", analytics_enabled=False, delete_cache=(600, 3600)) as page, gr.Column(elem_id="page"):
         gr.Markdown(
@@ -177,11 +177,11 @@ def _check(file: str | None) -> None:
     """Refuse what would take too long, from the file's header, before a pixel is decoded.
 
     Raises:
-        ImageError: If there is no picture, or too large a one.
+        ImageError: If there is no image, or too large a one.
     """
     if not file:
         raise ImageError("Choose a photo first")
-    too_large = f"This picture has more than {MAX_PIXELS / 1e6:.0f} megapixels, the most that the page takes"
+    too_large = f"This image has more than {MAX_PIXELS / 1e6:.0f} megapixels, the most that the page takes"
     try:
         with Image.open(file) as image:
             width, height = image.size
@@ -211,14 +211,14 @@ def _shown(prediction: Prediction) -> dict[str, Any]:
     height, width = prediction.mask.shape
     shrink = min(1.0, SHOWN_SIDE / max(height, width))
     size = max(round(width * shrink), 1), max(round(height * shrink), 1)
-    shares = sorted(enumerate(prediction.shares.values()), key=lambda item: -item[1])
+    class_fractions = sorted(enumerate(prediction.class_fractions.values()), key=lambda item: -item[1])
     ids = prediction.mask.astype(np.uint8)
     return {
         "photo": _address(Image.fromarray(prediction.image).resize(size), "JPEG", quality=90),
         "ids": _address(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST), "PNG"),
         "names": prediction.labels.names,
         "colors": prediction.labels.colors,
-        "shares": [(class_id, share) for class_id, share in shares if share],
+        "class_fractions": [(class_id, fraction) for class_id, fraction in class_fractions if fraction],
     }
 
 

@@ -31,13 +31,13 @@ class Models:
     """
 
     def __init__(self, first: Sequence[str], *, zoo: bool) -> None:
-        rows = {row.name: row for row in CHECKPOINTS if _is_offered(row)}
+        entries = {entry.name: entry for entry in CHECKPOINTS if _is_offered(entry)}
         names = [find(name).name if is_checkpoint(name) and not Path(name).exists() else name for name in first]
-        self.choices = [(_label(name, rows.get(name)), name) for name in dict.fromkeys(names)]
+        self.choices = [(_label(name, entries.get(name)), name) for name in dict.fromkeys(names)]
         if zoo:
-            others = [row for row in rows.values() if row.name not in names]
-            others.sort(key=lambda row: (not _is_here(row), row.dataset, row.parameters))
-            self.choices += [(_label(row.name, row), row.name) for row in others]
+            others = [entry for entry in entries.values() if entry.name not in names]
+            others.sort(key=lambda entry: (not _is_here(entry), entry.dataset, entry.parameters))
+            self.choices += [(_label(entry.name, entry), entry.name) for entry in others]
         self._offered = {name for _, name in self.choices}
         self._kept: OrderedDict[str, Predictor] = OrderedDict()
 
@@ -55,8 +55,8 @@ class Models:
         if name not in self._offered:
             raise ValueError(f"'{name}' is not one of the networks of this page")
         if name not in self._kept:
-            row = find(name) if is_checkpoint(name) and not Path(name).exists() else None
-            network = name if row is None else PSPNet.from_pretrained(fetch(row, progress=progress))
+            entry = find(name) if is_checkpoint(name) and not Path(name).exists() else None
+            network = name if entry is None else PSPNet.from_pretrained(fetch(entry, progress=progress))
             self._kept[name] = Predictor(network)
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
@@ -64,20 +64,20 @@ class Models:
         return self._kept[name]
 
 
-def _is_offered(row: Checkpoint) -> bool:
+def _is_offered(entry: Checkpoint) -> bool:
     """Whether a program can have its weights, and its classes have names."""
-    return row.folder is not None or bool(
-        row.labels and (row.hub or (row.upstream and row.upstream.urls and not row.upstream.twin))
+    return entry.folder is not None or bool(
+        entry.labels and (entry.hub or (entry.upstream and entry.upstream.urls and not entry.upstream.twin))
     )
 
 
-def _is_here(row: Checkpoint) -> bool:
-    return row.folder is not None or (row.upstream is not None and is_cached(row))
+def _is_here(entry: Checkpoint) -> bool:
+    return entry.folder is not None or (entry.upstream is not None and is_cached(entry))
 
 
-def _label(name: str, row: Checkpoint | None) -> str:
-    if row is None:
+def _label(name: str, entry: Checkpoint | None) -> str:
+    if entry is None:
         return Path(name).name or name
-    if _is_here(row):
-        return f"{name} ({row.dataset})"
-    return f"{name} ({row.dataset}, fetches about {row.parameters * 4 / 1e6:.0f} MB)"
+    if _is_here(entry):
+        return f"{name} ({entry.dataset})"
+    return f"{name} ({entry.dataset}, fetches about {entry.parameters * 4 / 1e6:.0f} MB)"

@@ -1,4 +1,4 @@
-// Shows `props.value`: { photo, ids, names, colors, shares }, the first two as addresses of pictures; null hides all.
+// Shows `props.value`: { photo, ids, names, colors, class_fractions }, the first two as addresses of images; null hides all.
 // Gradio runs this once with `element`, `props` and `watch`; the sliders act here, without asking the server.
 
 let ids = null; // RGBA pixels of the mask: the red channel is the class id
@@ -11,7 +11,7 @@ function apply() {
   mask.style.clipPath = `inset(0 0 0 ${100 * find(".cut").value}%)`;
 }
 
-async function picture(address) {
+async function image(address) {
   const image = new Image();
   image.src = address;
   await image.decode();
@@ -23,8 +23,8 @@ async function render() {
   find(".viewer").hidden = !value;
   if (!value) return;
   const current = value;
-  const image = await picture(value.ids);
-  if (current !== value) return; // a later picture was faster
+  const image = await image(value.ids);
+  if (current !== value) return; // a later image was faster
   find(".photo").src = value.photo;
   const mask = find(".mask");
   mask.width = image.naturalWidth;
@@ -38,16 +38,16 @@ async function render() {
     if (color) colored.data.set([color[0], color[1], color[2], 255], i);
   }
   context.putImageData(colored, 0, 0);
-  const most = Math.max(...value.shares.map(([, share]) => share));
-  find(".shares").replaceChildren(
-    ...value.shares.map(([id, share]) => {
+  const most = Math.max(...value.class_fractions.map(([, fraction]) => fraction));
+  find(".class_fractions").replaceChildren(
+    ...value.class_fractions.map(([id, fraction]) => {
       const row = document.createElement("tr");
-      row.innerHTML = '<th scope="row"></th><td class="bar"><div></div></td><td class="share"></td>';
+      row.innerHTML = '<th scope="row"></th><td class="bar"><div></div></td><td class="fraction"></td>';
       row.firstChild.textContent = value.names[id];
-      row.lastChild.textContent = `${(100 * share).toFixed(1)} %`;
+      row.lastChild.textContent = `${(100 * fraction).toFixed(1)} %`;
       const bar = row.querySelector(".bar div");
       bar.style.background = `rgb(${value.colors[id]})`;
-      bar.style.width = `${(100 * share) / most}%`;
+      bar.style.width = `${(100 * fraction) / most}%`;
       return row;
     }),
   );

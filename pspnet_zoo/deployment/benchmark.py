@@ -1,4 +1,4 @@
-"""Engines side by side: they take turns, so that what else the machine does falls on all of them alike."""
+"""Runtimes side by side: they take turns, so that what else the machine does falls on all of them alike."""
 
 import platform
 import tempfile
@@ -18,18 +18,18 @@ from ..evaluation.evaluate import evaluate
 from ..extras import missing_extra
 from ..factory import load
 from ..models.pspnet import PSPNet
-from ..runtimes.open import Engine, open_engine
-from ..runtimes.torch import TorchEngine
+from ..runtimes.open import Runtime, open_runtime
+from ..runtimes.torch import TorchRuntime
 from .export import export
 
-ENGINES = {
+RUNTIMES = {
     "torch": "PyTorch as it stands, float32",
     "torch-fast": "norms folded, wide 3x3 convolutions by Winograd's algorithm: what Predictor uses on a CPU",
     "torch-bfloat16": "the same in bfloat16",
     "onnx": "ONNX Runtime, float32",
     "openvino": "OpenVINO, float32",
     "openvino-bfloat16": "OpenVINO, bfloat16 where the processor has it",
-    "openvino-int8": "OpenVINO, int8 by NNCF, the rest as before; needs pictures to calibrate with",
+    "openvino-int8": "OpenVINO, int8 by NNCF, the rest as before; needs images to calibrate with",
 }
 """What each is."""
 
@@ -39,30 +39,30 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One engine."""
+    """One runtime."""
 
-    engine: str
+    runtime: str
     build_seconds: float
     """Until it is ready; export and quantization included."""
     milliseconds: float
-    """Median of a picture."""
+    """Median of an image."""
     ratio: float
-    """Median of its time divided by that of the first engine in the same round."""
+    """Median of its time divided by that of the first runtime in the same round."""
     megabytes: float
     """By which the memory of the process grew at most while it was built and run."""
     same_class: float
-    """Share of the pixels with the class of PyTorch in float32, 0 to 1: of the made-up picture, or of the data set's first."""
+    """Share of the pixels with the class of PyTorch in float32, 0 to 1: of the made-up image, or of the dataset's first."""
     miou: float | None
-    """On the data set, 0 to 1."""
+    """On the dataset, 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """All engines, on one machine."""
+    """All runtimes, on one machine."""
 
     rows: list[Row]
     left_out: dict[str, str]
-    """Engines that are not installed or not possible, with the reason."""
+    """Runtimes that are not installed or not possible, with the reason."""
     size: tuple[int, int]
     rounds: int
     machine: dict[str, Any]
@@ -83,28 +83,28 @@ def compare(
     dataset: SegmentationDataset | None = None,
     progress: Progress | None = None,
 ) -> Measured:
-    """Build engines of a network, and time them in turns.
+    """Build runtimes of a network, and time them in turns.
 
     Args:
         model: What `pspnet_zoo.load` takes.
-        size: Height and width of the picture, in pixels.
-        names: Of `ENGINES`; None for all that are installed. The first is compared with.
-        rounds: Pictures an engine, after one to warm up.
+        size: Height and width of the image, in pixels.
+        names: Of `RUNTIMES`; None for all that are installed. The first is compared with.
+        rounds: Images a runtime, after one to warm up.
         threads: Of the CPU; None for each runtime's choice.
         calibration: See `pspnet_zoo.export`; None leaves int8 out.
-        dataset: To measure mIoU on, picture by picture.
+        dataset: To measure mIoU on, image by image.
         progress: Told what is going on.
 
     Raises:
-        ValueError: If an engine is unknown.
+        ValueError: If a runtime is unknown.
     """
     for name in names or ():
-        if name not in ENGINES:
-            raise ValueError(f"There is no engine '{name}'; there are {', '.join(ENGINES)}")
+        if name not in RUNTIMES:
+            raise ValueError(f"There is no runtime '{name}'; there are {', '.join(RUNTIMES)}")
     network = load(model).eval()
-    wanted = list(names or ENGINES)
+    wanted = list(names or RUNTIMES)
     say = progress or (lambda text, done, total: None)
-    x = _picture(network, size, dataset)
+    x = _image(network, size, dataset)
     with torch.inference_mode():
         reference = _ids(network(x))
     built: dict[str, _Built] = {}
@@ -119,22 +119,22 @@ def compare(
                 left_out[name] = str(error)
         for turn in range(rounds):
             say("timing", turn, rounds)
-            for engine in built.values():
-                engine.run(x)
+            for runtime in built.values():
+                runtime.run(x)
         rows = []
-        for done, (name, engine) in enumerate(built.items()):
+        for done, (name, runtime) in enumerate(built.items()):
             if dataset is not None:
                 say(f"mIoU of {name}", done, len(built))
             first = next(iter(built.values())).seconds
             rows.append(
                 Row(
-                    engine=name,
-                    build_seconds=engine.build_seconds,
-                    milliseconds=1000 * median(engine.seconds),
-                    ratio=median(own / other for own, other in zip(engine.seconds, first, strict=True)),
-                    megabytes=engine.megabytes,
-                    same_class=(_ids(engine.output) == reference).float().mean().item(),
-                    miou=None if dataset is None else evaluate(engine.engine, dataset).miou,
+                    runtime=name,
+                    build_seconds=runtime.build_seconds,
+                    milliseconds=1000 * median(runtime.seconds),
+                    ratio=median(own / other for own, other in zip(runtime.seconds, first, strict=True)),
+                    megabytes=runtime.megabytes,
+                    same_class=(_ids(runtime.output) == reference).float().mean().item(),
+                    miou=None if dataset is None else evaluate(runtime.runtime, dataset).miou,
                 )
             )
         say("finished", len(rows), len(rows))
@@ -142,53 +142,53 @@ def compare(
 
 
 class _Built:
-    """An engine, warm, and the times of its pictures."""
+    """A runtime, warm, and the times of its images."""
 
     def __init__(self, name: str, network: PSPNet, folder: Path, threads: int | None, calibration: Any, x: torch.Tensor) -> None:
         before, start = _resident(), time.perf_counter()
-        self.engine = build_engine(name, network, folder, threads, calibration)
+        self.runtime = build_runtime(name, network, folder, threads, calibration)
         self.build_seconds = time.perf_counter() - start
         self.seconds: list[float] = []
-        self.output: Any = self.engine(x)
-        self.engine(x)
+        self.output: Any = self.runtime(x)
+        self.runtime(x)
         self.megabytes = max(_resident() - before, 0) / 1e6
 
     @torch.inference_mode()
     def run(self, x: torch.Tensor) -> None:
         start = time.perf_counter()
-        self.output = self.engine(x)
+        self.output = self.runtime(x)
         self.seconds.append(time.perf_counter() - start)
 
 
-def build_engine(name: str, network: PSPNet, folder: Path, threads: int | None, calibration: Any) -> Engine:
-    """One of `ENGINES`; what it is exported to is put into the folder. `calibration` is that of `pspnet_zoo.export`."""
+def build_runtime(name: str, network: PSPNet, folder: Path, threads: int | None, calibration: Any) -> Runtime:
+    """One of `RUNTIMES`; what it is exported to is put into the folder. `calibration` is that of `pspnet_zoo.export`."""
     runtime, _, precision = name.partition("-")
     if runtime == "torch":
         half = precision == "bfloat16"
-        return TorchEngine(
+        return TorchRuntime(
             network, precision="bfloat16" if half else "float32", fast=precision in ("fast", "bfloat16"), threads=threads
         )
     path = folder / (f"{name}.onnx" if runtime == "onnx" else name)
     options: dict[str, Any] = {"precision": precision or "float32"}
     if precision == "int8":
         options["calibration"] = calibration
-    return open_engine(export(network, path, **options), device="cpu", threads=threads)
+    return open_runtime(export(network, path, **options), device="cpu", threads=threads)
 
 
 def _missing(name: str, calibration: Any) -> str | None:
-    """Why an engine cannot be built, None if it can."""
+    """Why a runtime cannot be built, None if it can."""
     extras = {"onnx": ("export", ("onnx", "onnxscript", "onnxruntime")), "openvino": ("openvino", ("openvino", "nncf", "onnx"))}
     extra, modules = extras.get(name.partition("-")[0], ("", ()))
     for module in modules:
         if find_spec(module) is None:
             return str(missing_extra("It", extra, module))
     if name.endswith("int8") and calibration is None:
-        return "it needs pictures: --calibration FOLDER, or --dataset with --data"
+        return "it needs images: --calibration FOLDER, or --dataset with --data"
     return None
 
 
-def _picture(network: PSPNet, size: tuple[int, int], dataset: SegmentationDataset | None) -> torch.Tensor:
-    """One normalised picture of the size: the first of the data set, or noise."""
+def _image(network: PSPNet, size: tuple[int, int], dataset: SegmentationDataset | None) -> torch.Tensor:
+    """One normalised image of the size: the first of the dataset, or noise."""
     if network.image_size:
         size = network.image_size
     if dataset is not None:

@@ -19,8 +19,8 @@ from ..inference.scores import labels_of, number_of_ids
 from ..model_source import OPENVINO_FILE, Format, format_of
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported, Precision
-from ..runtimes.onnx import OnnxEngine
-from ..runtimes.openvino import OpenVinoEngine
+from ..runtimes.onnx import OnnxRuntime
+from ..runtimes.openvino import OpenVinoRuntime
 from .graph import Run, trace
 from .quantize import Calibration
 from .verify import verify
@@ -49,7 +49,7 @@ def export(
 ) -> Path:
     """Write a network as an ONNX file, an OpenVINO network or a torch.export program.
 
-    The number of pictures is free, and so are height and width, unless the encoder knows one size only. The file holds labels,
+    The number of images is free, and so are height and width, unless the encoder knows one size only. The file holds labels,
     preprocessing and provenance, see `pspnet_zoo.runtimes.exported.Exported`. Before it is kept, it is run in its own runtime at
     three sizes and compared with the network; one that differs is not left behind. The path is replaced whole or not at all.
 
@@ -60,9 +60,9 @@ def export(
         format: "onnx", "openvino" or "program"; None goes by the path.
         precision: "float32"; "float16" and "bfloat16" store and compute in half the bytes, which loses some digits; "int8" needs
             `calibration`. OpenVINO's files store both as float16; this package runs the first in float32, the second in bfloat16.
-        input: "float32" for (N, channels, H, W) normalised pictures, named "image"; "uint8" for (N, 3, H, W) RGB as it is.
+        input: "float32" for (N, channels, H, W) normalised images, named "image"; "uint8" for (N, 3, H, W) RGB as it is.
         output: "logits" for (N, classes, H, W) float32; "ids" for (N, H, W) uint8, the likeliest class. It is the output's name.
-        calibration: Pictures like those to come, for int8: a folder, files, or a data set; up to 100 of them are used.
+        calibration: Images like those to come, for int8: a folder, files, or a dataset; up to 100 of them are used.
         step: Told what is going on.
 
     Returns:
@@ -79,7 +79,7 @@ def export(
     _check(kind, precision, input, output, calibration is not None)
     network = load(model)
     spec = _specification(network, precision, input, output)
-    pictures = None if calibration is None else Calibration(calibration, spec)
+    images = None if calibration is None else Calibration(calibration, spec)
     target = path / OPENVINO_FILE if kind == "openvino" and path.suffix.lower() != ".xml" else path
     if target.is_dir():
         raise IsADirectoryError(f"'{target}' is a folder; give the name of a file in it")
@@ -88,7 +88,7 @@ def export(
             was_training = [module for module in network.modules() if module.training]
             network.eval()
             try:
-                _write(network, spec, kind, draft, pictures, step or (lambda text: None))
+                _write(network, spec, kind, draft, images, step or (lambda text: None))
             finally:
                 for module in was_training:
                     module.training = True
@@ -97,7 +97,7 @@ def export(
     return path
 
 
-def _write(network: PSPNet, spec: Exported, kind: Format, path: Path, pictures: Calibration | None, step: Step) -> None:
+def _write(network: PSPNet, spec: Exported, kind: Format, path: Path, images: Calibration | None, step: Step) -> None:
     """The files of a network at `path` and beside it, checked."""
     step("tracing the network")
     # OpenVINO takes float32 graphs, and chooses by itself where half precision will do
@@ -117,20 +117,20 @@ def _write(network: PSPNet, spec: Exported, kind: Format, path: Path, pictures: 
     onnx.describe(source, spec)
     if kind == "onnx":
         step("checking the file")
-        onnx.describe(source, replace(spec, check=verify(network, spec, OnnxEngine(source, device="cpu").run)))
+        onnx.describe(source, replace(spec, check=verify(network, spec, OnnxRuntime(source, device="cpu").run)))
         return
     from . import openvino
 
     step("converting it to OpenVINO")
     graph = openvino.read(source)
     check: Callable[[Run], dict[str, Any]] = lambda run: verify(network, spec, run)  # noqa: E731
-    if pictures is not None:
-        step(f"quantizing it with {len(pictures)} pictures")
-        graph = pictures.quantized(graph)
-        check = lambda run: pictures.agreement(network, run)  # noqa: E731
+    if images is not None:
+        step(f"quantizing it with {len(images)} images")
+        graph = images.quantized(graph)
+        check = lambda run: images.agreement(network, run)  # noqa: E731
     openvino.write(graph, spec, path)
     step("checking the file")
-    found = check(OpenVinoEngine(path).run)
+    found = check(OpenVinoRuntime(path).run)
     openvino.write(graph, replace(spec, check=found), path)
     for file in path.parent.glob(f"{source.name}*"):
         file.unlink()
@@ -161,15 +161,15 @@ def _check(kind: Format, precision: str, input: str, output: str, calibrated: bo
         )
         raise ValueError(f"precision '{precision}' is not for {kind}{reason}; it can be {', '.join(_PRECISIONS[kind])}")
     if (precision == "int8") != calibrated:
-        raise ValueError("int8 needs calibration pictures, such as those it was trained on, and no other precision takes them")
+        raise ValueError("int8 needs calibration images, such as those it was trained on, and no other precision takes them")
 
 
 def _specification(network: PSPNet, precision: Any, input: Any, output: Any) -> Exported:
     channels = network.config["in_channels"]
     if input == "uint8" and channels != 3:
-        raise ValueError(f"input 'uint8' is for RGB pictures, and this network takes {channels} channels; use input 'float32'")
-    if input == "uint8" and network.image_size and network.preprocess.enlarge != 1:
-        raise ValueError("This network takes one size and enlarges pictures to it, which no graph does; use input 'float32'")
+        raise ValueError(f"input 'uint8' is for RGB images, and this network takes {channels} channels; use input 'float32'")
+    if input == "uint8" and network.image_size and network.preprocess.input_scale != 1:
+        raise ValueError("This network takes one size and enlarges images to it, which no graph does; use input 'float32'")
     activation = network.activation
     return Exported(
         input=input,

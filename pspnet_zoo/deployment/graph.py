@@ -36,17 +36,17 @@ class Deployed(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """The input of `Exported` to its output."""
-        x, size, enlarge = image, (image.shape[-2], image.shape[-1]), self.spec.preprocess.enlarge
+        x, size, input_scale = image, (image.shape[-2], image.shape[-1]), self.spec.preprocess.input_scale
         if self.spec.input == "uint8":
-            if enlarge != 1:
-                larger = [enlarged(side, enlarge) for side in size]
+            if input_scale != 1:
+                larger = [enlarged(side, input_scale) for side in size]
                 x = F.interpolate(x.float(), size=larger, mode="bilinear")
             x = self.spec.preprocess(x)
         output = self.network(x.to(self.dtype))
         logits = (output[0] if isinstance(output, tuple) else output).float()
         if self.spec.output == "ids":
             logits = as_logits(logits, self.activation, self.classes)
-        if self.spec.input == "uint8" and enlarge != 1:
+        if self.spec.input == "uint8" and input_scale != 1:
             logits = F.interpolate(logits, size=size, mode="bilinear")
         if self.spec.output == "logits":
             return logits
@@ -63,7 +63,7 @@ def enlarged(side: int, factor: float) -> int:
 
 
 def example(spec: Exported, count: int, size: tuple[int, int]) -> Tensor:
-    """Made-up pictures of a size, as the graph takes them."""
+    """Made-up images of a size, as the graph takes them."""
     generator = torch.Generator().manual_seed(size[0] * size[1])
     shape = (count, spec.channels, *size)
     if spec.input == "uint8":
@@ -72,7 +72,7 @@ def example(spec: Exported, count: int, size: tuple[int, int]) -> Tensor:
 
 
 def trace(network: PSPNet, spec: Exported, dtype: torch.dtype = torch.float32) -> torch.export.ExportedProgram:
-    """The program of the network in that precision, with the number of pictures free, and their sides if the network takes any.
+    """The program of the network in that precision, with the number of images free, and their sides if the network takes any.
 
     Raises:
         ValueError: If the network does something that no graph holds.
@@ -80,12 +80,12 @@ def trace(network: PSPNet, spec: Exported, dtype: torch.dtype = torch.float32) -
     free: dict[int, Any] = {0: torch.export.Dim.DYNAMIC}
     if spec.image_size is None:
         free |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    picture = example(spec, 2, spec.image_size or _EXAMPLE)
+    image = example(spec, 2, spec.image_size or _EXAMPLE)
     deployed = Deployed(network, spec, dtype)
     try:
         with torch.no_grad(), CubicByMatrices():
-            deployed(picture)  # what a network keeps from its first call has to be there, or tracing leaves its own in its place
-            return torch.export.export(deployed, (picture,), dynamic_shapes={"image": free}, strict=False)
+            deployed(image)  # what a network keeps from its first call has to be there, or tracing leaves its own in its place
+            return torch.export.export(deployed, (image,), dynamic_shapes={"image": free}, strict=False)
     except Exception as error:  # whatever comes first in torch or timm
         first = str(error).strip().partition("\n")[0]
         raise ValueError(f"'{network.config['encoder_name']}' cannot be exported: {first}") from error

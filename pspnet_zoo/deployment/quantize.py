@@ -12,37 +12,37 @@ from torch import Tensor
 
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
-from ..data.pairs import list_pictures
+from ..data.pairs import list_images
 from ..inference.scores import class_scores
 from ..models.pspnet import PSPNet
-from ..runtimes.exported import Exported, ExportedEngine
+from ..runtimes.exported import Exported, ExportedRuntime
 from .graph import Run
 from .verify import logits_of
 
-_MOST = 100  # pictures; 92 kept 0.6662 of 0.6669 mIoU of the bundled network
-_COMPARED = 10  # pictures
+_MOST = 100  # images; 92 kept 0.6662 of 0.6669 mIoU of the bundled network
+_COMPARED = 10  # images
 AGREEMENT = 0.9
 """The share of the pixels that have to keep their class."""
 
 
 class Calibration:
-    """Pictures to quantize with, read and preprocessed as for prediction.
+    """Images to quantize with, read and preprocessed as for prediction.
 
     Args:
-        source: A folder, files or a data set; of more than 100 pictures, 100 at equal distances.
+        source: A folder, files or a dataset; of more than 100 images, 100 at equal distances.
         spec: Of the file, whose input they become.
 
     Raises:
-        FileNotFoundError: If there is no such folder, or no picture in it.
+        FileNotFoundError: If there is no such folder, or no image in it.
     """
 
     def __init__(self, source: str | PathLike[str] | SegmentationDataset | Sequence[Path], spec: Exported) -> None:
         if isinstance(source, str | PathLike):
-            files = list_pictures(Path(source))
+            files = list_images(Path(source))
         else:
             files = tuple(source) if isinstance(source, list | tuple) else tuple(source.images)  # type: ignore[union-attr]
         if not files:
-            raise FileNotFoundError("No pictures to calibrate with")
+            raise FileNotFoundError("No images to calibrate with")
         self.spec = spec
         self.files = [files[i] for i in np.linspace(0, len(files) - 1, min(_MOST, len(files))).round().astype(int)]
 
@@ -50,7 +50,7 @@ class Calibration:
         return len(self.files)
 
     def read(self, file: Path) -> np.ndarray:
-        """A picture as the file's input; its first window, if the network takes one size."""
+        """An image as the file's input; its first window, if the network takes one size."""
         seen: list[np.ndarray] = []
 
         def run(x: np.ndarray) -> np.ndarray:
@@ -58,8 +58,8 @@ class Calibration:
             shape = (len(x), *(() if self.spec.output == "ids" else (self.spec.classes,)), *x.shape[2:])
             return np.zeros(shape, np.float32)
 
-        picture = torch.from_numpy(read_image(file)).permute(2, 0, 1)[None]
-        class_scores(ExportedEngine(file, self.spec, run), picture)
+        image = torch.from_numpy(read_image(file)).permute(2, 0, 1)[None]
+        class_scores(ExportedRuntime(file, self.spec, run), image)
         return seen[0]
 
     def quantized(self, graph: Any) -> Any:
@@ -76,7 +76,7 @@ class Calibration:
         )
 
     def agreement(self, network: PSPNet, run: Run) -> dict[str, Any]:
-        """The share of the pixels of ten of the pictures that have the network's class.
+        """The share of the pixels of ten of the images that have the network's class.
 
         Raises:
             ValueError: If it is below `AGREEMENT`.
@@ -84,16 +84,16 @@ class Calibration:
         files = self.files[:: max(len(self.files) // _COMPARED, 1)][:_COMPARED]
         same = total = 0
         for file in files:
-            pictures = torch.from_numpy(self.read(file))
-            found, wanted = _ids(run(pictures)), logits_of(network, self.spec, pictures).argmax(dim=1)
+            images = torch.from_numpy(self.read(file))
+            found, wanted = _ids(run(images)), logits_of(network, self.spec, images).argmax(dim=1)
             same, total = same + int((found == wanted).sum()), total + wanted.numel()
-        share = same / total
-        if share < AGREEMENT:
+        fraction = same / total
+        if fraction < AGREEMENT:
             raise ValueError(
-                f"In int8, {share:.1%} of the pixels keep their class, where {AGREEMENT:.0%} are wanted, so the file is not kept. "
-                "Calibrate with pictures like those it is for, or use bfloat16"
+                f"In int8, {fraction:.1%} of the pixels keep their class; {AGREEMENT:.0%} are required, so the file is not kept. "
+                "Calibrate with images like those it is for, or use bfloat16"
             )
-        return {"calibration_pictures": len(self), "compared_pictures": len(files), "share_of_pixels_with_the_same_class": share}
+        return {"calibration_images": len(self), "compared_images": len(files), "fraction_of_pixels_with_the_same_class": fraction}
 
 
 def _ids(found: Tensor) -> Tensor:

@@ -16,11 +16,11 @@ TOLERANCE = 1e-4
 _HALF_TOLERANCE = 0.1  # 8 bits of mantissa and fifty layers; a wrong graph is off by the logits themselves
 
 _CHECKS = (((224, 320), 1), ((133, 97), 2), ((57, 70), 1))
-_FEWER = (1, 2)  # pictures, where there is one size
+_FEWER = (1, 2)  # images, where there is one size
 
 
 def verify(network: PSPNet, spec: Exported, run: Run) -> dict[str, Any]:
-    """Compare a file with the network at several sizes and numbers of pictures.
+    """Compare a file with the network at several sizes and numbers of images.
 
     Args:
         network: In evaluation mode, in float32 on the CPU.
@@ -38,14 +38,14 @@ def verify(network: PSPNet, spec: Exported, run: Run) -> dict[str, Any]:
     checks = _CHECKS if spec.image_size is None else tuple((spec.image_size, count) for count in _FEWER)
     worst = 0.0
     for size, count in checks:
-        pictures = example(spec, count, size)
+        images = example(spec, count, size)
         where = f"{count} x {size[0]}x{size[1]}"
         try:
-            found = run(pictures)
+            found = run(images)
         except Exception as error:  # of whichever runtime
             reason = " ".join(str(error).split())[:300]
             raise ValueError(f"The exported file does not run at {where}, so it is not kept: {reason}") from error
-        difference = _difference(logits_of(network, spec, pictures), found, spec)
+        difference = _difference(logits_of(network, spec, images), found, spec)
         if not difference <= limit:
             raise ValueError(
                 f"The exported file is off by {difference:.1e} of the largest logit at {where}, where {limit:g} is allowed, so it "
@@ -56,17 +56,15 @@ def verify(network: PSPNet, spec: Exported, run: Run) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def logits_of(network: PSPNet, spec: Exported, pictures: Tensor) -> Tensor:
-    """(N, classes, H, W) of the network itself, of pictures as the file takes them."""
-    size = pictures.shape[-2:]
+def logits_of(network: PSPNet, spec: Exported, images: Tensor) -> Tensor:
+    """(N, classes, H, W) of the network itself, of images as the file takes them."""
+    size = images.shape[-2:]
     if spec.input == "uint8":
-        factor = spec.preprocess.enlarge
+        factor = spec.preprocess.input_scale
         if factor != 1:
-            pictures = F.interpolate(
-                pictures.float(), size=[enlarged(side, factor) for side in size], mode="bilinear", antialias=True
-            )
-        pictures = spec.preprocess(pictures)
-    output: Any = network(pictures)
+            images = F.interpolate(images.float(), size=[enlarged(side, factor) for side in size], mode="bilinear", antialias=True)
+        images = spec.preprocess(images)
+    output: Any = network(images)
     logits = output[0] if isinstance(output, tuple) else output
     if spec.output == "ids":
         logits = as_logits(logits, network.activation, network.classes)

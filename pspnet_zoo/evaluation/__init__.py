@@ -1,1 +1,1 @@
-"""A network against a data set."""
+"""A network against a dataset."""

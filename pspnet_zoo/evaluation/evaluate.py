@@ -1,4 +1,4 @@
-"""A network against a data set, in one process or several."""
+"""A network against a dataset, in one process or several."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,15 +18,15 @@ from ..streams.pipeline import in_order
 from .metrics import ConfusionMatrix
 
 Save = Callable[[int, Tensor], None]
-"""Called with the position of a picture in the data set and its (H, W) class ids, on the CPU; uint8 up to 255 classes."""
+"""Called with the position of an image in the dataset and its (H, W) class ids, on the CPU; uint8 up to 255 classes."""
 
 Progress = Callable[[int], None]
-"""Called after each picture with how many this process has done."""
+"""Called after each image with how many this process has done."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Metrics over a data set, each from one confusion matrix of all its pixels."""
+    """Metrics over a dataset, each from one confusion matrix of all its pixels."""
 
     miou: float
     """Mean intersection over union of the classes that occur or were predicted, 0..1."""
@@ -48,10 +48,10 @@ class Evaluation:
     confusion: list[list[int]]
     """Pixels; a row for each true class, a column for each prediction."""
     image_miou: list[float | None]
-    """mIoU of each picture alone, to find the worst and the best; None where no pixel counts. `miou` is not their mean."""
+    """mIoU of each image alone, to find the worst and the best; None where no pixel counts. `miou` is not their mean."""
 
     def as_json(self) -> dict[str, Any]:
-        """The numbers of the whole data set; `protocol` in words, and all its settings."""
+        """The numbers of the whole dataset; `protocol` in words, and all its settings."""
         numbers = {name: value for name, value in vars(self).items() if name != "image_miou"}
         return {**numbers, "protocol": str(self.protocol), "protocol_settings": asdict(self.protocol)}
 
@@ -65,17 +65,17 @@ def evaluate(
     save: Save | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Segment every picture and compare.
+    """Segment every image and compare.
 
-    Where `torch.distributed` is initialised, every process must call this; each takes its share of the pictures, every picture is
+    Where `torch.distributed` is initialised, every process must call this; each takes its share of the images, every image is
     counted once, and all get the same result.
 
     Args:
         model: On the device to run on; its training or evaluation mode is left as it was.
         dataset: Its labels are the model's classes.
-        protocol: How each picture is segmented; the result has what `scores.protocol_for` makes of it.
+        protocol: How each image is segmented; the result has what `scores.protocol_for` makes of it.
         save: Takes the predictions of this process's share.
-        progress: Takes the number of pictures done of this process's share.
+        progress: Takes the number of images done of this process's share.
 
     Raises:
         ValueError: If the classes are not the model's, the split has no ground truth, or no pixel of it counts.
@@ -102,11 +102,11 @@ def evaluate(
         if progress:
             progress(done)
     device = model.device
-    # a picture's numbers are 0 in all processes but one, so that no sum depends on how many there are
+    # an image's numbers are 0 in all processes but one, so that no sum depends on how many there are
     confusion.counts, losses, image_miou = (_sum_over_processes(t, device) for t in (confusion.counts, losses, image_miou))
     counted = int(confusion.counts.sum())
     if not counted:
-        raise ValueError("Every pixel of the data set is ignored; there is nothing to measure")
+        raise ValueError("Every pixel of the dataset is ignored; there is nothing to measure")
     categories = dataset.labels.categories
     by_category = confusion.merged(list(categories.values())) if categories else None
     return Evaluation(
@@ -128,15 +128,15 @@ def evaluate(
 def predict_all(
     model: Network, dataset: SegmentationDataset, protocol: Protocol, save: Save, *, progress: Progress | None = None
 ) -> None:
-    """Segment every picture, with or without ground truth. Several processes share the pictures as in `evaluate`.
+    """Segment every image, with or without ground truth. Several processes share the images as in `evaluate`.
 
     Raises:
         ValueError: If the classes are not the model's.
-        ImageError: If a picture cannot be read.
+        ImageError: If an image cannot be read.
     """
     _check_classes(model, dataset.labels)
-    pictures = in_order(lambda index: (index, read_image(dataset.images[index])), _share(len(dataset)))
-    for done, (index, pixels) in enumerate(pictures, start=1):
+    images = in_order(lambda index: (index, read_image(dataset.images[index])), _share(len(dataset)))
+    for done, (index, pixels) in enumerate(images, start=1):
         image = torch.from_numpy(pixels).permute(2, 0, 1)
         save(index, stored(class_ids(model, image[None], protocol)[0], len(dataset.labels)))
         if progress:
@@ -146,10 +146,10 @@ def predict_all(
 def _check_classes(model: Network, labels: Labels) -> None:
     count = number_of_ids(model)
     if count != len(labels):
-        raise ValueError(f"The model has {count} classes and the data set {len(labels)}; they must be the same")
+        raise ValueError(f"The model has {count} classes and the dataset {len(labels)}; they must be the same")
     known = labels_of(model)
     if known is not None and known.names != labels.names and (len(model.labels or ()) > 1 or known.names[1:] != labels.names[1:]):
-        raise ValueError(f"The model's classes are {known.names}, the data set's {labels.names}")
+        raise ValueError(f"The model's classes are {known.names}, the dataset's {labels.names}")
 
 
 def _share(count: int) -> range:

@@ -1,6 +1,6 @@
-"""Segmentation metrics from one confusion matrix over a whole data set.
+"""Segmentation metrics from one confusion matrix over a whole dataset.
 
-Averages of per-image scores are not used: they weigh a class by the number of pictures it happens to be in.
+Averages of per-image scores are not used: they weigh a class by the number of images it happens to be in.
 Source: Everingham et al. 2015, "The Pascal Visual Object Classes Challenge: A Retrospective", section 3.1.3 (IoU).
 """
 
@@ -26,7 +26,7 @@ class ConfusionMatrix:
         self.counts = torch.zeros(classes, classes, dtype=torch.int64)
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
-        """Count the pixels of one or more pictures.
+        """Count the pixels of one or more images.
 
         Args:
             prediction: Integer ids of any shape, each below the number of classes.

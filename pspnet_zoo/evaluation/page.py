@@ -28,9 +28,9 @@ def html_page(report: dict[str, Any], labels: Labels, worst: Sequence[Example], 
 
     Args:
         report: See the function `report`; "model", "dataset" and "split", where it has them, make the title.
-        labels: Of the data set.
-        worst: The pictures to show as the worst.
-        best: The pictures to show as the best.
+        labels: Of the dataset.
+        worst: The images to show as the worst.
+        best: The images to show as the best.
     """
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_TEMPLATE.read_text("utf-8"))
     return template.render(
@@ -47,28 +47,28 @@ def html_page(report: dict[str, Any], labels: Labels, worst: Sequence[Example], 
 def _classes(iou: dict[str, float | None], labels: Labels, confusion: np.ndarray) -> list[dict[str, Any]]:
     """What the tables say of each class; IoU, shares and what was found are 0..1."""
     pixels = confusion.sum(axis=1)
-    shares = confusion / np.maximum(pixels, 1)[:, None]
+    class_fractions = confusion / np.maximum(pixels, 1)[:, None]
     return [
         {
             "name": name,
             "color": tuple(color),
             "iou": iou[name],
-            "found": shares[i, i] if pixels[i] else None,
+            "found": class_fractions[i, i] if pixels[i] else None,
             "share": pixels[i] / confusion.sum(),
-            "cells": [_cell(shares[i, j], confusion[i, j], i == j) for j in range(len(labels))],
+            "cells": [_cell(class_fractions[i, j], confusion[i, j], i == j) for j in range(len(labels))],
         }
         for i, (name, color) in enumerate(zip(labels.names, labels.colors, strict=True))
     ]
 
 
-def _cell(share: float, pixels: int, is_right: bool) -> dict[str, Any]:
+def _cell(fraction: float, pixels: int, is_right: bool) -> dict[str, Any]:
     color = "59, 120, 184" if is_right else "205, 60, 45"
     # small mistakes are to be seen: the square root lifts them
-    return {"share": share, "pixels": pixels, "color": f"{color}, {share**0.5 * 0.9:.3f}"}
+    return {"share": fraction, "pixels": pixels, "color": f"{color}, {fraction**0.5 * 0.9:.3f}"}
 
 
 def _shown(example: Example) -> dict[str, Any]:
-    views = zip(("picture", "ground truth", "prediction"), map(_data_uri, example.views), strict=True)
+    views = zip(("image", "ground truth", "prediction"), map(_data_uri, example.views), strict=True)
     return {"name": example.name, "miou": example.miou, "images": list(views)}
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: a report, the predictions, and its worst and best pictures."""
+"""What an evaluation leaves behind: a report, the predictions, and its worst and best images."""
 
 import hashlib
 import platform
@@ -21,25 +21,25 @@ from ..data.dataset import SegmentationDataset
 from ..inference import draw
 from ..inference.scores import Network, class_ids
 from ..models.pspnet import PSPNet
-from ..runtimes.open import Engine
+from ..runtimes.open import Runtime
 from ..storage.files import weights_digest, write_atomically
 from .evaluate import Evaluation
 
 _EXAMPLE_WIDTH = 480  # pixels; a page with six examples stays below 2 MB
 
 
-def report(evaluation: Evaluation, model: PSPNet | Engine, dataset: SegmentationDataset) -> dict[str, Any]:
+def report(evaluation: Evaluation, model: PSPNet | Runtime, dataset: SegmentationDataset) -> dict[str, Any]:
     """The numbers, and what is needed to get them again, as JSON.
 
     Nothing in an evaluation is random, so there is no seed; one of the training is in `provenance`.
 
     Args:
-        evaluation: Of the model on the data set.
+        evaluation: Of the model on the dataset.
         model: Its weights are hashed, as `save_pretrained` would write them or as an exported file has them.
         dataset: The names and sizes of its files are hashed, in order, not their content, which would have to be read again.
 
     Raises:
-        OSError: If a file of the data set is gone.
+        OSError: If a file of the dataset is gone.
     """
     return {
         **evaluation.as_json(),
@@ -59,7 +59,7 @@ def report(evaluation: Evaluation, model: PSPNet | Engine, dataset: Segmentation
 
 
 def data_digest(dataset: SegmentationDataset) -> str:
-    """sha256 over a line "NAME SIZE" for each picture and then each mask, in order: file name without folders, size in bytes."""
+    """sha256 over a line "NAME SIZE" for each image and then each mask, in order: file name without folders, size in bytes."""
     digest = hashlib.sha256()
     for path in (*dataset.images, *dataset.masks):
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
@@ -79,19 +79,19 @@ def commit() -> str | None:
 
 
 def prediction_saver(dataset: SegmentationDataset, folder: Path) -> Callable[[int, Tensor], None]:
-    """A function that writes the prediction of a picture, given its position and its (H, W) uint8 class ids, as a PNG.
+    """A function that writes the prediction of an image, given its position and its (H, W) uint8 class ids, as a PNG.
 
     For Cityscapes it is CITY_SEQUENCE_FRAME_pred_labelIds.png with labelIds (0-33), as the official server and cityscapesScripts
     read it; otherwise STEM_mask.png, whose values are the class ids and whose palette has their colours.
 
     Raises:
-        ValueError: If two pictures would have one name, or the folder is one of the data set.
+        ValueError: If two images would have one name, or the folder is one of the dataset.
     """
     official = np.array(dataset.labels.official_ids, np.uint8)
     suffix = "_pred_labelIds.png" if official.size else "_mask.png"
     paths = [folder / (image.stem.removesuffix("_leftImg8bit" if official.size else "") + suffix) for image in dataset.images]
     if folder.resolve() in {path.resolve().parent for path in (*dataset.images, *dataset.masks)}:
-        raise ValueError(f"'{folder}' is a folder of the data set; choose another one for the predictions")
+        raise ValueError(f"'{folder}' is a folder of the dataset; choose another one for the predictions")
     first: dict[Path, Path] = {}
     for image, path in zip(dataset.images, paths, strict=True):
         if (other := first.setdefault(path, image)) != image:
@@ -109,19 +109,19 @@ def prediction_saver(dataset: SegmentationDataset, folder: Path) -> Callable[[in
 
 @dataclass(frozen=True)
 class Example:
-    """A picture of the data set beside its ground truth and its prediction."""
+    """An image of the dataset beside its ground truth and its prediction."""
 
     name: str
     miou: float
-    """Of this picture alone."""
+    """Of this image alone."""
     views: tuple[Image.Image, Image.Image, Image.Image]
-    """The picture, and overlays of the ground truth and of the prediction."""
+    """The image, and overlays of the ground truth and of the prediction."""
 
 
 def worst_and_best(
     model: Network, dataset: SegmentationDataset, evaluation: Evaluation, *, count: int = 3
 ) -> tuple[list[Example], list[Example]]:
-    """The pictures with the lowest mIoU, worst first, and those with the highest, best first; none is in both."""
+    """The images with the lowest mIoU, worst first, and those with the highest, best first; none is in both."""
     scored = [(miou, index) for index, miou in enumerate(evaluation.image_miou) if miou is not None]
     ranked = sorted(scored)
     worst, rest = ranked[:count], ranked[count:]

@@ -1,4 +1,4 @@
-"""Class masks as pictures that people can read."""
+"""Class masks as images that people can read."""
 
 from collections.abc import Mapping
 
@@ -21,42 +21,46 @@ def palette(labels: Labels) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, labels: Labels, alpha: float) -> np.ndarray:
-    """The picture with the classes' colours laid over it.
+    """The image with the classes' colours laid over it.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        mask: (H, W) ids; ignored pixels keep the picture.
+        mask: (H, W) ids; ignored pixels keep the image.
         labels: Of the ids.
-        alpha: 0 shows the picture only, 1 the colours only.
+        alpha: 0 shows the image only, 1 the colours only.
 
     Raises:
         ValueError: If alpha is not between 0 and 1.
     """
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}; it must be between 0 (picture only) and 1 (colours only)")
+        raise ValueError(f"alpha is {alpha}; it must be between 0 (image only) and 1 (colours only)")
     mixed = (image * np.float32(1 - alpha) + colorize(mask, labels) * np.float32(alpha)).round().astype(np.uint8)
     ignored = (mask == IGNORE) & (len(labels) <= IGNORE)  # of more classes, one has that id
     return np.where(ignored[..., None], image, mixed)
 
 
-def with_legend(picture: Image.Image, labels: Labels, shares: Mapping[str, float]) -> Image.Image:
-    """The picture with its classes beside it, largest first: colour, name, percent.
+def with_legend(image: Image.Image, labels: Labels, class_fractions: Mapping[str, float]) -> Image.Image:
+    """The image with its classes beside it, largest first: colour, name, percent.
 
     Args:
-        picture: RGB.
+        image: RGB.
         labels: Colours of the names.
-        shares: Fraction of the picture by class name; classes without a share are left out.
+        class_fractions: Fraction of the pixels by class name, 0 to 1; classes of 0 are left out.
     """
-    size = int(np.clip(picture.height // 32, 12, 40))  # pixels of a line of text
+    size = int(np.clip(image.height // 32, 12, 40))  # pixels of a line of text
     font = ImageFont.load_default(size)
     colors = dict(zip(labels.names, labels.colors, strict=True))
-    rows = [(colors[name], f"{name}  {share:.1%}") for name, share in sorted(shares.items(), key=lambda s: -s[1]) if share]
+    rows = [
+        (colors[name], f"{name}  {fraction:.1%}")
+        for name, fraction in sorted(class_fractions.items(), key=lambda s: -s[1])
+        if fraction
+    ]
     line, pad = round(size * 1.5), size // 2
     width = max((round(font.getlength(text)) for _, text in rows), default=0) + line + 2 * pad
-    canvas = Image.new("RGB", (picture.width + width, max(picture.height, line * len(rows) + 2 * pad)), "white")
-    canvas.paste(picture, (0, 0))
+    canvas = Image.new("RGB", (image.width + width, max(image.height, line * len(rows) + 2 * pad)), "white")
+    canvas.paste(image, (0, 0))
     draw = ImageDraw.Draw(canvas)
-    left, top = picture.width + pad, pad
+    left, top = image.width + pad, pad
     for color, text in rows:
         draw.rectangle((left, top + line // 6, left + size, top + line // 6 + size), fill=color, outline="black")
         draw.text((left + line, top + line // 6 + size // 2), text, fill="black", font=font, anchor="lm")

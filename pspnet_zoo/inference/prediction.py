@@ -1,4 +1,4 @@
-"""A segmented picture: its mask, what it shows, and files of it."""
+"""A segmented image: its mask, what it shows, and files of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from ..storage.files import write_atomically
 from . import draw
 
 
-def shares_of(mask: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+def class_fractions_of(mask: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     """The fraction of a mask's pixels that each class takes, by name; together 1.
 
     Raises:
@@ -28,10 +28,10 @@ def shares_of(mask: np.ndarray, names: Sequence[str]) -> dict[str, float]:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """A segmented picture. Predictions are equal where pictures, masks and labels are."""
+    """A segmented image. Predictions are equal where images, masks and labels are."""
 
     image: np.ndarray
-    """(H, W, 3) uint8 RGB: the picture."""
+    """(H, W, 3) uint8 RGB: the image."""
     mask: np.ndarray
     """(H, W): the class id of every pixel; uint8, or uint16 where there are more than 255 classes."""
     labels: Labels
@@ -48,29 +48,29 @@ class Prediction:
         return hash((self.mask.shape, self.mask.tobytes()))
 
     @property
-    def shares(self) -> dict[str, float]:
-        """The fraction of the picture that each class takes, by name; together 1."""
-        return shares_of(self.mask, self.labels.names)
+    def class_fractions(self) -> dict[str, float]:
+        """The fraction of the image that each class takes, by name; together 1."""
+        return class_fractions_of(self.mask, self.labels.names)
 
     def colorize(self) -> Image.Image:
         """The mask in the classes' colours, RGB."""
         return Image.fromarray(draw.colorize(self.mask, self.labels))
 
     def overlay(self, alpha: float = 0.5, *, legend: bool = False) -> Image.Image:
-        """The picture under the classes' colours.
+        """The image under the classes' colours.
 
         Args:
-            alpha: 0 shows the picture only, 1 the colours only.
+            alpha: 0 shows the image only, 1 the colours only.
             legend: Add the classes' names and shares at the right.
 
         Raises:
             ValueError: If alpha is not between 0 and 1.
         """
-        picture = Image.fromarray(draw.overlay(self.image, self.mask, self.labels, alpha))
-        return draw.with_legend(picture, self.labels, self.shares) if legend else picture
+        image = Image.fromarray(draw.overlay(self.image, self.mask, self.labels, alpha))
+        return draw.with_legend(image, self.labels, self.class_fractions) if legend else image
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the mask, whole or not at all: an indexed picture of the class ids whose palette has the classes' colours.
+        """Write the mask, whole or not at all: an indexed image of the class ids whose palette has the classes' colours.
 
         Raises:
             ValueError: If the path does not end in .png, which keeps the ids exact.

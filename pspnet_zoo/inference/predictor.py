@@ -1,4 +1,4 @@
-"""Picture in, picture out."""
+"""Image in, image out."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,22 +13,22 @@ from PIL import Image
 
 from ..data.images import ImageError, read_image, to_rgb
 from ..models.pspnet import PSPNet
-from ..runtimes.open import open_engine
-from ..runtimes.torch import TorchEngine
+from ..runtimes.open import open_runtime
+from ..runtimes.torch import TorchRuntime
 from ..streams.pipeline import WORKERS, segment_all
 from ..streams.video import segment_video
 from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
 from .prediction import Prediction
 from .scores import class_scores, labels_of, largest, probabilities_of, stored
 
-Picture = str | PathLike[str] | BinaryIO | Image.Image | np.ndarray | torch.Tensor
-"""What a predictor takes for a picture."""
+ImageInput = str | PathLike[str] | BinaryIO | Image.Image | np.ndarray | torch.Tensor
+"""What a predictor takes for an image."""
 
 _log = logging.getLogger(__name__)
 
 
 class Predictor:
-    """Segments pictures with a trained network.
+    """Segments images with a trained network.
 
     Args:
         model: A network with labels, a checkpoint's name or folder, its repository on the Hub, "org/repo", or what
@@ -60,39 +60,39 @@ class Predictor:
         fast: bool = True,
         threads: int | None = None,
     ) -> None:
-        self.engine = open_engine(model, device=device, precision=precision, compile=compile, fast=fast, threads=threads)
-        self.model: Any = self.engine.network if isinstance(self.engine, TorchEngine) else self.engine
-        labels = labels_of(self.engine)
+        self.runtime = open_runtime(model, device=device, precision=precision, compile=compile, fast=fast, threads=threads)
+        self.model: Any = self.runtime.network if isinstance(self.runtime, TorchRuntime) else self.runtime
+        labels = labels_of(self.runtime)
         if labels is None:
             raise ValueError("This network has no labels, so its classes have no names; set model.labels to pspnet_zoo.Labels")
-        if (channels := len(self.engine.preprocess.mean)) != 3:
+        if (channels := len(self.runtime.preprocess.mean)) != 3:
             raise ValueError(
-                f"This network reads {channels} channels, and pictures have 3. Use "
-                "pspnet_zoo.inference.scores.class_ids(model, pictures), pictures: (N, channels, H, W) uint8"
+                f"This network reads {channels} channels, and images have 3. Use "
+                "pspnet_zoo.inference.scores.class_ids(model, images), images: (N, channels, H, W) uint8"
             )
         self.labels = labels
-        self.device = self.engine.device
-        if isinstance(self.engine, TorchEngine):
+        self.device = self.runtime.device
+        if isinstance(self.runtime, TorchRuntime):
             self.model.to(memory_format=torch.channels_last).eval()
 
     @overload
-    def __call__(self, image: list[Picture], *, probabilities: bool = False) -> list[Prediction]: ...
+    def __call__(self, image: list[ImageInput], *, probabilities: bool = False) -> list[Prediction]: ...
 
     @overload
-    def __call__(self, image: Picture, *, probabilities: bool = False) -> Prediction: ...
+    def __call__(self, image: ImageInput, *, probabilities: bool = False) -> Prediction: ...
 
-    def __call__(self, image: Picture | list[Picture], *, probabilities: bool = False) -> Prediction | list[Prediction]:
-        """Segment one picture, or each of a list.
+    def __call__(self, image: ImageInput | list[ImageInput], *, probabilities: bool = False) -> Prediction | list[Prediction]:
+        """Segment one image, or each of a list.
 
         Args:
-            image: A file or open file, a PIL picture of any mode, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor. One
+            image: A file or open file, a PIL image of any mode, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor. One
                 with more pixels than `model.preprocess.max_pixels` is shrunk for the network; the result has its full size. An
                 encoder that knows one size only sees it through windows of that size.
             probabilities: Keep those of the classes, which take 4 bytes for each class and pixel.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ImageError: If it is not a picture.
+            ImageError: If it is not an image.
         """
         if isinstance(image, list):
             return [self(one, probabilities=probabilities) for one in image]
@@ -105,7 +105,7 @@ class Predictor:
         return replace(prediction, probabilities=found.cpu().numpy())
 
     @staticmethod
-    def read(image: Picture) -> np.ndarray:
+    def read(image: ImageInput) -> np.ndarray:
         """The pixels of what `__call__` takes, (H, W, 3) uint8 RGB. Safe in threads."""
         if isinstance(image, str | PathLike):
             return read_image(Path(image))
@@ -114,15 +114,15 @@ class Predictor:
         try:
             return to_rgb(image)
         except ImageError as error:
-            raise ImageError(f"The picture {error}") from None
+            raise ImageError(f"The image {error}") from None
 
-    def stream(self, pictures: Iterable[Picture], *, batch_size: int = 1, workers: int = WORKERS) -> Iterator[Prediction]:
-        """Segment many pictures, in order, while the next ones are read in threads.
+    def stream(self, images: Iterable[ImageInput], *, batch_size: int = 1, workers: int = WORKERS) -> Iterator[Prediction]:
+        """Segment many images, in order, while the next ones are read in threads.
 
-        A picture that cannot be read is left out, with a warning in the log; `pipeline.segment_all` tells which.
+        An image that cannot be read is left out, with a warning in the log; `pipeline.segment_all` tells which.
 
         Args:
-            pictures: Each as `__call__` takes it; taken one by one, so that they may be endless.
+            images: Each as `__call__` takes it; taken one by one, so that they may be endless.
             batch_size: Neighbours of one size that a GPU is given at once. A CPU takes them one by one: batches there gain no time,
                 and would change the last bits of the scores.
             workers: Threads that read.
@@ -130,11 +130,11 @@ class Predictor:
         Raises:
             ValueError: If a number is not positive.
         """
-        for result in segment_all(self.segment, self.read, pictures, batch_size=batch_size, workers=workers):
+        for result in segment_all(self.segment, self.read, images, batch_size=batch_size, workers=workers):
             if result.prediction is not None:
                 yield result.prediction
             else:
-                _log.warning("A picture was left out: %s", result.error)
+                _log.warning("An image was left out: %s", result.error)
 
     def video(self, path: str | PathLike[str], *, every: int = 1, smooth: float = 0.0) -> Iterator[tuple[float, Prediction]]:
         """Segment the frames of a video while the next ones are decoded. Needs the extra `video`.
@@ -185,17 +185,17 @@ class Predictor:
 
         return segment
 
-    def segment(self, pictures: Sequence[np.ndarray]) -> list[Prediction]:
+    def segment(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """Segment (H, W, 3) uint8 RGB arrays of one size: on a GPU at once, on a CPU one by one; see `stream`."""
-        if self.device.type == "cpu" and len(pictures) > 1:
-            return [self.segment([picture])[0] for picture in pictures]
-        return self._predictions(self._scores(pictures), pictures)
+        if self.device.type == "cpu" and len(images) > 1:
+            return [self.segment([image])[0] for image in images]
+        return self._predictions(self._scores(images), images)
 
-    def _scores(self, pictures: Sequence[np.ndarray]) -> torch.Tensor:
-        """Of pictures of one size, see `class_scores`."""
-        return class_scores(self.engine, torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
+    def _scores(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """Of images of one size, see `class_scores`."""
+        return class_scores(self.runtime, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
 
-    def _predictions(self, scores: torch.Tensor, pictures: Sequence[np.ndarray]) -> list[Prediction]:
-        masks = (largest(one[None], (p.shape[0], p.shape[1]))[0] for one, p in zip(scores, pictures, strict=True))
+    def _predictions(self, scores: torch.Tensor, images: Sequence[np.ndarray]) -> list[Prediction]:
+        masks = (largest(one[None], (p.shape[0], p.shape[1]))[0] for one, p in zip(scores, images, strict=True))
         kept = [stored(mask, len(self.labels)).numpy() for mask in masks]
-        return [Prediction(pixels, mask, self.labels) for pixels, mask in zip(pictures, kept, strict=True)]
+        return [Prediction(pixels, mask, self.labels) for pixels, mask in zip(images, kept, strict=True)]

@@ -1,11 +1,11 @@
-"""Inference protocols: how a picture of any size becomes class probabilities.
+"""Inference protocols: how an image of any size becomes class probabilities.
 
 Two families of published numbers follow two sets of merging rules, and both can be stated here:
 
-- "mmseg": the picture is flipped as a whole; logits are averaged over the windows and resized to the picture's size; their softmax
-  is averaged over scales and flips. A picture smaller than the window is one smaller window.
+- "mmseg": the image is flipped as a whole; logits are averaged over the windows and resized to the image's size; their softmax
+  is averaged over scales and flips. An image smaller than the window is one smaller window.
   Source: open-mmlab/mmsegmentation mmseg/models/segmentors/encoder_decoder.py and seg_tta.py.
-- "semseg": each window is flipped; softmax is averaged over flip and windows, resized, and averaged over scales. A picture smaller
+- "semseg": each window is flipped; softmax is averaged over flip and windows, resized, and averaged over scales. An image smaller
   than the window is centred on the mean colour. Source: hszhao/semseg tool/test.py.
 
 Docs: docs/explanation/protocols.md.
@@ -19,7 +19,7 @@ Merging = Literal["mmseg", "semseg"]
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How pictures are resized, cut and flipped for a network, and how its outputs are merged.
+    """How images are resized, cut and flipped for a network, and how its outputs are merged.
 
     Raises:
         ValueError: If there is no scale, a number is not positive, or a stride leaves gaps.
@@ -28,19 +28,19 @@ class Protocol:
     source: str
     """Whose protocol it is, and where that is written."""
     within: tuple[int, int] | None = None
-    """Largest long and short side, in pixels, to which pictures are enlarged or shrunk at scale 1; None keeps their size."""
+    """Largest long and short side, in pixels, to which images are enlarged or shrunk at scale 1; None keeps their size."""
     scales: tuple[float, ...] = (1.0,)
-    """Factors of the picture's sides; of `within` where that is given."""
+    """Factors of the image's sides; of `within` where that is given."""
     flip: bool = False
-    """Average with the prediction of the mirrored picture."""
+    """Average with the prediction of the mirrored image."""
     crop: tuple[int, int] | None = None
-    """Height and width of a sliding window, in pixels; None takes the whole picture."""
+    """Height and width of a sliding window, in pixels; None takes the whole image."""
     stride: tuple[int, int] | None = None
     """Rows and columns between windows, in pixels; with `crop`."""
     merging: Merging = "mmseg"
     """Whose rules average windows, flips and scales; see the module."""
     align_corners: bool = False
-    """Of the resize from a scale's size to the picture's."""
+    """Of the resize from a scale's size to the image's."""
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:
@@ -48,12 +48,12 @@ class Protocol:
         if self.within is not None and not 0 < self.within[1] <= self.within[0]:
             raise ValueError(f"within is {self.within}; it must be the long side and the short side, in pixels")
         if (self.crop is None) != (self.stride is None):
-            raise ValueError(f"crop is {self.crop} and stride is {self.stride}; give both, or neither for whole pictures")
+            raise ValueError(f"crop is {self.crop} and stride is {self.stride}; give both, or neither for whole images")
         if self.crop is not None and self.stride is not None:
             check_windows(self.crop, self.stride)
 
     def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """What a picture of that size is resized to, (height, width) for each scale."""
+        """What an image of that size is resized to, (height, width) for each scale."""
         factors = list(self.scales)
         if self.within is not None:
             long, short = self.within
@@ -100,7 +100,7 @@ _SEMSEG = Protocol(
 )
 
 PROTOCOLS = {
-    "whole": Protocol(source=f"pictures at their size, as {_MMSEG}.py has them at 2048x1024"),
+    "whole": Protocol(source=f"images at their size, as {_MMSEG}.py has them at 2048x1024"),
     "whole_ms": Protocol(source="as 'whole', with that file's img_ratios and flip", scales=_SCALES, flip=True),
     "mmseg_slide": _MMSEG_SLIDE,
     "mmseg_slide_ms": replace(_MMSEG_SLIDE, scales=_SCALES, flip=True),

@@ -1,7 +1,7 @@
-"""From pictures to the scores of their classes, and to class ids: the one way, for prediction, evaluation and training alike.
+"""From images to the scores of their classes, and to class ids: the one way, for prediction, evaluation and training alike.
 
-What differs between networks is settled here, so that the same picture and protocol give the same ids everywhere: the size at which
-a picture is read, windows for encoders of one size, one channel for two classes, outputs after an activation, and number types.
+What differs between networks is settled here, so that the same image and protocol give the same ids everywhere: the size at which
+an image is read, windows for encoders of one size, one channel for two classes, outputs after an activation, and number types.
 """
 
 import typing
@@ -27,7 +27,7 @@ class Network(typing.Protocol):
 
     @property
     def preprocess(self) -> Preprocess:
-        """What it expects of a picture."""
+        """What it expects of an image."""
         ...
 
     @property
@@ -47,7 +47,7 @@ class Network(typing.Protocol):
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """Height and width of the largest picture, in pixels; None for any."""
+        """Height and width of the largest image, in pixels; None for any."""
         ...
 
     @property
@@ -66,25 +66,25 @@ class Network(typing.Protocol):
 
 
 @torch.inference_mode()
-def class_scores(model: Network, pictures: Tensor, protocol: Protocol = PROTOCOLS["whole"]) -> Tensor:
+def class_scores(model: Network, images: Tensor, protocol: Protocol = PROTOCOLS["whole"]) -> Tensor:
     """Scores whose largest is the class and whose softmax are the probabilities; see `class_ids` for the ids.
 
     A module is in evaluation mode meanwhile, and then left as it was.
 
     Args:
         model: See `Network`.
-        pictures: (N, channels, H, W) uint8 of one size, RGB where there are 3 channels; on any device.
+        images: (N, channels, H, W) uint8 of one size, RGB where there are 3 channels; on any device.
         protocol: How each is segmented; see `protocol_for`.
 
     Returns:
-        (N, C, h, w) float32 on the model's device: C is the `number_of_ids`, (h, w) the pictures' size, or that to which they were
+        (N, C, h, w) float32 on the model's device: C is the `number_of_ids`, (h, w) the images' size, or that to which they were
         shrunk, see `size_factor`.
 
     Raises:
         ValueError: If the activation leaves nothing to tell classes by.
     """
-    height, width = pictures.shape[-2:]
-    x = pictures.to(model.device)
+    height, width = images.shape[-2:]
+    x = images.to(model.device)
     factor = size_factor(model.preprocess, height, width, protocol)
     if factor < 1:
         size = (max(round(height * factor), 1), max(round(width * factor), 1))
@@ -105,16 +105,16 @@ def class_scores(model: Network, pictures: Tensor, protocol: Protocol = PROTOCOL
         return segment(net, x, protocol_for(model, protocol))
 
 
-def class_ids(model: Network, pictures: Tensor, protocol: Protocol = PROTOCOLS["whole"]) -> Tensor:
-    """(N, H, W) int64 on the model's device: what `class_scores` makes the likeliest, at the pictures' own size."""
-    height, width = pictures.shape[-2:]
-    return largest(class_scores(model, pictures, protocol), (height, width))
+def class_ids(model: Network, images: Tensor, protocol: Protocol = PROTOCOLS["whole"]) -> Tensor:
+    """(N, H, W) int64 on the model's device: what `class_scores` makes the likeliest, at the images' own size."""
+    height, width = images.shape[-2:]
+    return largest(class_scores(model, images, protocol), (height, width))
 
 
-def class_probabilities(model: Network, pictures: Tensor, protocol: Protocol = PROTOCOLS["whole"]) -> Tensor:
-    """(N, C, H, W) float32, 0..1, on the model's device: of `class_scores`, at the pictures' own size."""
-    height, width = pictures.shape[-2:]
-    return probabilities_of(class_scores(model, pictures, protocol), (height, width))
+def class_probabilities(model: Network, images: Tensor, protocol: Protocol = PROTOCOLS["whole"]) -> Tensor:
+    """(N, C, H, W) float32, 0..1, on the model's device: of `class_scores`, at the images' own size."""
+    height, width = images.shape[-2:]
+    return probabilities_of(class_scores(model, images, protocol), (height, width))
 
 
 def probabilities_of(scores: Tensor, size: tuple[int, int]) -> Tensor:
@@ -144,14 +144,14 @@ def stored(ids: Tensor, count: int) -> Tensor:
 
 
 def size_factor(preprocess: Preprocess, height: int, width: int, protocol: Protocol = PROTOCOLS["whole"]) -> float:
-    """The sides at which a network sees a picture of that size, before the protocol's scales, in the picture's.
+    """The sides at which a network sees an image of that size, before the protocol's scales, in the image's.
 
-    More than 1 where the network was trained on enlarged ones, less than 1 where a picture has more than `max_pixels`; 1 where the
+    More than 1 where the network was trained on enlarged ones, less than 1 where an image has more than `max_pixels`; 1 where the
     protocol itself says the size.
     """
     if protocol.within is not None:
         return 1.0
-    return min(preprocess.enlargement(height, width), (preprocess.max_pixels / (height * width)) ** 0.5)
+    return min(preprocess.input_scale_for(height, width), (preprocess.max_pixels / (height * width)) ** 0.5)
 
 
 def protocol_for(model: Network, protocol: Protocol) -> Protocol:

@@ -27,8 +27,8 @@ def segment(
         net: See `Net`; its output is of the size of its input.
         x: (N, 3, H, W) float, normalised, so that 0 is the mean colour.
         protocol: What to do.
-        window_batch: Windows of each picture that `net` is given at once.
-        accumulate_on: Where scores are summed and returned, such as "cpu" for pictures too large for a GPU; None is `x`'s device.
+        window_batch: Windows of each image that `net` is given at once.
+        accumulate_on: Where scores are summed and returned, such as "cpu" for images too large for a GPU; None is `x`'s device.
 
     Returns:
         (N, C, H, W) float32: the logits where there is one view, else the logarithm of the averaged probabilities, of which those
@@ -39,11 +39,11 @@ def segment(
     """
     size = (x.shape[-2], x.shape[-1])
 
-    def over_windows(function: Net, picture: Tensor) -> Tensor:
+    def over_windows(function: Net, image: Tensor) -> Tensor:
         if protocol.crop is None or protocol.stride is None:
-            return _run(function, picture, accumulate_on)
+            return _run(function, image, accumulate_on)
         return sliding_window(
-            function, picture, protocol.crop, protocol.stride, window_batch=window_batch, accumulate_on=accumulate_on
+            function, image, protocol.crop, protocol.stride, window_batch=window_batch, accumulate_on=accumulate_on
         )
 
     flips = (False, True) if protocol.flip and protocol.merging == "mmseg" else (False,)
@@ -77,15 +77,15 @@ def sliding_window(
 ) -> Tensor:
     """Average what a network says of overlapping windows.
 
-    Windows start every `stride` pixels; the last of a row or column ends at the picture's edge. Where the picture is smaller than
-    `crop`, the windows are as small as the picture.
+    Windows start every `stride` pixels; the last of a row or column ends at the image's edge. Where the image is smaller than
+    `crop`, the windows are as small as the image.
 
     Args:
         net: See `Net`; it may also give other scores than logits.
         x: (N, 3, H, W) float, normalised.
         crop: Height and width of a window, in pixels.
         stride: Rows and columns between windows, in pixels.
-        window_batch: Windows of each picture that `net` is given at once.
+        window_batch: Windows of each image that `net` is given at once.
         accumulate_on: Where scores are summed and returned; None is `x`'s device.
 
     Returns:
@@ -140,7 +140,7 @@ def _probabilities(net: Net, x: Tensor, flip: bool) -> Tensor:
 
 
 def _pad(x: Tensor, crop: tuple[int, int]) -> tuple[Tensor, int, int]:
-    """The picture centred on the mean colour where it is smaller than the window; how many rows and columns come before it."""
+    """The image centred on the mean colour where it is smaller than the window; how many rows and columns come before it."""
     down, right = (max(side - have, 0) for side, have in zip(crop, x.shape[-2:], strict=True))
     top, left = down // 2, right // 2
     return F.pad(x, (left, right - left, top, down - top)), top, left

@@ -95,7 +95,7 @@ def pads_as_same(operation: Any) -> bool:
     )
 
 
-def dense_twin(name: str, operation: Any, rate: int, policy: Dilation) -> nn.Module:
+def dilated_equivalent(name: str, operation: Any, rate: int, policy: Dilation) -> nn.Module:
     """The stride-1 twin of an operation, for a map `rate` times denser than the one it was made for."""
     if isinstance(operation, CONVOLUTIONS) and getattr(operation, "padding_mode", "zeros") == "zeros":
         return _dense_convolution(operation, rate, policy)

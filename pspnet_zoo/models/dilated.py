@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .dense import CONVOLUTIONS, Window, dense_twin, pads_as_same
+from .dense import CONVOLUTIONS, Window, dilated_equivalent, pads_as_same
 from .policies import Dilation, ShortcutPool
 
 _PROBE = 512  # pixels; a multiple of every stride, and large beside the border that convolutions without padding cut off
@@ -65,13 +65,13 @@ def dilate(
     for name, stride in strides.items():
         operation = net.get_submodule(name)
         if stride < output_stride and pads_as_same(operation) and isinstance(operation, CONVOLUTIONS):
-            net.set_submodule(name, dense_twin(name, operation, 1, "strided"))  # as it is, but for how padding is computed
+            net.set_submodule(name, dilated_equivalent(name, operation, 1, "strided"))  # as it is, but for how padding is computed
         if stride < output_stride or _is_pointwise(operation) or _stays(net, name, policy):
             continue
         if isinstance(operation, nn.AvgPool2d) and shortcut_pool == "identity":
             dense = nn.Identity()
         else:
-            dense = dense_twin(name, operation, stride // output_stride, policy)
+            dense = dilated_equivalent(name, operation, stride // output_stride, policy)
         net.set_submodule(name, dense)
     cuts_off_border = any(size * strides[name] < _PROBE for name, size in sizes.items())
     return (
@@ -112,14 +112,14 @@ def probe(net: nn.Module, in_channels: int) -> None:
     """Run one forward without data, for the hooks that are on `net`.
 
     Raises:
-        ValueError: If `net` does not take such a picture.
+        ValueError: If `net` does not take such an image.
     """
     was_training = net.training
     tensors = {name: t.to("meta") for name, t in [*net.named_parameters(), *net.named_buffers()]}
-    picture = torch.empty(1, in_channels, _PROBE, _PROBE, device="meta", dtype=next(net.parameters()).dtype)
+    image = torch.empty(1, in_channels, _PROBE, _PROBE, device="meta", dtype=next(net.parameters()).dtype)
     try:
         with torch.no_grad(), _WithoutBatchNorms():
-            torch.func.functional_call(net.eval(), tensors, picture)
+            torch.func.functional_call(net.eval(), tensors, image)
     except Exception as error:  # whatever comes first in timm
         raise ValueError(f"The strides cannot be measured: the network does not take {_PROBE}x{_PROBE} pixels. {error}") from error
     finally:

@@ -13,7 +13,7 @@ from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 from ..storage.errors import WeightsError
-from ..storage.hub import is_at_hand
+from ..storage.hub import is_cached_or_reachable
 from .dense import pads_as_same
 from .dilated import dilate, probe
 from .policies import Dilation, ShortcutPool
@@ -54,7 +54,7 @@ class Encoder(nn.Module):
         shortcut_pool: What becomes of average pools there, see `pspnet_zoo.models.policies.ShortcutPool`.
         stem_width: Of a ResNet: gives it a deep stem, three 3x3 convolutions of this width, this width and twice that, in place
             of its own. timm has no weights for it.
-        image_size: Side, or height and width, in pixels of the largest picture, for models that are built for one size; None for
+        image_size: Side, or height and width, in pixels of the largest image, for models that are built for one size; None for
             that of their pretraining.
         read: How many features are read, from the last. Parameters that only others depend on become buffers: they would get no
             gradient, which DistributedDataParallel refuses.
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
         strides: Of each feature, in pixels, the input first.
         out_channels: Channels of each feature, the input first.
         output_stride: Stride of the last feature, in pixels.
-        image_size: Height and width of the largest picture; None for any.
+        image_size: Height and width of the largest image; None for any.
         mean, std: What timm's weights of this model were trained with, a number a channel, for pixels of 0 to 1.
 
     Raises:
@@ -97,7 +97,7 @@ class Encoder(nn.Module):
         self.mechanism: Mechanism = mechanism_of(name)
         if self.mechanism == "dilated":
             if image_size is not None:
-                raise ValueError(f"'{name}' takes pictures of any size; leave out encoder_image_size={image_size}")
+                raise ValueError(f"'{name}' takes images of any size; leave out encoder_image_size={image_size}")
             self.model, self._fit = _dilated(name, source, depth, output_stride, dilation, shortcut_pool, stem_width)
         else:
             if dilation != "atrous" or shortcut_pool != "dilated":
@@ -181,7 +181,7 @@ class _Source:
 
     def build(self, options: dict[str, Any]) -> Any:
         if self.pretrained and self.file is None:
-            _check_at_hand(self.name)
+            _check_available(self.name)
         return build(self.name, self.in_channels, options, self.pretrained, self.file)
 
 
@@ -194,7 +194,7 @@ def _dilated(
     shortcut_pool: ShortcutPool,
     stem_width: int | None,
 ) -> tuple[Any, Fit]:
-    """timm's feature extractor with its later strides as dilation, and how pictures fit it."""
+    """timm's feature extractor with its later strides as dilation, and how images fit it."""
     options: dict[str, Any] = {} if stem_width is None else {"stem_type": "deep", "stem_width": stem_width}
     if depth < 5:
         options["out_indices"] = _stages(name, depth)
@@ -312,7 +312,7 @@ def _stages(name: str, depth: int) -> tuple[int, ...]:
     return indices[: len(indices) + depth - 5]
 
 
-def _check_at_hand(name: str) -> None:
+def _check_available(name: str) -> None:
     """Answer at once, and with the way on, where timm would ask an unreachable Hub for a minute.
 
     Raises:
@@ -322,7 +322,7 @@ def _check_at_hand(name: str) -> None:
     if not config.hf_hub_id:
         return
     files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
-    if not is_at_hand(config.hf_hub_id, files):
+    if not is_cached_or_reachable(config.hf_hub_id, files):
         raise WeightsError(
             f"timm's weights of '{name}' are not in the cache, and the Hub is not reached. Without the network: fetch {files[0]} "
             f"of the Hub's repository {config.hf_hub_id} elsewhere, and give its path as encoder_weights"

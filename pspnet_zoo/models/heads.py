@@ -84,7 +84,7 @@ class Resize(nn.Module):
 
     Args:
         scale: Pixels between cells of the input.
-        align_corners: True and False are those of torch's interpolate, which stretch the cells over the picture. None puts cell i
+        align_corners: True and False are those of torch's interpolate, which stretch the cells over the image. None puts cell i
             on the pixel offset + scale * i, where the encoder has really seen it, and repeats the outer cells beyond.
     """
 

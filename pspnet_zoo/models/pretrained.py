@@ -253,7 +253,7 @@ def _check_numbers(config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]
 
 def _preprocess(values: dict[str, Any], channels: int) -> Preprocess:
     mean, std = (tuple(values[key][i % len(values[key])] for i in range(channels)) for key in ("mean", "std"))
-    return Preprocess(**{**values, "mean": mean, "std": std})
+    return Preprocess.from_dict({**values, "mean": mean, "std": std})
 
 
 def _labels(values: dict[str, Any] | None, classes: int) -> Labels | None:

@@ -44,7 +44,7 @@ class PSPNet(Pretrained):
         psp_bin_channels: Channels of each bin of the pyramid; None for a quarter of the encoder's last feature.
         encoder_output_stride: 8, 16 or 32 pixels.
         encoder_stem_width: Gives a ResNet a deep stem, see `Encoder`.
-        encoder_image_size: Of the largest picture, for encoders that are built for one size, see `Encoder`.
+        encoder_image_size: Of the largest image, for encoders that are built for one size, see `Encoder`.
         dilation: "atrous" or the rule of a published checkpoint, see `pspnet_zoo.models.policies.Dilation`.
         shortcut_pool: "dilated" or "identity", see `pspnet_zoo.models.policies.ShortcutPool`.
         align_corners: Of every resize in the network. True, as in the paper's code, fits sizes 8k + 1 best; any size works. None
@@ -53,14 +53,14 @@ class PSPNet(Pretrained):
     Attributes:
         encoder, decoder, segmentation_head, classification_head, auxiliary_head: The parts; the last two may be None.
         config: The arguments that rebuild this network; weights are not among them.
-        preprocess: What the encoder expects of a picture.
+        preprocess: What the encoder expects of an image.
         labels, provenance: What the classes are and where the weights come from; None until weights are loaded.
 
     Raises:
         ValueError: If an argument is outside its range.
     """
 
-    # what smp's users ask of a network: any size of picture is taken; export and compilation go, TorchScript does not
+    # what smp's users ask of a network: any size of image is taken; export and compilation go, TorchScript does not
     requires_divisible_input_shape = False
     _is_torch_scriptable = False
     _is_torch_exportable = True
@@ -193,7 +193,7 @@ class PSPNet(Pretrained):
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """Height and width of the largest picture, in pixels; None for any."""
+        """Height and width of the largest image, in pixels; None for any."""
         return self.encoder.image_size
 
     @property
@@ -254,7 +254,7 @@ class PSPNet(Pretrained):
     def freeze_norms(self) -> None:
         """Keep the statistics of every batch norm, whatever `train()` is told later; weights and biases still learn.
 
-        For batches too small to tell a mean from, and for fine-tuning on few pictures.
+        For batches too small to tell a mean from, and for fine-tuning on few images.
         """
         self._norms_are_frozen = True
         self.train(self.training)

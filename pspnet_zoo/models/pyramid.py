@@ -24,7 +24,7 @@ BINS = (1, 2, 3, 6)
 
 
 class PyramidPooling(nn.Module):
-    """Context of the whole picture, at four scales, fused into every position.
+    """Context of the whole image, at four scales, fused into every position.
 
     Args:
         in_channels: Channels of x.

@@ -1,4 +1,4 @@
-"""How pictures of any size fit a model, and its maps a stride.
+"""How images of any size fit a model, and its maps a stride.
 
 Attention over a map, position embeddings and windows tie a transformer to the density of the map that it was trained on. Its
 strides cannot become dilation: it runs as timm has it, and its maps are resized. What sizes it takes and what it gives is measured
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Fit:
-    """What stands between a picture and a model, and between the model and the list of features."""
+    """What stands between an image and a model, and between the model and the list of features."""
 
     native_strides: tuple[int, ...]
     """Of each feature as timm has it, in pixels, rounded."""
@@ -60,8 +60,8 @@ class Fit:
             bottom, right = self.size[0] - height, self.size[1] - width
         else:
             raise ValueError(
-                f"The encoder takes pictures of up to {self.size[0]}x{self.size[1]} pixels, not {height}x{width}. Use "
-                "sliding-window inference with crops of that size, or build the network for larger pictures by encoder_image_size"
+                f"The encoder takes images of up to {self.size[0]}x{self.size[1]} pixels, not {height}x{width}. Use "
+                "sliding-window inference with crops of that size, or build the network for larger images by encoder_image_size"
             )
         return F.pad(x, (0, right, 0, bottom))
 
@@ -112,7 +112,7 @@ def measure(
         in_channels: Channels of its input.
         depth: Stages to use; 5 for all, 4 and 3 for all but the last one or two.
         output_stride: The largest stride of a feature after resizing, in pixels.
-        image_size: Sides of the pictures to build the model for, if it takes one size only; None for those of its pretraining.
+        image_size: Sides of the images to build the model for, if it takes one size only; None for those of its pretraining.
         read: Features that are read, from the last.
 
     Raises:
@@ -128,7 +128,7 @@ def measure(
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         choices = [{"img_size": size}]
     else:
-        raise ValueError(f"'{name}' takes pictures of any size; leave out encoder_image_size={image_size}")
+        raise ValueError(f"'{name}' takes images of any size; leave out encoder_image_size={image_size}")
     options, net = _build(name, choices, in_channels)
     indices = _indices(name, net.feature_info, depth)
     if indices != tuple(net.feature_info.out_indices):
@@ -143,7 +143,7 @@ def measure(
         net.output_fmt = layout = Format.NLC
         shapes = _shapes(net, layout, in_channels, size)
     if shapes is None:
-        raise ValueError(f"'{name}' gives no maps of a {size[0]}x{size[1]} picture, so it cannot be an encoder")
+        raise ValueError(f"'{name}' gives no maps of a {size[0]}x{size[1]} image, so it cannot be an encoder")
     native = tuple(round(size[0] / rows) for _, rows, _ in shapes)
     sides = _any_size(net, layout, in_channels, native, inexact=not config.fixed_input_size)
     if sides is not None:
@@ -174,7 +174,7 @@ def build(name: str, in_channels: int, options: dict[str, Any], pretrained: bool
         file: A .safetensors file with timm's keys.
 
     Raises:
-        ValueError: If the weights do not load for the size of picture in `options`.
+        ValueError: If the weights do not load for the size of image in `options`.
     """
     try:
         net: Any = timm.create_model(
@@ -188,8 +188,8 @@ def build(name: str, in_channels: int, options: dict[str, Any], pretrained: bool
     except (RuntimeError, AssertionError) as error:
         if pretrained and "img_size" in options:
             raise ValueError(
-                f"The weights of '{name}' do not load for pictures of {options['img_size']}: timm cannot resize them. Leave "
-                f"encoder_image_size out, and use sliding-window inference for larger pictures. ({error})"
+                f"The weights of '{name}' do not load for images of {options['img_size']}: timm cannot resize them. Leave "
+                f"encoder_image_size out, and use sliding-window inference for larger images. ({error})"
             ) from error
         raise
     if isinstance(getattr(net, "blocks", None), nn.Sequential):  # EfficientNets keep the stages after the last feature
@@ -230,10 +230,10 @@ def _indices(name: str, info: Any, depth: int) -> tuple[int, ...]:
 
 def _shapes(net: Any, layout: Format, in_channels: int, size: tuple[int, int]) -> list[tuple[int, int, int]] | None:
     """(channels, rows, columns) of every feature, None if the model does not take this size."""
-    picture = torch.empty(1, in_channels, *size, device="meta")
+    image = torch.empty(1, in_channels, *size, device="meta")
     try:
         with torch.no_grad():
-            features = net(picture)
+            features = net(image)
     except Exception:  # whatever comes first in timm: assertions, shapes that do not match, missing data
         return None
     if layout == Format.NLC:

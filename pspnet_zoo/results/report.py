@@ -1,4 +1,4 @@
-"""A table of what is in pictures, a row for each, written as they come: CSV, JSON lines or Parquet."""
+"""A table of what is in images, a row for each, written as they come: CSV, JSON lines or Parquet."""
 
 import csv
 import json
@@ -14,11 +14,11 @@ FORMATS = (".csv", ".jsonl", ".parquet")
 _PARQUET_ROWS = 1000  # in memory
 
 
-class SharesReport:
+class ReportWriter:
     """A file that appears under its name when the report is closed, with all rows up to then.
 
-    Columns: path, frame and time in seconds (of videos only), height and width in pixels, `share_NAME` for each class (0..1),
-    seconds of work, and error (empty where there is none). In JSON lines and Parquet the shares are one field, `shares`.
+    Columns: path, frame and time in seconds (of videos only), height and width in pixels, `fraction_NAME` for each class (0..1),
+    seconds of work, and error (empty where there is none). In JSON lines and Parquet the shares are one field, `class_fractions`.
 
     Args:
         path: Ends in .csv, .jsonl or .parquet.
@@ -40,7 +40,7 @@ class SharesReport:
         opened = {".csv": self._csv, ".jsonl": self._jsonl, ".parquet": self._parquet}[self._path.suffix.lower()]()
         self._write, self._close = opened
 
-    def __enter__(self) -> "SharesReport":
+    def __enter__(self) -> "ReportWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,7 +53,7 @@ class SharesReport:
         path: str | os.PathLike[str],
         *,
         size: tuple[int, int] | None = None,
-        shares: dict[str, float] | None = None,
+        class_fractions: dict[str, float] | None = None,
         seconds: float | None = None,
         error: Exception | str | None = None,
         frame: int | None = None,
@@ -63,17 +63,17 @@ class SharesReport:
         height, width = size or (None, None)
         head = {"path": os.fspath(path), "frame": frame, "time": time, "height": height, "width": width}
         row = {key: head[key] for key in self._head}
-        self._write({**row, "shares": shares, "seconds": seconds, "error": None if error is None else str(error)})
+        self._write({**row, "class_fractions": class_fractions, "seconds": seconds, "error": None if error is None else str(error)})
 
     def _csv(self) -> tuple[Callable[[dict[str, Any]], object], Callable[[], object]]:
         file = self._part.open("w", newline="", encoding="utf-8", errors="surrogateescape")
-        columns = [*self._head, *(f"share_{name}" for name in self._classes), "seconds", "error"]
+        columns = [*self._head, *(f"fraction_{name}" for name in self._classes), "seconds", "error"]
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
 
         def write(row: dict[str, Any]) -> None:
-            shares = row.pop("shares") or {}
-            writer.writerow({**row, **{f"share_{name}": share for name, share in shares.items()}})
+            class_fractions = row.pop("class_fractions") or {}
+            writer.writerow({**row, **{f"fraction_{name}": fraction for name, fraction in class_fractions.items()}})
 
         return write, file.close
 
@@ -86,8 +86,8 @@ class SharesReport:
         from pyarrow.parquet import ParquetWriter
 
         types = {"path": pa.string(), "frame": pa.int64(), "time": pa.float64(), "height": pa.int32(), "width": pa.int32()}
-        shares = pa.struct([(name, pa.float64()) for name in self._classes])
-        tail = [("shares", shares), ("seconds", pa.float64()), ("error", pa.string())]
+        class_fractions = pa.struct([(name, pa.float64()) for name in self._classes])
+        tail = [("class_fractions", class_fractions), ("seconds", pa.float64()), ("error", pa.string())]
         schema = pa.schema([*((name, types[name]) for name in self._head), *tail])
         writer, rows = ParquetWriter(self._part, schema, compression="zstd"), []
 

@@ -31,7 +31,7 @@ class Exported:
     channels: int
     """Of the input."""
     image_size: tuple[int, int] | None
-    """Height and width of the only picture that the network takes, in pixels; None for any."""
+    """Height and width of the only image that the network takes, in pixels; None for any."""
     precision: Precision
     activation: str | None
     """What the logits went through, by smp's names; None for nothing."""
@@ -61,14 +61,14 @@ class Exported:
                 raise ValueError("it is of another version of pspnet_zoo")
             labels, preprocess, size = values["labels"], values["preprocess"], values["image_size"]
             values["labels"] = Labels(tuple(labels["names"]), tuple(map(tuple, labels["colors"]))) if labels else None
-            values["preprocess"] = Preprocess(**{**preprocess, "mean": tuple(preprocess["mean"]), "std": tuple(preprocess["std"])})
+            values["preprocess"] = Preprocess.from_dict(preprocess)
             values["image_size"] = tuple(size) if size else None
             return cls(**values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise WeightsError(f"The metadata '{KEY}' in '{path}' cannot be used: {error!r}. Export the network again") from None
 
 
-class ExportedEngine:
+class ExportedRuntime:
     """What an exported network has in common in all runtimes.
 
     Args:
@@ -92,7 +92,7 @@ class ExportedEngine:
         if spec.input == "uint8":  # normalised inside: until there, pixels of 0 to 255 with the mean colour at 0
             mean = tuple(m * 255 / spec.preprocess.range for m in spec.preprocess.mean)
             self._mean = torch.tensor(mean).view(-1, 1, 1)
-            self.preprocess = replace(spec.preprocess, mean=mean, std=(1.0,) * len(mean), range=255.0, enlarge=1.0)
+            self.preprocess = replace(spec.preprocess, mean=mean, std=(1.0,) * len(mean), range=255.0, input_scale=1.0)
         self._run = run
 
     @property
@@ -113,8 +113,8 @@ class ExportedEngine:
         height, width = x.shape[-2:]
         if self.image_size is not None and self.image_size != (height, width):
             raise ValueError(
-                f"'{self.path}' takes pictures of {self.image_size[0]}x{self.image_size[1]} pixels, larger ones in parts of that "
-                f"size, and none of {height}x{width}; enlarge the picture, or use the network that it was exported from"
+                f"'{self.path}' takes images of {self.image_size[0]}x{self.image_size[1]} pixels, larger ones in parts of that "
+                f"size, and none of {height}x{width}; enlarge the image, or use the network that it was exported from"
             )
         if self.spec.input == "uint8":
             x = (x + self._mean).round().clamp(0, 255).to(torch.uint8)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from .exported import KEY, Exported, ExportedEngine, foreign, unreadable
+from .exported import KEY, Exported, ExportedRuntime, foreign, unreadable
 
 
-class OnnxEngine(ExportedEngine):
+class OnnxRuntime(ExportedRuntime):
     """An exported ONNX file in ONNX Runtime.
 
     Args:

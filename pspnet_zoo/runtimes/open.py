@@ -14,14 +14,14 @@ from ..factory import load
 from ..model_source import format_of
 from ..models.pspnet import PSPNet
 from ..storage.errors import WeightsError
-from .onnx import OnnxEngine
-from .openvino import OpenVinoEngine
-from .torch import TorchEngine
+from .onnx import OnnxRuntime
+from .openvino import OpenVinoRuntime
+from .torch import TorchRuntime
 
-Engine = TorchEngine | OnnxEngine | OpenVinoEngine
+Runtime = TorchRuntime | OnnxRuntime | OpenVinoRuntime
 
 
-def open_engine(
+def open_runtime(
     source: PSPNet | str | PathLike[str],
     *,
     device: str | torch.device | None = None,
@@ -29,13 +29,13 @@ def open_engine(
     compile: bool = False,
     fast: bool = True,
     threads: int | None = None,
-) -> Engine:
+) -> Runtime:
     """What runs a network: an exported file in its runtime, anything else that `load` takes in PyTorch.
 
     Args:
         source: A network, a name, a folder, a repository on the Hub, or an exported .onnx or .xml file or folder.
         device: Where to run; None for a GPU if there is one.
-        precision: Of `TorchEngine`; an exported file is what it is.
+        precision: Of `TorchRuntime`; an exported file is what it is.
         compile: Likewise.
         fast: Likewise.
         threads: Of the CPU; None leaves the choice to the runtime.
@@ -48,7 +48,7 @@ def open_engine(
     kind = None if isinstance(source, PSPNet) else format_of(source)
     if kind is None or isinstance(source, PSPNet):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return TorchEngine(load(source), device=device, precision=precision, compile=compile, fast=fast, threads=threads)
+        return TorchRuntime(load(source), device=device, precision=precision, compile=compile, fast=fast, threads=threads)
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"No file '{path}'")
@@ -60,6 +60,6 @@ def open_engine(
             "trust its source, or export the network to ONNX or OpenVINO"
         )
     try:
-        return (OnnxEngine if kind == "onnx" else OpenVinoEngine)(path, device=device, threads=threads)
+        return (OnnxRuntime if kind == "onnx" else OpenVinoRuntime)(path, device=device, threads=threads)
     except ImportError as error:
         raise missing_extra(f"'{path}'", "export" if kind == "onnx" else "openvino", error) from None

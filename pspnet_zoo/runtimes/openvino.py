@@ -7,10 +7,10 @@ import torch
 
 from ..model_source import OPENVINO_FILE
 from .cpu.winograd_openvino import use_winograd
-from .exported import KEY, Exported, ExportedEngine, foreign, unreadable
+from .exported import KEY, Exported, ExportedRuntime, foreign, unreadable
 
 
-class OpenVinoEngine(ExportedEngine):
+class OpenVinoRuntime(ExportedRuntime):
     """An exported OpenVINO network on the CPU, in the precision that it was exported for; in float32 see `use_winograd`.
 
     Args:

@@ -13,14 +13,14 @@ from ..storage.files import weights_digest
 from .cpu.folding import Accelerated
 
 
-class TorchEngine:
+class TorchRuntime:
     """A network in PyTorch, which stays as it is.
 
     Args:
         network: In evaluation mode.
         device: Where to run it; it is moved there. None leaves it where it is.
         precision: "float32", or "bfloat16" for autocast.
-        compile: Compile it by `torch.compile`: minutes at the first picture of a kind of size, for some speed after.
+        compile: Compile it by `torch.compile`: minutes at the first image of a kind of size, for some speed after.
         fast: On a CPU, fold batch norms and take Winograd's algorithm where it pays, see `Accelerated`. Logits differ by rounding.
         threads: Of the CPU, for all of PyTorch in this process; None leaves them.
 
@@ -52,7 +52,7 @@ class TorchEngine:
 
     @property
     def preprocess(self) -> Preprocess:
-        """What the network expects of a picture, as it is set now."""
+        """What the network expects of an image, as it is set now."""
         return self.network.preprocess
 
     @property
@@ -77,7 +77,7 @@ class TorchEngine:
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """Height and width of the largest picture, in pixels; None for any."""
+        """Height and width of the largest image, in pixels; None for any."""
         return self.network.image_size
 
     @property

@@ -31,7 +31,7 @@ class Network(Protocol):
         ...
 
     def __call__(self, x: "Tensor", /) -> Any:
-        """Logits of a picture."""
+        """Logits of an image."""
         ...
 
 
@@ -77,7 +77,7 @@ def model_card(
         "## Provenance",
         _provenance(model, sha256),
         "## Limits",
-        "The network knows the classes above and the kind of pictures of its training data. Nothing is measured beyond the numbers "
+        "The network knows the classes above and the kind of images of its training data. Nothing is measured beyond the numbers "
         "above; do not rely on it where an error harms someone.",
         "## Licence",
         f"{license}. The terms of the training data apply too." if license else "The source of these weights states no licence.",
@@ -180,9 +180,9 @@ def _network(model: Network) -> str:
     rows = [f"| {key} | {model.config[key]} |" for key in _POLICY]
     p = model.preprocess
     rows.append(f"| input | {p.order}, 0 to {p.range:g}, minus {list(p.mean)}, divided by {list(p.std)} |")
-    if p.enlarge != 1:
-        rows.append(f"| size | sides {p.enlarge:g} times the picture's, up to {p.max_pixels:,} pixels |")
-    return "\n".join(["| | |", "|---|---|", *rows]) + "\n\n`net.preprocess` normalises a uint8 RGB picture."
+    if p.input_scale != 1:
+        rows.append(f"| size | sides {p.input_scale:g} times the image's, up to {p.max_pixels:,} pixels |")
+    return "\n".join(["| | |", "|---|---|", *rows]) + "\n\n`net.preprocess` normalises a uint8 RGB image."
 
 
 def _labels(model: Network) -> str:

@@ -162,7 +162,7 @@ def digests(repo: str, revision: str, token: str | bool | None) -> tuple[Any, di
     return info, found
 
 
-def is_at_hand(repo: str, names: Sequence[str]) -> bool:
+def is_cached_or_reachable(repo: str, names: Sequence[str]) -> bool:
     """Whether one of a repository's files is in the client's cache, or else the Hub answers.
 
     It is asked once: the client itself asks for most of a minute before it gives up.

@@ -1,7 +1,7 @@
-"""Many pictures through one network: read ahead, segmented in order, written behind.
+"""Many images through one network: read ahead, segmented in order, written behind.
 
 Reading and writing run in threads, since Pillow's codecs and numpy leave Python's lock; the network runs in the caller's thread.
-All queues are bounded, so that memory does not grow with the number of pictures.
+All queues are bounded, so that memory does not grow with the number of images.
 
 Docs: docs/explanation/scale.md.
 """
@@ -23,18 +23,18 @@ P = TypeVar("P")  # a prediction
 T = TypeVar("T")
 
 _Read = tuple[S, np.ndarray | None, ValueError | OSError | None, float]
-"""A picture, its pixels or why there are none, and the seconds that reading took."""
+"""An image, its pixels or why there are none, and the seconds that reading took."""
 
 WORKERS = min(4, os.cpu_count() or 1)
-"""Threads that read or write pictures, if no number is given."""
+"""Threads that read or write images, if no number is given."""
 
 
 @dataclass(frozen=True)
 class Segmented(Generic[S, P]):
-    """What became of one picture."""
+    """What became of one image."""
 
     source: S
-    """The picture as it was given."""
+    """The image as it was given."""
     prediction: P | None
     """None where it could not be read."""
     error: ValueError | OSError | None
@@ -46,18 +46,18 @@ class Segmented(Generic[S, P]):
 def segment_all(
     segment: Callable[[list[np.ndarray]], list[P]],
     read: Callable[[S], np.ndarray],
-    pictures: Iterable[S],
+    images: Iterable[S],
     *,
     batch_size: int = 1,
     workers: int = WORKERS,
 ) -> Iterator[Segmented[S, P]]:
-    """Segment pictures in order, and go on after one that cannot be read.
+    """Segment images in order, and go on after one that cannot be read.
 
     Args:
-        segment: Maps (H, W, 3) uint8 RGB pictures of one size to their predictions.
-        read: Gives a picture's pixels; it is called in threads.
-        pictures: What `read` takes.
-        batch_size: The most pictures that `segment` is given at once: neighbours of one size.
+        segment: Maps (H, W, 3) uint8 RGB images of one size to their predictions.
+        read: Gives an image's pixels; it is called in threads.
+        images: What `read` takes.
+        batch_size: The most images that `segment` is given at once: neighbours of one size.
         workers: Threads that read.
 
     Raises:
@@ -75,7 +75,7 @@ def segment_all(
         return source, pixels, error, time.perf_counter() - start
 
     batch: list[_Read[S]] = []
-    for item in in_order(read_one, pictures, workers=workers, ahead=workers + batch_size):
+    for item in in_order(read_one, images, workers=workers, ahead=workers + batch_size):
         _, pixels, _, _ = item
         if batch and (len(batch) == batch_size or pixels is None or pixels.shape != _shape(batch)):
             yield from _segment(segment, batch)
@@ -93,10 +93,10 @@ def _shape(batch: "list[_Read[S]]") -> tuple[int, ...] | None:
 
 
 def _segment(segment: Callable[[list[np.ndarray]], list[P]], batch: "list[_Read[S]]") -> Iterator[Segmented[S, P]]:
-    """Pictures of one size, or one that could not be read."""
+    """Images of one size, or one that could not be read."""
     start = time.perf_counter()
-    pictures = [pixels for _, pixels, _, _ in batch if pixels is not None]
-    predictions = segment(pictures) if pictures else [None]
+    images = [pixels for _, pixels, _, _ in batch if pixels is not None]
+    predictions = segment(images) if images else [None]
     seconds = (time.perf_counter() - start) / len(batch)
     for (source, _, error, reading), prediction in zip(batch, predictions, strict=True):
         yield Segmented(source, prediction, error, reading + seconds)

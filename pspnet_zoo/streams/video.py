@@ -51,7 +51,7 @@ class VideoError(ImageError):
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a video."""
+    """One image of a video."""
 
     index: int
     """Position among all frames of the video, from 0."""
@@ -294,7 +294,7 @@ class _Writer:
 
     def __init__(self, source: Path, path: Path) -> None:
         self.frames = 0
-        self._early: list[Packet] = []  # sound before the first picture, whose size opens the file
+        self._early: list[Packet] = []  # sound before the first image, whose size opens the file
         self._source, self._path, self._av = source, path, pyav()
 
     def __enter__(self) -> "_Writer":

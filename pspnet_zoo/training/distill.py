@@ -1,7 +1,7 @@
-"""A teacher's scores as a training target: computed once, kept on disk, and carried through a picture's augmentation.
+"""A teacher's scores as a training target: computed once, kept on disk, and carried through an image's augmentation.
 
 The augmentation moves a map of places instead of the scores: `places` gives the source of every pixel, any geometric step that
-treats it as a picture keeps it right, and `sample` looks the scores up once, for the pixels of the crop alone.
+treats it as an image keeps it right, and `sample` looks the scores up once, for the pixels of the crop alone.
 
 Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), section 2.
 """
@@ -25,13 +25,13 @@ from ..data.images import read_image
 from ..inference.protocols import Protocol
 from ..inference.scores import class_probabilities, labels_of
 from ..meta import Labels
-from ..runtimes.open import Engine
+from ..runtimes.open import Runtime
 from ..storage.errors import WeightsError
 from ..storage.files import read_state, write_state
 from .transforms import Places
 
 Progress = Callable[[int, int], None]
-"""Called after each picture with how many this process has done, and of how many."""
+"""Called after each image with how many this process has done, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class Teacher:
 
 
 def network_teacher(
-    model: Engine, protocol: Protocol, labels: Labels, mapping: Mapping[str, Sequence[str]] | None = None
+    model: Runtime, protocol: Protocol, labels: Labels, mapping: Mapping[str, Sequence[str]] | None = None
 ) -> Teacher:
     """A network as a teacher.
 
     Args:
-        model: A network that runs, of `pspnet_zoo.runtimes.open.open_engine`: of the zoo, a folder, or exported.
-        protocol: How it segments a picture.
+        model: A network that runs, of `pspnet_zoo.runtimes.open.open_runtime`: of the zoo, a folder, or exported.
+        protocol: How it segments an image.
         labels: The student's.
         mapping: For each of the student's classes, the teacher's classes whose probabilities form it; none where the teacher does
             not know the class. None where both have the same classes.
@@ -118,13 +118,13 @@ def _matrix(teacher: Sequence[str], student: Sequence[str], mapping: Mapping[str
 
 
 class TeacherScores:
-    """What teachers say of a data set's pictures, averaged, from files.
+    """What teachers say of a dataset's images, averaged, from files.
 
     Args:
-        folder: Of the files. Scores of several sets of teachers, and of pictures of any data set, can share it.
+        folder: Of the files. Scores of several sets of teachers, and of images of any dataset, can share it.
         teachers: One or more.
-        dataset: Its pictures; its labels are the classes of the teachers' probabilities.
-        stride: A picture's sides in the sides of its scores: 1 keeps every pixel, 4 takes a sixteenth of the space.
+        dataset: Its images; its labels are the classes of the teachers' probabilities.
+        stride: An image's sides in the sides of its scores: 1 keeps every pixel, 4 takes a sixteenth of the space.
 
     Raises:
         ValueError: If there is no teacher, they know different classes, or the stride is not positive.
@@ -148,19 +148,19 @@ class TeacherScores:
         return {**vars(self), "teachers": ()}  # for the workers, which only read; a network on a GPU cannot go along
 
     def path(self, index: int) -> Path:
-        """The file with the scores of a picture; it follows from what is in the picture's file."""
+        """The file with the scores of an image; it follows from what is in the image's file."""
         if index not in self._digests:
             self._digests[index] = hashlib.sha256(Path(self.dataset.images[index]).read_bytes()).hexdigest()
         return self.folder / f"{self._digests[index][:32]}.safetensors"
 
     def size(self, index: int) -> int:
-        """Bytes of the scores of a picture."""
+        """Bytes of the scores of an image."""
         with Image.open(self.dataset.images[index]) as image:
             width, height = image.size
         return 2 * len(self.dataset.labels) * -(-height // self.stride) * -(-width // self.stride)
 
     def compute(self, index: int) -> Tensor:
-        """(C, h, w) float16 scores of a picture, 0..1, h and w its sides through the stride, rounded up."""
+        """(C, h, w) float16 scores of an image, 0..1, h and w its sides through the stride, rounded up."""
         image = torch.from_numpy(read_image(Path(self.dataset.images[index]))).permute(2, 0, 1)
         scores = torch.stack([teacher.probabilities(image).float() for teacher in self.teachers]).mean(dim=0)
         if self.stride > 1:
@@ -169,20 +169,20 @@ class TeacherScores:
         return scores.to("cpu", torch.float16)
 
     def prepare(self, *, process: int = 0, processes: int = 1, progress: Progress | None = None) -> int:
-        """Compute what is missing or damaged; several processes share the pictures. Stopped, it goes on where it was.
+        """Compute what is missing or damaged; several processes share the images. Stopped, it goes on where it was.
 
         Returns:
-            How many pictures this process computed.
+            How many images this process computed.
 
         Raises:
             OSError: If there is no space left, or the folder cannot be written.
-            ImageError: If a picture cannot be read.
+            ImageError: If an image cannot be read.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         todo = [index for index in range(process, len(self.dataset), processes) if self._read(index) is None]
         needed, free = processes * sum(map(self.size, todo)), shutil.disk_usage(self.folder).free
         if needed > free:
-            raise OSError(self._no_space(f"{len(todo)} pictures need {_gigabytes(needed)}, and {_gigabytes(free)} are free"))
+            raise OSError(self._no_space(f"{len(todo)} images need {_gigabytes(needed)}, and {_gigabytes(free)} are free"))
         for done, index in enumerate(todo):
             try:
                 self._write(index, self.compute(index))
@@ -190,7 +190,7 @@ class TeacherScores:
                 if error.errno != errno.ENOSPC:
                     raise
                 left = sum(self.size(i) for i in todo[done:])
-                raise OSError(self._no_space(f"{done} of {len(todo)} pictures are done, {_gigabytes(left)} are left")) from None
+                raise OSError(self._no_space(f"{done} of {len(todo)} images are done, {_gigabytes(left)} are left")) from None
             if progress:
                 progress(done + 1, len(todo))
         return len(todo)
@@ -215,7 +215,7 @@ class TeacherScores:
         return scores if state.get("sha256") == _digest(scores) else None
 
     def _write(self, index: int, scores: Tensor) -> None:
-        state = {"sha256": _digest(scores), "picture": Path(self.dataset.images[index]).name}
+        state = {"sha256": _digest(scores), "image": Path(self.dataset.images[index]).name}
         write_state(self.path(index), {"scores": scores.contiguous()}, state)
 
     def _no_space(self, what: str) -> str:
@@ -234,7 +234,7 @@ def _gigabytes(size: int) -> str:
 
 
 def places(height: int, width: int) -> Places:
-    """(3, H, W) float: x and y of every pixel's centre, -1..1 between the picture's edges, and 1 for inside the picture."""
+    """(3, H, W) float: x and y of every pixel's centre, -1..1 between the image's edges, and 1 for inside the image."""
     y = (torch.arange(height) * 2 + 1) / height - 1
     x = (torch.arange(width) * 2 + 1) / width - 1
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width), torch.ones(height, width)]).as_subclass(Places)
@@ -244,11 +244,11 @@ def sample(scores: Tensor, where: Tensor) -> Tensor:
     """The scores at the places that an augmentation left.
 
     Args:
-        scores: (C, h, w) of the whole picture, at any size.
-        where: (3, H, W) float, what became of the picture's `places`.
+        scores: (C, h, w) of the whole image, at any size.
+        where: (3, H, W) float, what became of the image's `places`.
 
     Returns:
-        (C, H, W) float32; 0 outside the picture.
+        (C, H, W) float32; 0 outside the image.
     """
     grid = where[:2].permute(1, 2, 0)[None]
     found = F.grid_sample(scores[None].float(), grid, mode="bilinear", padding_mode="border", align_corners=False)[0]

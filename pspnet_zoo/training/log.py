@@ -48,7 +48,7 @@ class Log:
 
 
 def _example(model: PSPNet, dataset: SegmentationDataset, index: int) -> np.ndarray:
-    """(H, 2 W, 3) uint8: the picture under the truth, and under what the network sees."""
+    """(H, 2 W, 3) uint8: the image under the truth, and under what the network sees."""
     image, truth = dataset[index]
     seen = class_ids(model, image[None])[0].cpu()
     pixels = image.permute(1, 2, 0).numpy()

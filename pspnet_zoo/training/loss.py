@@ -27,7 +27,7 @@ def segmentation_loss(
         aux_weight: Of the auxiliary loss; the paper has 0.4.
         class_weights: (C,) float; None for all alike. The mean is then a weighted one, as torch's.
         ohem_threshold: Only pixels with a lower probability of their own class count, 0 to 1; 0 for all.
-        ohem_min_kept: So many pixels a picture, the least probable ones, count whatever the threshold.
+        ohem_min_kept: So many pixels an image, the least probable ones, count whatever the threshold.
         dice_weight: Of `dice_loss`, which is added for each head.
 
     Returns:
@@ -58,7 +58,7 @@ def segmentation_loss(
 
 
 def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """1 - the soft Dice coefficient of a class over all pictures at once, averaged over the classes that occur.
+    """1 - the soft Dice coefficient of a class over all images at once, averaged over the classes that occur.
 
     It counts a class alike however few pixels it has, as mIoU does.
 

@@ -15,7 +15,7 @@ class Recipe:
     """
 
     iterations: Annotated[int, "Steps of the optimizer."]
-    batch_size: Annotated[int, "Pictures a step, over all processes and accumulated batches."]
+    batch_size: Annotated[int, "Images a step, over all processes and accumulated batches."]
     crop: Annotated[tuple[int, int], "Height and width of a training crop, in pixels."]
     lr: Annotated[float, "Learning rate of the encoder at the first step."]
     head_factor: Annotated[float, "Learning rate of what follows the encoder, in multiples of lr."] = 10.0
@@ -25,9 +25,9 @@ class Recipe:
     power: Annotated[float, "The learning rate falls as (1 - step / iterations) to this power."] = 0.9
     min_lr: Annotated[float, "What it falls to."] = 0.0
     scale: Annotated[
-        tuple[float, float], "Bounds of the random resizing factor, of the size at which the network sees a picture."
+        tuple[float, float], "Bounds of the random resizing factor, of the size at which the network sees an image."
     ] = (0.5, 2.0)
-    rotate: Annotated[float, "Largest random rotation, in degrees; half of the pictures are rotated."] = 0.0
+    rotate: Annotated[float, "Largest random rotation, in degrees; half of the images are rotated."] = 0.0
     blur: Annotated[float, "Probability of a 5x5 Gaussian blur."] = 0.0
     cat_max_ratio: Annotated[float, "A crop is drawn again, up to ten times, while one class has more of it than this."] = 1.0
     photometric: Annotated[bool, "Whether brightness, contrast, saturation and hue vary."] = True
@@ -38,7 +38,7 @@ class Recipe:
     ohem_threshold: Annotated[
         float, "Only pixels whose own class is given a lower probability than this train (OHEM); 0 for all pixels."
     ] = 0.0
-    ohem_min_kept: Annotated[int, "With OHEM, the pixels of a picture that train at least."] = 100_000
+    ohem_min_kept: Annotated[int, "With OHEM, the pixels of an image that train at least."] = 100_000
     dice_weight: Annotated[
         float, "Of the soft Dice loss, which counts a class alike however few pixels it has, beside the cross entropy."
     ] = 0.0
@@ -122,7 +122,7 @@ RECIPES = {
         checkpoints=("pspnet_r101s.caffe_cityscapes",),
     ),
     "semseg": NamedRecipe(
-        # 200 epochs of 2975 pictures, each without its last, incomplete batch
+        # 200 epochs of 2975 images, each without its last, incomplete batch
         Recipe(
             iterations=37_000,
             batch_size=16,

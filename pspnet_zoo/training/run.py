@@ -15,7 +15,7 @@ from ..data.dataset import SegmentationDataset
 from ..models.pspnet import PSPNet
 from ..storage.files import WeightsError, read_state, write_state
 from .recipes import Recipe
-from .stream import class_shares
+from .stream import mask_class_fractions
 
 _CHANGEABLE = ("iterations", "checkpoint_every", "evaluate_every")
 """Numbers of a recipe that another start may change. More iterations stretch the fall of the learning rate."""
@@ -43,12 +43,12 @@ class Run:
         """Set the classes' weights by their shares of the pixels: counted once a run, in its first process."""
         if not self.recipe.class_weight_power or self.class_weights is not None or not dataset.masks:
             return
-        shares = torch.zeros(len(dataset.labels), device=self.accelerator.device)
+        class_fractions = torch.zeros(len(dataset.labels), device=self.accelerator.device)
         if self.accelerator.is_main_process:
-            shares.copy_(class_shares(dataset))
+            class_fractions.copy_(mask_class_fractions(dataset))
         if self.accelerator.num_processes > 1:
-            torch.distributed.broadcast(shares, 0)
-        self.class_weights = shares.clamp(min=1e-6) ** -self.recipe.class_weight_power
+            torch.distributed.broadcast(class_fractions, 0)
+        self.class_weights = class_fractions.clamp(min=1e-6) ** -self.recipe.class_weight_power
 
     def set_rate(self) -> float:
         """Set and give the learning rate of the step to come."""

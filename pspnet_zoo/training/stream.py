@@ -1,4 +1,4 @@
-"""The pictures of a run in their order, each augmented: they follow from the seed and their position in the run alone."""
+"""The images of a run in their order, each augmented: they follow from the seed and their position in the run alone."""
 
 import signal
 from collections.abc import Iterable, Iterator
@@ -18,18 +18,18 @@ from .transforms import training_transform
 
 
 class Stream(Dataset):
-    """Augmented pictures by their position in the whole run: each epoch is a permutation of its own.
+    """Augmented images by their position in the whole run: each epoch is a permutation of its own.
 
-    Each is the picture, its mask, its position, and what the teacher says of it, of no class where there is no teacher.
+    Each is the image, its mask, its position, and what the teacher says of it, of no class where there is no teacher.
     """
 
     def __init__(self, dataset: SegmentationDataset, teacher: TeacherScores | None, recipe: Recipe, preprocess: Preprocess) -> None:
         self.dataset, self.teacher = dataset, teacher
         self.seed = recipe.seed
-        enlarge = preprocess.enlarge
+        input_scale = preprocess.input_scale
         self.transform = training_transform(
             crop=recipe.crop,
-            scale=(recipe.scale[0] * enlarge, recipe.scale[1] * enlarge),
+            scale=(recipe.scale[0] * input_scale, recipe.scale[1] * input_scale),
             rotate=recipe.rotate,
             blur=recipe.blur,
             cat_max_ratio=recipe.cat_max_ratio,
@@ -38,13 +38,13 @@ class Stream(Dataset):
         )
 
     def index(self, position: int) -> int:
-        """Of the picture at this position."""
+        """Of the image at this position."""
         epoch, place = divmod(position, len(self.dataset))
         order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(seed_of(self.seed, -1 - epoch)))
         return int(order[place])
 
     def path(self, position: int) -> Path:
-        """The file of the picture at this position."""
+        """The file of the image at this position."""
         return self.dataset.images[self.index(position)]
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int, Tensor] | Exception:
@@ -67,7 +67,7 @@ class Stream(Dataset):
 
 
 def batches(recipe: Recipe, step: int, process: int, processes: int) -> Iterator[list[int]]:
-    """The positions of this process's pictures, a list for each part of each step that is left."""
+    """The positions of this process's images, a list for each part of each step that is left."""
     size = recipe.batch_size // (processes * recipe.accumulation)
     for part in range(step * recipe.accumulation, recipe.iterations * recipe.accumulation):
         first = (part * processes + process) * size
@@ -76,7 +76,7 @@ def batches(recipe: Recipe, step: int, process: int, processes: int) -> Iterator
 
 @contextmanager
 def read_ahead(stream: Stream, order: Iterable[list[int]], workers: int) -> Iterator[Iterator[list[Tensor]]]:
-    """(pictures, masks, positions, targets) for each list of positions, read by worker processes that end with the block.
+    """(images, masks, positions, targets) for each list of positions, read by worker processes that end with the block.
 
     Raises:
         ImageError: From the iterator, if a file cannot be read; it names the file.
@@ -114,7 +114,7 @@ def seed_of(seed: int, number: int) -> int:
     return (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**63
 
 
-def class_shares(dataset: SegmentationDataset) -> Tensor:
+def mask_class_fractions(dataset: SegmentationDataset) -> Tensor:
     """(classes,) float: the fraction of the pixels that count which each class has; only masks are read.
 
     Raises:
@@ -124,5 +124,5 @@ def class_shares(dataset: SegmentationDataset) -> Tensor:
     for index in range(len(dataset)):
         counts += torch.bincount(dataset.mask(index).flatten(), minlength=IGNORE + 1)[: len(counts)]
     if not counts.any():
-        raise ValueError("Every pixel of the data set is ignored; its classes have no shares. Look at 'pspnet-zoo data check'")
+        raise ValueError("Every pixel of the dataset is ignored; its classes have no shares. Look at 'pspnet-zoo data check'")
     return counts / counts.sum()

@@ -1,6 +1,6 @@
 """Training on one or many processes, interruptible at any moment and resumed exactly.
 
-Nothing random is carried along: the order of pictures, their augmentation and the dropout of a step follow from the seed and the
+Nothing random is carried along: the order of images, their augmentation and the dropout of a step follow from the seed and the
 number of the step. Weights, momentum, the running average and that number are thus the whole state of a run.
 """
 
@@ -60,10 +60,10 @@ def train(
         recipe: The run's numbers.
         folder: Takes `recipe.json`, a `tensorboard` log, the network with the best mIoU on `validation` as `best`, and
             `checkpoint.safetensors`, replaced every `recipe.checkpoint_every` steps, at a signal, and at the end.
-        teacher: Scores of the pictures of `dataset`, beside or in place of their masks; those that are missing are computed first.
+        teacher: Scores of the images of `dataset`, beside or in place of their masks; those that are missing are computed first.
         validation: Evaluated every `recipe.evaluate_every` steps and at the end; None for never.
         resume: Continue from the folder's checkpoint, with the weights that an uninterrupted run would have had.
-        workers: Processes that read pictures, for each that trains; 0 reads in this one. The result does not depend on it.
+        workers: Processes that read images, for each that trains; 0 reads in this one. The result does not depend on it.
         cpu: Train on the CPU though there is a GPU.
         compile: Whether to run through torch.compile: a slow start, then faster steps.
         progress: See `Progress`; called in the main process only.
@@ -74,7 +74,7 @@ def train(
     Raises:
         WeightsError: If there is no checkpoint to resume, or it is damaged or of another run.
         ValueError: If the batch cannot be shared evenly, or the network has an image-level head.
-        FloatingPointError: If the loss is not finite; it names the pictures, and the last checkpoint stays.
+        FloatingPointError: If the loss is not finite; it names the images, and the last checkpoint stays.
     """
     accelerator = Accelerator(cpu=cpu, mixed_precision=recipe.precision)
     _check(model, recipe, accelerator.num_processes)
@@ -129,7 +129,7 @@ class _Step:
         self.convolutions = FastDepthwise() if by_parts else nullcontext()
 
     def __call__(self, parts: list[list[Tensor]]) -> Tensor:
-        """This process's share of the step's loss, from (pictures, masks, positions, targets) of each part."""
+        """This process's share of the step's loss, from (images, masks, positions, targets) of each part."""
         run, accelerator = self.run, self.run.accelerator
         parts = [[tensor.to(accelerator.device) for tensor in part] for part in parts]
         masses = [self.mass(masks, targets) for _, masks, _, targets in parts]
@@ -153,8 +153,8 @@ class _Step:
         seen = taught(targets, self.run.recipe.teacher_confidence).sum().float()
         return torch.stack([pixel_mass(masks, self.run.class_weights), seen])
 
-    def loss(self, images: Tensor, masks: Tensor, targets: Tensor, share: Tensor) -> Tensor:
-        """Of one part: (N, 3, H, W) uint8 pictures against (N, H, W) class ids and what the teacher says.
+    def loss(self, images: Tensor, masks: Tensor, targets: Tensor, fraction: Tensor) -> Tensor:
+        """Of one part: (N, 3, H, W) uint8 images against (N, H, W) class ids and what the teacher says.
 
         `share`, (2,), is what the pixels of the part are of those of the step, for the masks' loss and for the teacher's.
         """
@@ -173,7 +173,7 @@ class _Step:
         )
         teacher = self.stream.teacher
         if teacher is None:
-            return loss * share[0]
+            return loss * fraction[0]
         distillation = distillation_loss(
             outputs,
             targets,
@@ -182,7 +182,7 @@ class _Step:
             confidence=recipe.teacher_confidence,
             aux_weight=recipe.aux_weight,
         )
-        return loss * share[0] + recipe.teacher_weight * distillation * share[1]
+        return loss * fraction[0] + recipe.teacher_weight * distillation * fraction[1]
 
     def check(self, loss: Tensor, positions: Tensor) -> None:
         if not math.isfinite(loss.item()):

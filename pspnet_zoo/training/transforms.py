@@ -1,4 +1,4 @@
-"""Augmentation of picture and mask together, on torchvision.transforms.v2.
+"""Augmentation of image and mask together, on torchvision.transforms.v2.
 
 Everything random is drawn from torch's global generator.
 """
@@ -21,13 +21,13 @@ Window = tuple[int, int, int, int]
 
 
 class Places(tv_tensors.TVTensor):
-    """(3, H, W) float: where in its picture each pixel comes from, and 1 inside it. See `distill.places`.
+    """(3, H, W) float: where in its image each pixel comes from, and 1 inside it. See `distill.places`.
 
-    Every geometric step here treats it as the picture, with 0 outside; what changes colours leaves it alone.
+    Every geometric step here treats it as the image, with 0 outside; what changes colours leaves it alone.
     """
 
 
-def _as_picture(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _as_image(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda inpt, *args, **options: kernel(inpt.as_subclass(Tensor), *args, **options).as_subclass(Places)
 
 
@@ -37,7 +37,7 @@ for _functional, _kernel in (
     (F.horizontal_flip, F.horizontal_flip_image),
     (F.pad, F.pad_image),
 ):
-    F.register_kernel(_functional, Places)(_as_picture(_kernel))
+    F.register_kernel(_functional, Places)(_as_image(_kernel))
 
 
 def training_transform(
@@ -62,9 +62,9 @@ def training_transform(
 
     Args:
         crop: (height, width) of what comes out, in pixels.
-        mean: RGB, 0 to 255; fills, rounded, what lies outside the picture, where the mask is ignored.
+        mean: RGB, 0 to 255; fills, rounded, what lies outside the image, where the mask is ignored.
         scale: Bounds of the resizing factor.
-        rotate: Bound of the angle, in degrees; half of the pictures are turned.
+        rotate: Bound of the angle, in degrees; half of the images are turned.
         blur: Probability of a Gaussian blur over 5x5 pixels.
         cat_max_ratio: The share of a crop's pixels that count which its largest class should stay under, 0 to 1. See `RandomCrop`.
         photometric: Whether to distort the colours. See `PhotometricDistortion`.
@@ -108,12 +108,12 @@ class RandomScale(v2.Transform):
 
 
 class RandomCrop(v2.Transform):
-    """Turn about the centre, and cut a window at random; a picture smaller than the window keeps its own size.
+    """Turn about the centre, and cut a window at random; an image smaller than the window keeps its own size.
 
     Args:
         crop: (height, width) in pixels.
         fill: RGB, 0 to 255, of the corners that turning uncovers; the mask is ignored there.
-        rotate: Half of the pictures are turned, by an angle drawn uniformly between plus and minus this many degrees.
+        rotate: Half of the images are turned, by an angle drawn uniformly between plus and minus this many degrees.
         cat_max_ratio: Below 1, a window in which one class has this share or more of the pixels that count, or in which none
             counts, is drawn again, at most 10 times.
 
@@ -154,7 +154,7 @@ class PhotometricDistortion(v2.Transform):
 
     Source: mmsegmentation 1.2.2 mmseg/datasets/transforms/transforms.py, PhotoMetricDistortion. It is not torchvision's
     RandomPhotometricDistort, which multiplies for brightness, blends with grey for contrast and saturation, turns the hue half as
-    far, and shuffles the channels of half of the pictures.
+    far, and shuffles the channels of half of the images.
     """
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -183,7 +183,7 @@ class PhotometricDistortion(v2.Transform):
 
 
 class PadTo(v2.Transform):
-    """Put a smaller picture in the middle of `crop`, (height, width), amid `fill`, RGB of 0 to 255, ignored in the mask.
+    """Put a smaller image in the middle of `crop`, (height, width), amid `fill`, RGB of 0 to 255, ignored in the mask.
 
     Source: hszhao/semseg util/transform.py, Crop.
     """
@@ -206,14 +206,14 @@ def _fill(inpt: Tensor, color: list[float]) -> float | list[float]:
 
 
 def _turn_and_crop(inpt: Tensor, window: Window, angle: float, fill: float | list[float]) -> Tensor:
-    """A window of the picture turned by `angle` degrees; only what the window shows is computed, little of a large picture."""
+    """A window of the image turned by `angle` degrees; only what the window shows is computed, little of a large image."""
     if not angle:
         return F.crop(inpt, *window)
     top, left, height, width = window
     full_height, full_width = inpt.shape[-2:]
-    x, y = left + (width - full_width) / 2, top + (height - full_height) / 2  # from the picture's centre to the window's
+    x, y = left + (width - full_width) / 2, top + (height - full_height) / 2  # from the image's centre to the window's
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    # from places in the window to places in the picture, both as fractions of half their sides
+    # from places in the window to places in the image, both as fractions of half their sides
     theta = torch.tensor(
         [
             [cos * width / full_width, -sin * height / full_width, 2 * (cos * x - sin * y) / full_width],

@@ -28,20 +28,20 @@ from .convert import convert_files
 _log = logging.getLogger(__name__)
 
 
-def cached(row: Checkpoint, *, progress: Progress | None = None) -> Path:
-    """The folder of a row's converted weights, for `from_pretrained`; the first call fetches and converts them.
+def cached(entry: Checkpoint, *, progress: Progress | None = None) -> Path:
+    """The folder of an entry's converted weights, for `from_pretrained`; the first call fetches and converts them.
 
     Args:
-        row: Of another project's checkpoint.
+        entry: Of another project's checkpoint.
         progress: Told of bytes as they come; None shows a bar on a terminal.
 
     Raises:
         WeightsError: If they cannot be had; the message says what to fetch, and where to put it.
         OSError: If the cache cannot be written.
     """
-    if row.upstream is None:
-        raise ValueError(f"'{row.name}' is not a checkpoint of another project")
-    root, folder = cache_folder(), _folder(row)
+    if entry.upstream is None:
+        raise ValueError(f"'{entry.name}' is not a checkpoint of another project")
+    root, folder = cache_folder(), _folder(entry)
     downloads = root / "downloads" / folder.name
     if _is_whole(folder):
         shutil.rmtree(downloads, ignore_errors=True)  # of a process that was killed at the very end
@@ -54,29 +54,29 @@ def cached(row: Checkpoint, *, progress: Progress | None = None) -> Path:
         new = root / f".{folder.name}.new"
         for leftover in (folder, new):  # of a damaged disk, or a killed process
             shutil.rmtree(leftover, ignore_errors=True)
-        files = [_fetch(row, row.upstream, index, downloads, progress) for index in range(len(row.upstream.files))]
+        files = [_fetch(entry, entry.upstream, index, downloads, progress) for index in range(len(entry.upstream.files))]
         try:
-            convert_files(files, row, row.upstream).save_pretrained(new)
+            convert_files(files, entry, entry.upstream).save_pretrained(new)
         except WeightsError:
             for file in files:
                 file.unlink()  # so that the next call starts afresh
             raise
         os.replace(new, folder)
         shutil.rmtree(downloads, ignore_errors=True)
-    _log.info("'%s' is now in '%s'", row.name, folder)
+    _log.info("'%s' is now in '%s'", entry.name, folder)
     return folder
 
 
-def is_cached(row: Checkpoint) -> bool:
+def is_cached(entry: Checkpoint) -> bool:
     """Whether `cached` would return without a request."""
-    return _is_whole(_folder(row))
+    return _is_whole(_folder(entry))
 
 
-def _folder(row: Checkpoint) -> Path:
+def _folder(entry: Checkpoint) -> Path:
     # what changes a byte of the folder: another policy for the same name must not find the weights of the old one
-    upstream = row.upstream and replace(row.upstream, id="", page="", twin=None)
-    fingerprint = hashlib.sha256(repr((upstream, row.labels)).encode()).hexdigest()[:8]
-    return cache_folder() / f"{row.name}-{fingerprint}"
+    upstream = entry.upstream and replace(entry.upstream, id="", page="", twin=None)
+    fingerprint = hashlib.sha256(repr((upstream, entry.labels)).encode()).hexdigest()[:8]
+    return cache_folder() / f"{entry.name}-{fingerprint}"
 
 
 def _is_whole(folder: Path) -> bool:
@@ -91,13 +91,13 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _fetch(row: Checkpoint, source: Upstream, index: int, downloads: Path, progress: Progress | None) -> Path:
+def _fetch(entry: Checkpoint, source: Upstream, index: int, downloads: Path, progress: Progress | None) -> Path:
     """The upstream's file at `index`, compared with its published digest; a damaged one is fetched once more."""
     path = downloads / source.files[index]
     what = ""
     for attempt in ("first", "second"):
         if not path.exists():
-            _download(row, source, index, path, progress)
+            _download(entry, source, index, path, progress)
         if source.hash is None or matches(path, source.hash):
             return path
         with path.open("rb") as file:
@@ -105,27 +105,27 @@ def _fetch(row: Checkpoint, source: Upstream, index: int, downloads: Path, progr
         path.unlink()
         _log.warning("The %s '%s' was %s: its digest is not %s", attempt, path.name, what, source.hash)
     raise WeightsError(
-        f"The server gives {what} in place of '{path.name}' of '{row.name}': its digest is not {source.hash}. Nothing was opened. "
-        + _by_hand(row, source, path)
+        f"The server gives {what} in place of '{path.name}' of '{entry.name}': its digest is not {source.hash}. "
+        f"Nothing was opened. {_by_hand(entry, source, path)}"
     )
 
 
-def _download(row: Checkpoint, source: Upstream, index: int, path: Path, progress: Progress | None) -> None:
+def _download(entry: Checkpoint, source: Upstream, index: int, path: Path, progress: Progress | None) -> None:
     if source.twin:
-        raise WeightsError(f"The files of '{row.name}' are not read; '{source.twin}' has the same weights as a PyTorch file")
+        raise WeightsError(f"The files of '{entry.name}' are not read; '{source.twin}' has the same weights as a PyTorch file")
     if not source.urls:
         raise WeightsError(
-            f"'{row.name}' has no address that a program can fetch. Fetch '{path.name}' from {source.page} with a browser, "
-            f"then run: pspnet-zoo convert {path.name} --like {row.name} -o FOLDER. Or put it at '{path}'"
+            f"'{entry.name}' has no address that a program can fetch. Fetch '{path.name}' from {source.page} with a browser, "
+            f"then run: pspnet-zoo convert {path.name} --like {entry.name} -o FOLDER. Or put it at '{path}'"
         )
     url = source.urls[index]
     target = path.with_name(path.name + ".zip") if url.endswith(".zip") else path
-    _log.info("Fetching '%s' from %s", row.name, url)
+    _log.info("Fetching '%s' from %s", entry.name, url)
     try:
         with nullcontext(progress) if progress else _progress_bar(path.name) as told:
             download(url, target, has_hash=source.hash is not None and target == path, progress=told)
     except DownloadError as error:
-        raise WeightsError(f"{error}. {_by_hand(row, source, path)}") from error
+        raise WeightsError(f"{error}. {_by_hand(entry, source, path)}") from error
     if target != path:
         _unpack(target, path)
 
@@ -143,11 +143,11 @@ def _unpack(archive: Path, path: Path) -> None:
     os.replace(whole, path)
 
 
-def _by_hand(row: Checkpoint, source: Upstream, path: Path) -> str:
+def _by_hand(entry: Checkpoint, source: Upstream, path: Path) -> str:
     where = source.urls[source.files.index(path.name)] if source.urls else source.page
     return (
         f"Without the network: fetch {where} elsewhere and put '{path.name}' at '{path}', "
-        f"or run: pspnet-zoo convert {path.name} --like {row.name} -o FOLDER"
+        f"or run: pspnet-zoo convert {path.name} --like {entry.name} -o FOLDER"
     )
 
 

@@ -1,4 +1,4 @@
-"""Foreign checkpoints as PSPNets: which file, which family, which row, and then its converter."""
+"""Foreign checkpoints as PSPNets: which file, which family, which entry, and then its converter."""
 
 import logging
 import re
@@ -62,53 +62,55 @@ def convert(path: str | Path, *, like: str | None = None) -> PSPNet:
     files = _files(Path(path))
     if like is None:
         raise WeightsError(_candidates(files))
-    row = find(like)
-    if row.upstream is None:
-        raise WeightsError(f"'{row.name}' is this project's own; nothing is like it. Load it with pspnet_zoo.create('{row.name}')")
-    return convert_files(files, row, row.upstream)
+    entry = find(like)
+    if entry.upstream is None:
+        raise WeightsError(
+            f"'{entry.name}' is this project's own; nothing is like it. Load it with pspnet_zoo.create('{entry.name}')"
+        )
+    return convert_files(files, entry, entry.upstream)
 
 
-def convert_files(files: Sequence[Path], row: Checkpoint, upstream: Upstream) -> PSPNet:
+def convert_files(files: Sequence[Path], entry: Checkpoint, upstream: Upstream) -> PSPNet:
     """`convert` for files that are already found, in the order of `upstream.files`."""
     if upstream.twin:
-        raise WeightsError(f"The files of '{row.name}' are not read; '{upstream.twin}' has the same weights as a PyTorch file")
+        raise WeightsError(f"The files of '{entry.name}' are not read; '{upstream.twin}' has the same weights as a PyTorch file")
     digests = {file.name: _check_name(file, upstream.family) for file in files}
     if upstream.hash and not matches(files[0], upstream.hash):
-        _log.warning("'%s' is not the file that was published as '%s', whose digest is %s", files[0], row.name, upstream.hash)
+        _log.warning("'%s' is not the file that was published as '%s', whose digest is %s", files[0], entry.name, upstream.hash)
     state, meta = _read(files)
     family = _family(state, files[0])
     if family != upstream.family:
         raise WeightsError(
-            f"'{files[0]}' is a checkpoint of {family}, but '{row.name}' is one of {upstream.family}. "
+            f"'{files[0]}' is a checkpoint of {family}, but '{entry.name}' is one of {upstream.family}. "
             "Leave `like` out to see what the file could be"
         )
     if family == "mmseg" and isinstance(meta.get("config"), str):
-        check_config(meta["config"], row.architecture, upstream.network)
-    model = build(row)
-    load_tensors(model, _to_ours(state, family), f"'{files[0]}' does not fit '{row.name}'")
+        check_config(meta["config"], entry.architecture, upstream.network)
+    model = build(entry)
+    load_tensors(model, _to_ours(state, family), f"'{files[0]}' does not fit '{entry.name}'")
     for key, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
             raise WeightsError(
                 f"'{files[0]}' is damaged: '{key}' has values that are not finite. Download it again from its source"
             )
     model.preprocess = upstream.preprocess
-    model.labels = row.labels
+    model.labels = entry.labels
     model.provenance = {
-        "name": row.name,
+        "name": entry.name,
         "upstream": upstream.id,
         "page": upstream.page,
         "urls": list(upstream.urls),
         "sha256": digests,
-        "license": row.license,
-        "metrics": [asdict(metric) for metric in row.metrics],
+        "license": entry.license,
+        "metrics": [asdict(metric) for metric in entry.metrics],
     }
     return model.eval()
 
 
-def build(row: Checkpoint) -> PSPNet:
-    """The network of a row of another project, on the meta device."""
-    encoder, options = parse_architecture(row.architecture)
-    network = asdict(row.upstream.network) if row.upstream else {}
+def build(entry: Checkpoint) -> PSPNet:
+    """The network of an entry of another project, on the meta device."""
+    encoder, options = parse_architecture(entry.architecture)
+    network = asdict(entry.upstream.network) if entry.upstream else {}
     with torch.device("meta"):
         return PSPNet(encoder, None, **{**options, **network})
 
@@ -118,7 +120,7 @@ def _to_ours(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
 
 
 def _family(state: Mapping[str, Tensor], file: Path) -> str:
-    family = next((name for name, converter in CONVERTERS.items() if converter.telltale in state), None)
+    family = next((name for name, converter in CONVERTERS.items() if converter.signature_key in state), None)
     if family is None:
         raise WeightsError(
             f"'{file}' is no PSPNet of a known project ({', '.join(CONVERTERS)}). It starts with: {', '.join(list(state)[:3])}"
@@ -182,16 +184,16 @@ def _candidates(files: Sequence[Path]) -> str:
     classes = next(iter(shapes.get("segmentation_head.0.weight", ())), None)
     fits: dict[Any, bool] = {}
     names = []
-    for row in CHECKPOINTS:
-        if row.upstream is None or (row.upstream.family, row.upstream.network.classes) != (family, classes):
+    for entry in CHECKPOINTS:
+        if entry.upstream is None or (entry.upstream.family, entry.upstream.network.classes) != (family, classes):
             continue
-        network = row.upstream.network
+        network = entry.upstream.network
         # what decides the shapes; a network takes a while to build
-        key = (row.architecture, network.classes, network.psp_out_channels, network.psp_bin_channels, network.aux_channels)
+        key = (entry.architecture, network.classes, network.psp_out_channels, network.psp_bin_channels, network.aux_channels)
         if key not in fits:
-            fits[key] = {k: v.shape for k, v in build(row).state_dict().items()} == shapes
+            fits[key] = {k: v.shape for k, v in build(entry).state_dict().items()} == shapes
         if fits[key]:
-            names.append(f"\n  {row.name}  ({row.upstream.id})")
+            names.append(f"\n  {entry.name}  ({entry.upstream.id})")
     if not names:
         return f"'{files[0]}' is a checkpoint of {family}, but its tensors fit no published one"
     return (

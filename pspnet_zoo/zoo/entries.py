@@ -1,4 +1,4 @@
-"""What the zoo knows about a checkpoint: the fields of a row."""
+"""What the zoo knows about a checkpoint: the fields of an entry."""
 
 import re
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Upstream:
     """Their names; two for CSAIL, whose encoder and decoder are apart."""
     network: Network
     preprocess: Preprocess
-    """What that network expects of a picture."""
+    """What that network expects of an image."""
     urls: tuple[str, ...] = ()
     """Their direct addresses, in the same order; empty if there are none. A .zip holds the file of that name."""
     hash: str | None = None
@@ -78,7 +78,7 @@ class Checkpoint:
     license: str
     metrics: tuple[Metric, ...]
     trained_on: str | None = None
-    """The data set, where no metric tells it."""
+    """The dataset, where no metric tells it."""
     folder: str | None = None
     """Below `pspnet_zoo/zoo/bundled`: these weights ship with the package."""
     sha256: str | None = None
@@ -97,5 +97,5 @@ class Checkpoint:
 
     @property
     def dataset(self) -> str:
-        """The data set whose classes the network knows."""
+        """The dataset whose classes the network knows."""
         return self.trained_on or self.metrics[0].dataset

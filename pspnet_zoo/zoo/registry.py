@@ -1,4 +1,4 @@
-"""What names mean: architectures, checkpoints, and the rows behind them."""
+"""What names mean: architectures, checkpoints, and the entries behind them."""
 
 import difflib
 import fnmatch
@@ -28,7 +28,7 @@ _SHORT_ENCODERS = {
 }
 
 # A light network is narrow after the pyramid too. Its 'same' padding shifts cells by up to 31 pixels, depending on the size of the
-# picture; align_corners=None takes the shift into account.
+# image; align_corners=None takes the shift into account.
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "lite0": {"psp_out_channels": 192, "align_corners": None},
     "r18c": {"encoder_stem_width": 32},
@@ -48,7 +48,7 @@ def parse_architecture(name: str) -> tuple[str, dict[str, Any]]:
     short = name.removeprefix(PREFIX)
     encoder = _SHORT_ENCODERS.get(short, re.sub(r"^r(\d+[a-z]?)$", r"resnet\1", short))
     if not name.startswith(PREFIX) or not is_timm_model(encoder):
-        ids = [row.upstream.id for row in CHECKPOINTS if row.upstream]
+        ids = [entry.upstream.id for entry in CHECKPOINTS if entry.upstream]
         close = _close(name, [*list_models(), *list_models(pretrained=True), *ids])
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
         raise ValueError(f"Unknown model '{name}'.{hint} See pspnet_zoo.list_models(), or run: pspnet-zoo list")
@@ -56,33 +56,33 @@ def parse_architecture(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def find(name: str, tag: str | None = None) -> Checkpoint:
-    """The row of `architecture.tag`, of an architecture's tag, of its default, or of the upstream's own id.
+    """The entry of `architecture.tag`, of an architecture's tag, of its default, or of the upstream's own id.
 
     Raises:
         ValueError: If there is none; the message lists those that there are.
     """
-    for row in CHECKPOINTS:
-        if tag is None and row.upstream is not None and row.upstream.id == name:
-            return row
+    for entry in CHECKPOINTS:
+        if tag is None and entry.upstream is not None and entry.upstream.id == name:
+            return entry
     architecture, _, dotted_tag = name.partition(".")
     if tag and dotted_tag and tag != dotted_tag:
         raise ValueError(f"'{name}' names the weights '{dotted_tag}', and '{tag}' are asked for too; give one of them")
     tag = tag or dotted_tag or DEFAULT_TAGS.get(architecture)
-    rows = [row for row in CHECKPOINTS if row.architecture == architecture]
-    for row in rows:
-        if tag in (None, row.tag):
-            return row
+    entries = [entry for entry in CHECKPOINTS if entry.architecture == architecture]
+    for entry in entries:
+        if tag in (None, entry.tag):
+            return entry
     encoder, _ = parse_architecture(architecture)  # a wrong name gets the closest ones
-    close = _close(str(tag), [row.tag for row in rows])[:1]
+    close = _close(str(tag), [entry.tag for entry in entries])[:1]
     if not close and _has_timm_weights(f"{encoder}.{tag}"):
         raise ValueError(
             f"'{tag}' is timm's tag for weights of the encoder alone: create('{architecture}', encoder_weights='{tag}')"
         )
-    if rows:
-        tags = [row.tag for row in rows]
+    if entries:
+        tags = [entry.tag for entry in entries]
         hint = "".join(f" Did you mean '{architecture}.{other}'?" for other in close)
         raise ValueError(f"'{architecture}' has no weights '{tag}'.{hint} It has: {', '.join(tags)}")
-    known = ", ".join(sorted({row.architecture for row in CHECKPOINTS}, key=_natural))
+    known = ", ".join(sorted({entry.architecture for entry in CHECKPOINTS}, key=_natural))
     raise ValueError(f"'{architecture}' has no published weights yet. There are weights for: {known}")
 
 
@@ -94,7 +94,7 @@ def _has_timm_weights(name: str) -> bool:
 
 def is_checkpoint(name: str) -> bool:
     """Whether a name asks for weights: `architecture.tag` or an upstream's id, not an architecture."""
-    return "." in name or any(row.upstream is not None and row.upstream.id == name for row in CHECKPOINTS)
+    return "." in name or any(entry.upstream is not None and entry.upstream.id == name for entry in CHECKPOINTS)
 
 
 def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
@@ -105,7 +105,7 @@ def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
         pretrained: Only checkpoints, as `architecture.tag`, instead of architectures.
     """
     if pretrained:
-        names = [row.name for row in CHECKPOINTS]
+        names = [entry.name for entry in CHECKPOINTS]
     else:
         stems = [PREFIX + short for short, options in _OPTIONS.items() if "encoder_stem_width" in options]
         short = {encoder: name for name, encoder in _SHORT_ENCODERS.items() if PREFIX + name not in stems}

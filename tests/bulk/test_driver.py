@@ -1,4 +1,4 @@
-"""Bulk work against one picture after another, on a real Ray of this machine."""
+"""Bulk work against one image after another, on a real Ray of this machine."""
 
 import io
 import json
@@ -57,7 +57,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def write_pictures(folder, count, *, bad=True, size=(40, 56)):
+def write_images(folder, count, *, bad=True, size=(40, 56)):
     random = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
@@ -71,7 +71,7 @@ def write_pictures(folder, count, *, bad=True, size=(40, 56)):
 
 
 def check(destination, folder, model, names=None):
-    """Every picture once, each mask as one-by-one prediction has it, and an error for each that cannot be read."""
+    """Every image once, each mask as one-by-one prediction has it, and an error for each that cannot be read."""
     rows = pds.dataset(str(destination)).to_table().to_pylist()
     names = names or sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.*"))
     assert sorted(row["path"] for row in rows) == names
@@ -79,7 +79,7 @@ def check(destination, folder, model, names=None):
     for row in rows:
         if row["path"] in damaged():
             assert row["error"].startswith("The file ")  # the same in every run
-            assert row["mask"] is row["shares"] is row["height"] is None
+            assert row["mask"] is row["class_fractions"] is row["height"] is None
             continue
         prediction = predictor(folder / row["path"])
         with Image.open(io.BytesIO(row["mask"])) as mask:
@@ -88,42 +88,42 @@ def check(destination, folder, model, names=None):
         prediction.save(path := folder.parent / "one.png")
         buffer.write(path.read_bytes())
         assert row["mask"] == buffer.getvalue() and row["error"] is None
-        assert row["shares"] == prediction.shares and (row["height"], row["width"]) == prediction.mask.shape
+        assert row["class_fractions"] == prediction.class_fractions and (row["height"], row["width"]) == prediction.mask.shape
     return rows
 
 
 @pytest.mark.usefixtures("local_ray", "one_thread")
 class TestOnOneMachine:
     @pytest.mark.parametrize(("workers", "rows"), [(1, 7), (2, 16)])
-    def test_every_picture_is_there_once_and_as_if_predicted_alone(self, tmp_path, model, workers, rows):
-        source = write_pictures(tmp_path / "src", 30)
+    def test_every_image_is_there_once_and_as_if_predicted_alone(self, tmp_path, model, workers, rows):
+        source = write_images(tmp_path / "src", 30)
         summary = bulk.run(str(source), str(tmp_path / "out"), model, workers=workers, rows_per_shard=rows)
-        assert (summary.pictures, summary.failures, summary.skipped) == (40, 10, 0)
+        assert (summary.images, summary.failures, summary.skipped) == (40, 10, 0)
         assert sum(n for n, _ in summary.workers.values()) == 40 and summary.seconds > 0
         check(tmp_path / "out", source, model)
         before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
         again = bulk.run(str(source), str(tmp_path / "out"), model, workers=workers, rows_per_shard=rows)
-        assert (again.pictures, again.skipped) == (0, 40)
+        assert (again.images, again.skipped) == (0, 40)
         (tmp_path / "out" / "part-000001.parquet").unlink()
         again = bulk.run(str(source), str(tmp_path / "out"), model, workers=workers, rows_per_shard=rows)
-        assert (again.pictures, again.skipped) == (rows, 40 - rows)
+        assert (again.images, again.skipped) == (rows, 40 - rows)
         check(tmp_path / "out", source, model)
         after = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
         assert [p.name for p in before if before[p] != after[p]] == ["part-000001.parquet"]
 
     @pytest.mark.parametrize("name", ["street.onnx", "street.xml", "street"])
     def test_exported_networks_work_too(self, tmp_path, model, name):
-        source = write_pictures(tmp_path / "src", 4, bad=False)
+        source = write_images(tmp_path / "src", 4, bad=False)
         exported = str(export(model, tmp_path / name))
         summary = bulk.run(str(source), str(tmp_path / "out"), exported, workers=1)
-        assert (summary.pictures, summary.failures) == (4, 0)
+        assert (summary.images, summary.failures) == (4, 0)
         check(tmp_path / "out", source, exported)
 
     def test_a_changed_source_or_model_is_refused(self, tmp_path, model):
-        source = write_pictures(tmp_path / "src", 3, bad=False)
+        source = write_images(tmp_path / "src", 3, bad=False)
         bulk.run(str(source), str(tmp_path / "out"), model, workers=1)
         Image.new("RGB", (8, 8)).save(source / "new.png")
-        with pytest.raises(ValueError, match="the pictures have changed, pictures was 3, now 4"):
+        with pytest.raises(ValueError, match="the images have changed, images was 3, now 4"):
             bulk.run(str(source), str(tmp_path / "out"), model, workers=1)
         (source / "new.png").unlink()
         torch.manual_seed(1)
@@ -133,7 +133,7 @@ class TestOnOneMachine:
             bulk.run(str(source), str(tmp_path / "out"), str(net.save_pretrained(tmp_path / "other")), workers=1)
 
     def test_parquet_in_and_files_out(self, tmp_path, model):
-        source = write_pictures(tmp_path / "src", 6, bad=False)
+        source = write_images(tmp_path / "src", 6, bad=False)
         names = sorted(p.relative_to(source).as_posix() for p in source.rglob("*.*"))
         data = [(source / name).read_bytes() for name in names]
         (tmp_path / "set").mkdir()
@@ -141,7 +141,7 @@ class TestOnOneMachine:
             pa.table({"image": [*data, b"bad"], "path": [*names, None]}), tmp_path / "set" / "a.parquet", row_group_size=2
         )
         summary = bulk.run(str(tmp_path / "set"), str(tmp_path / "out"), model, workers=1, rows_per_shard=3, as_files=True)
-        assert (summary.pictures, summary.failures) == (7, 1)
+        assert (summary.images, summary.failures) == (7, 1)
         rows = pds.dataset([str(p) for p in sorted((tmp_path / "out").glob("*.parquet"))]).to_table().to_pylist()
         assert [row["path"] for row in rows] == [*names, "a.parquet/6"] and rows[-1]["mask"] is None and rows[-1]["error"]
         for row in rows[:-1]:
@@ -149,11 +149,11 @@ class TestOnOneMachine:
                 assert (np.array(mask) == Predictor(model)(source / row["path"]).mask).all()
 
     def test_source_and_destination_on_s3(self, tmp_path, model, s3):
-        source = write_pictures(tmp_path / "src", 8)
+        source = write_images(tmp_path / "src", 8)
         for path in source.rglob("*.*"):
             s3.put(f"in/{path.relative_to(source).as_posix()}", path.read_bytes())
         summary = bulk.run(s3.uri("in"), s3.uri("out"), model, workers=2, rows_per_shard=5)
-        assert (summary.pictures, summary.failures) == (18, 10)
+        assert (summary.images, summary.failures) == (18, 10)
         (tmp_path / "out").mkdir()
         assert all(name.startswith(("part-", "_manifest")) for name in s3.names("out/"))
         for name in s3.names("out/"):
@@ -162,17 +162,17 @@ class TestOnOneMachine:
         assert bulk.run(s3.uri("in"), s3.uri("out"), model, workers=2, rows_per_shard=5).skipped == 18
 
     def test_a_worker_that_cannot_write_ends_the_job_in_one_sentence(self, tmp_path, model):
-        source = write_pictures(tmp_path / "src", 1, bad=False)
+        source = write_images(tmp_path / "src", 1, bad=False)
         (tmp_path / "out" / "masks").mkdir(parents=True)
         (tmp_path / "out" / "masks" / "0").write_text("in the way of a folder")
         with pytest.raises(OSError, match="The worker .* failed: .*masks/0"):
             bulk.run(str(source), str(tmp_path / "out"), model, workers=1, as_files=True)
 
     @pytest.mark.slow
-    def test_five_thousand_small_pictures(self, tmp_path, model):
-        source = write_pictures(tmp_path / "src", 4990, size=(24, 32))
+    def test_five_thousand_small_images(self, tmp_path, model):
+        source = write_images(tmp_path / "src", 4990, size=(24, 32))
         summary = bulk.run(str(source), str(tmp_path / "out"), model, workers=2)
-        assert (summary.pictures, summary.failures) == (5000, 10)
+        assert (summary.images, summary.failures) == (5000, 10)
         check(tmp_path / "out", source, model)
 
 
@@ -220,7 +220,7 @@ def test_a_killed_worker_and_a_removed_node_lose_and_double_nothing(tmp_path, mo
     from ray.cluster_utils import Cluster
 
     assert not ray.is_initialized()
-    source = write_pictures(tmp_path / "src", 600)
+    source = write_images(tmp_path / "src", 600)
     os.environ["PYTHONPATH"] = str(ROOT)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = cluster.add_node(num_cpus=1)
@@ -229,11 +229,11 @@ def test_a_killed_worker_and_a_removed_node_lose_and_double_nothing(tmp_path, mo
     done, killed, removed = [], [], []
 
     def interfere(summary, total):
-        done.append(summary.pictures)
-        if summary.pictures >= 100 and not killed:
+        done.append(summary.images)
+        if summary.images >= 100 and not killed:
             killed.append(next(iter(summary.workers)))
             os.kill(int(killed[0].rpartition(":")[2]), signal.SIGKILL)
-        if summary.pictures >= 300 and not removed:
+        if summary.images >= 300 and not removed:
             removed.append(True)
             cluster.remove_node(second, allow_graceful=False)
 
@@ -251,14 +251,14 @@ DRIVER = """
 import sys
 from pspnet_zoo.bulk import driver as bulk
 summary = bulk.run(*sys.argv[1:4], workers=2, rows_per_shard=10)
-print(summary.pictures, summary.skipped)
+print(summary.images, summary.skipped)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_killed_driver_is_completed_by_the_same_command(tmp_path, model):
-    source, out = write_pictures(tmp_path / "src", 600), tmp_path / "out"
+    source, out = write_images(tmp_path / "src", 600), tmp_path / "out"
     command = [sys.executable, "-c", DRIVER, source, out, model]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -274,4 +274,4 @@ def test_a_killed_driver_is_completed_by_the_same_command(tmp_path, model):
     assert result.stdout.split() == [str(610 - 10 * len(before)), str(10 * len(before))], result.stderr
     assert all(p.stat().st_mtime_ns == mtime for p, mtime in before.items())  # nothing was done twice
     check(out, source, model)
-    assert json.loads((out / "_manifest.json").read_text())["pictures"] == 610
+    assert json.loads((out / "_manifest.json").read_text())["images"] == 610

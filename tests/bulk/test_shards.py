@@ -35,8 +35,8 @@ def test_what_is_missing_is_what_no_shard_says(tmp_path):
     ("change", "message"),
     [
         ({"digest": "other"}, "it is another model"),
-        ({"source_digest": "other"}, "the pictures have changed"),
-        ({"pictures": 11}, "pictures was 10, now 11"),
+        ({"source_digest": "other"}, "the images have changed"),
+        ({"images": 11}, "images was 10, now 11"),
         ({"rows_per_shard": 5}, "rows_per_shard was 4, now 5"),
         ({"as_files": True}, "as_files was False, now True"),
     ],
@@ -61,12 +61,12 @@ def test_a_half_written_shard_does_not_count_and_is_removed(tmp_path):
 def test_rows_come_back_as_they_were(tmp_path):
     destination = Destination(str(tmp_path))
     destination.begin(MANIFEST)
-    destination.write(0, [row(1), Row("bad.jpg", None, None, None, None, None, "is not a picture")], MANIFEST, CAMVID)
+    destination.write(0, [row(1), Row("bad.jpg", None, None, None, None, None, "is not an image")], MANIFEST, CAMVID)
     good, bad = pds.dataset(tmp_path).to_table().to_pylist()
     with Image.open(io.BytesIO(good["mask"])) as mask:
         assert mask.mode == "P" and (np.array(mask) == 1).all() and mask.getpalette()[3:6] == list(CAMVID.colors[1])
-    assert good["shares"]["road"] == 1 / 11 and good["error"] is None and (good["height"], good["width"]) == (3, 4)
-    assert bad["error"] == "is not a picture" and bad["mask"] is bad["shares"] is bad["height"] is None
+    assert good["class_fractions"]["road"] == 1 / 11 and good["error"] is None and (good["height"], good["width"]) == (3, 4)
+    assert bad["error"] == "is not an image" and bad["mask"] is bad["class_fractions"] is bad["height"] is None
     assert {good["model"], bad["model"]} == {"pspnet_lite0.camvid"} and good["digest"] == "def"
     assert json.loads(pq.read_schema(tmp_path / "part-000000.parquet").metadata[b"labels"])["names"] == list(CAMVID.names)
 

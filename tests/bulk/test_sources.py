@@ -15,11 +15,11 @@ from pspnet_zoo.bulk.sources import open_source, read_part
 
 @pytest.fixture
 def folder(tmp_path):
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     for i, name in enumerate(["b.png", "a.jpg", "sub/c.png", "sub/deep/d.webp", "e %#?.png"]):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 3), (i, i, i)).save(root / name)
-    (root / "notes.txt").write_text("no picture")
+    (root / "notes.txt").write_text("no image")
     (root / "._a.jpg").write_bytes(b"macOS")
     (root / "_tmp").mkdir()
     (root / "_tmp" / "x.png").write_bytes(b"of another program")
@@ -37,14 +37,14 @@ def table(path, columns, row_group_size=3):
 
 
 @pytest.mark.parametrize("size", [1, 2, 100])
-def test_a_folder_gives_its_pictures_at_any_depth_in_order(folder, size):
+def test_a_folder_gives_its_images_at_any_depth_in_order(folder, size):
     source = open_source(str(folder))
     items = everything(source, size)
     assert [i.name for i in items] == ["a.jpg", "b.png", "e %#?.png", "sub/c.png", "sub/deep/d.webp"]
     assert [i.read() for i in items] == [(folder / i.name).read_bytes() for i in items]
 
 
-def test_a_list_names_pictures_by_relative_and_absolute_paths_and_uris(folder):
+def test_a_list_names_images_by_relative_and_absolute_paths_and_uris(folder):
     lines = ["a.jpg", "", "sub/c.png", str(folder / "b.png"), (folder / "b.png").as_uri()]
     (folder / "list.txt").write_text("\n".join(lines))
     items = everything(open_source(str(folder / "list.txt")), 2)
@@ -53,7 +53,7 @@ def test_a_list_names_pictures_by_relative_and_absolute_paths_and_uris(folder):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
-def test_a_parquet_data_set_of_bytes_is_read_row_by_row(tmp_path, size):
+def test_a_parquet_dataset_of_bytes_is_read_row_by_row(tmp_path, size):
     data = [bytes([i]) * (i + 1) for i in range(17)]
     table(tmp_path / "set" / "0.parquet", {"image": data[:8], "path": [f"{i}.jpg" for i in range(8)]})
     table(tmp_path / "set" / "sub" / "1.parquet", {"image": data[8:], "path": [f"{i}.jpg" for i in range(8, 17)]}, 4)
@@ -82,7 +82,7 @@ def test_a_parquet_file_of_paths_is_relative_to_its_folder(folder):
     assert [i.place for i in items] == ["set.parquet/0", "set.parquet/1"]
 
 
-def test_pictures_as_hugging_face_data_sets_store_them(tmp_path):
+def test_images_as_hugging_face_datasets_store_them(tmp_path):
     table(tmp_path / "0.parquet", {"photo": [{"bytes": b"x", "path": "x.jpg"}, {"bytes": b"y", "path": None}]})
     items = everything(open_source(str(tmp_path / "0.parquet"), column="photo"), 2)
     assert [(i.name, i.read()) for i in items] == [("x.jpg", b"x"), ("0.parquet/1", b"y")]
@@ -102,23 +102,23 @@ def test_the_digest_changes_with_whatever_could_change_a_result(folder):
     assert len(set(digests)) == 5
 
 
-def test_what_holds_no_pictures_is_refused_in_one_sentence(folder, tmp_path):
+def test_what_holds_no_images_is_refused_in_one_sentence(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("\n\n")
     (tmp_path / "noise.bin").write_bytes(b"\xff\xfe\x00")
     table(tmp_path / "numbers.parquet", {"path": [1, 2], "x": [b"", b""]})
     for uri, error, message in (
         (tmp_path / "none", FileNotFoundError, "No file or folder"),
-        (tmp_path / "empty", ValueError, "No pictures and no Parquet files"),
-        (tmp_path / "empty.txt", ValueError, "lists no pictures"),
+        (tmp_path / "empty", ValueError, "No images and no Parquet files"),
+        (tmp_path / "empty.txt", ValueError, "lists no images"),
         (tmp_path / "noise.bin", ValueError, "neither Parquet nor a text file"),
-        (folder / "a.jpg", ValueError, "is a picture"),
+        (folder / "a.jpg", ValueError, "is an image"),
         (tmp_path / "numbers.parquet", ValueError, "is int64; it must be bytes or paths"),
         ("ftp://host/x", ValueError, "cannot be opened"),
     ):
         with pytest.raises(error, match=message):
             open_source(str(uri))
-    with pytest.raises(ValueError, match="has the columns path, x; name the pictures' one by --column"):
+    with pytest.raises(ValueError, match="has the columns path, x; name the images' one by --column"):
         open_source(str(tmp_path / "numbers.parquet"), column="image")
 
 

@@ -16,14 +16,14 @@ from pspnet_zoo import PSPNet
 from pspnet_zoo.data.labels import CAMVID
 
 
-def picture(path, size=(56, 40)):
+def image(path, size=(56, 40)):
     Image.effect_noise(size, 60).convert("RGB").save(path)
     return path
 
 
 def test_predict_writes_an_overlay_and_a_mask_and_prints_shares(run, model, tmp_path):
-    code, out, _ = run("predict", picture(tmp_path / "street.jpg"), "-o", tmp_path / "out", "--model", model)
-    assert code == 0 and "share of the picture" in out and "%" in out
+    code, out, _ = run("predict", image(tmp_path / "street.jpg"), "-o", tmp_path / "out", "--model", model)
+    assert code == 0 and "share of the image" in out and "%" in out
     with Image.open(tmp_path / "out" / "street_mask.png") as mask, Image.open(tmp_path / "out" / "street_overlay.png") as overlay:
         assert mask.size == (56, 40) and mask.mode == "P" and overlay.width > 56
 
@@ -31,18 +31,18 @@ def test_predict_writes_an_overlay_and_a_mask_and_prints_shares(run, model, tmp_
 def test_a_bad_file_does_not_stop_the_others(run, model, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
-    picture(folder / "a.jpg")
-    (folder / "b.jpg").write_text("no picture")
+    image(folder / "a.jpg")
+    (folder / "b.jpg").write_text("no image")
     (folder / "notes.txt").write_text("not looked at")
-    picture(folder / "c.png", (1, 1))
+    image(folder / "c.png", (1, 1))
     code, _, err = run("predict", folder, tmp_path / "gone.jpg", "-o", tmp_path / "out", "--model", model)
     assert code == 2
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_mask.png", "a_overlay.png", "c_mask.png", "c_overlay.png"]
     lines = [line for line in err.splitlines() if "Error" in line]
-    assert len(lines) == 2 and "No file" in lines[0] and "b.jpg' is not a picture" in lines[1]
+    assert len(lines) == 2 and "No file" in lines[0] and "b.jpg' is not an image" in lines[1]
 
 
-def test_every_kind_of_picture_is_done(run, model, tmp_path):
+def test_every_kind_of_image_is_done(run, model, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     for mode, value in (("L", 90), ("P", 3), ("RGBA", (1, 2, 3, 4)), ("I;16", 40000), ("1", 1)):
@@ -50,14 +50,14 @@ def test_every_kind_of_picture_is_done(run, model, tmp_path):
     Image.new("CMYK", (20, 30), (0, 9, 9, 0)).save(folder / "CMYK.jpg")
     Image.new("RGB", (10000, 100)).save(folder / "wide.png")
     code, out, _ = run("predict", folder, "-o", tmp_path / "out", "--model", model)
-    assert code == 0 and "mean of 7 pictures" in out and len(list((tmp_path / "out").iterdir())) == 14
+    assert code == 0 and "mean of 7 images" in out and len(list((tmp_path / "out").iterdir())) == 14
 
 
-def test_pictures_of_one_name_do_not_overwrite_each_other(run, model, tmp_path):
+def test_images_of_one_name_do_not_overwrite_each_other(run, model, tmp_path):
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
-        picture(tmp_path / folder / "a.jpg")
-    picture(tmp_path / "x" / "a.png")
+        image(tmp_path / folder / "a.jpg")
+    image(tmp_path / "x" / "a.png")
     code, _, _ = run("predict", tmp_path / "x", tmp_path / "y", "-o", tmp_path / "out", "--model", model)
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert code == 0 and names == [f"a{n}_{kind}.png" for n in ("_2", "_3") for kind in ("mask", "overlay")] + [
@@ -69,23 +69,23 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(run, model, tmp_path):
 def test_a_name_that_looks_numbered_does_not_overwrite_a_numbered_one(run, model, tmp_path):
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
-        picture(tmp_path / folder / "a.jpg")
-    picture(tmp_path / "a_2.jpg")
+        image(tmp_path / folder / "a.jpg")
+    image(tmp_path / "a_2.jpg")
     code, _, _ = run("predict", tmp_path / "x", tmp_path / "y", tmp_path / "a_2.jpg", "-o", tmp_path / "out", "--model", model)
     assert code == 0 and len(list((tmp_path / "out").iterdir())) == 6
 
 
 def test_an_input_is_never_overwritten(run, model, tmp_path):
-    first, second = picture(tmp_path / "a.png"), picture(tmp_path / "a_mask.png")
+    first, second = image(tmp_path / "a.png"), image(tmp_path / "a_mask.png")
     before = second.read_bytes()
     code, _, err = run("predict", first, second, "-o", tmp_path, "--model", model)
-    assert code == 2 and "is one of the pictures to segment" in err and second.read_bytes() == before
+    assert code == 2 and "is one of the images to segment" in err and second.read_bytes() == before
 
 
 def test_an_empty_folder_is_said(run, model, tmp_path):
     (tmp_path / "empty").mkdir()
     code, _, err = run("predict", tmp_path / "empty", "-o", tmp_path / "out", "--model", model)
-    assert code == 2 and "No pictures in" in err
+    assert code == 2 and "No images in" in err
 
 
 TRAIN = ["train", "--recipe", "camvid", "-o", "run", "--data", "{camvid}"]
@@ -106,8 +106,8 @@ TRAIN = ["train", "--recipe", "camvid", "-o", "run", "--data", "{camvid}"]
         ([*TRAIN, "--init", "/nowhere"], "No '/nowhere/config.json'"),
         ([*TRAIN, "--init", "pspnet_lite0.voc"], "'pspnet_lite0' has no weights 'voc'"),
         ([*TRAIN, "--resume"], "No weights at"),
-        (["train", "-o", "run"], "Nothing says what is in the pictures; give --data, or --teacher and --unlabelled"),
-        (["train", "-o", "run", "--unlabelled", "{camvid}/test"], "Nothing says what is in the pictures"),
+        (["train", "-o", "run"], "Nothing says what is in the images; give --data, or --teacher and --unlabelled"),
+        (["train", "-o", "run", "--unlabelled", "{camvid}/test"], "Nothing says what is in the images"),
         ([*TRAIN, "--teacher", "pspnet_lite0.camvid", "--teacher-protocol", "all"], "--teacher-protocol is 'all'; it can be whole"),
         ([*TRAIN, "--teacher", "pspnet_lite0.camvid", "--teacher-mapping", "m.json"], "No file 'm.json'"),
         ([*TRAIN, "--teacher-confidence", "2"], "teacher_confidence is 2.0; it must be between 0 and 1"),
@@ -129,12 +129,12 @@ def test_unreadable_folders_and_unwritable_output_are_said(run, model, tmp_path)
     (tmp_path / "locked").mkdir(mode=0)
     code, _, err = run("predict", tmp_path / "locked", "-o", tmp_path / "out", "--model", model)
     assert code == 2 and "locked" in err
-    code, _, err = run("predict", picture(tmp_path / "a.png"), "-o", tmp_path / "locked" / "out", "--model", model)
+    code, _, err = run("predict", image(tmp_path / "a.png"), "-o", tmp_path / "locked" / "out", "--model", model)
     assert code == 2 and "locked" in err
 
 
 def test_an_output_that_is_a_file_is_said(run, model, tmp_path):
-    code, _, err = run("predict", picture(tmp_path / "a.png"), "-o", picture(tmp_path / "b.png"), "--model", model)
+    code, _, err = run("predict", image(tmp_path / "a.png"), "-o", image(tmp_path / "b.png"), "--model", model)
     assert code == 2 and "b.png" in err and "Traceback" not in err
 
 
@@ -164,10 +164,10 @@ def test_a_student_is_taught_without_masks_then_with_them_and_other_classes(run,
     options = ["--recipe", "camvid", "--iterations", 2, "--batch-size", 2, "--crop", 32, 48, "--workers", 0]
     options += ["--model", "pspnet_test_efficientnet", "--teacher", model, "--unlabelled", camvid / "test"]
     code, _, err = run("train", "-o", tmp_path / "a", "--unlabelled", camvid / "val", "--teacher-protocol", "whole_ms", *options)
-    assert code == 0 and "The teacher's probabilities of 5 pictures take 0.0 GB in " in err
+    assert code == 0 and "The teacher's probabilities of 5 images take 0.0 GB in " in err
     assert len(list((tmp_path / "a" / "teacher").glob("*/*.safetensors"))) == 5
     config = json.loads((tmp_path / "a" / "model" / "config.json").read_text())
-    assert config["labels"]["names"] == list(CAMVID.names) and config["provenance"]["data"] == "5 pictures without masks"
+    assert config["labels"]["names"] == list(CAMVID.names) and config["provenance"]["data"] == "5 images without masks"
     assert config["provenance"]["teachers"]["networks"][0]["name"] == str(model)
     mapping = tmp_path / "classes.json"
     mapping.write_text(
@@ -181,7 +181,7 @@ def test_a_student_is_taught_without_masks_then_with_them_and_other_classes(run,
     options += ["--teacher", exported, "--teacher-cache", tmp_path / "kept"]
     code, _, _ = run("train", "-o", tmp_path / "c", "--data", camvid, *options)
     provenance = json.loads((tmp_path / "c" / "model" / "config.json").read_text())["provenance"]
-    assert code == 0 and provenance["data"] == "camvid, split train, 5 pictures; 2 pictures without masks"
+    assert code == 0 and provenance["data"] == "camvid, split train, 5 images; 2 images without masks"
     assert [network["name"] for network in provenance["teachers"]["networks"]] == [str(model), str(exported)]
     assert len(list((tmp_path / "kept").glob("*/*.safetensors"))) == 7
 
@@ -254,7 +254,7 @@ def test_data_check_reports_what_is_there(run, cityscapes):
     code, out, err = run("data", "check", cityscapes, "--dataset", "cityscapes")
     assert code == 0 and "Warning: No pixel is of 'train'" in err and "Error" not in err  # and not that nothing is wrong
     assert "Nothing is wrong" not in out
-    assert "train: 4 pictures, 4 of 64x32" in out and "test: 2 pictures, 2 of 64x32" in out
+    assert "train: 4 images, 4 of 64x32" in out and "test: 2 images, 2 of 64x32" in out
     rows = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in out.splitlines() if "│" in line}
     assert [float(rows["train"][i].rstrip(" %")) for i in (0, 1, 3)] == [0, 0, 0]  # the class that is nowhere
     assert rows["bicycle"][2].strip() == rows["ignored, of all"][2].strip() == "-"  # the split without truth
@@ -262,11 +262,11 @@ def test_data_check_reports_what_is_there(run, cityscapes):
 
 def test_data_check_names_every_wrong_file_and_ends_with_two(run, camvid):
     (camvid / "trainannot" / "000.png").unlink()
-    (camvid / "val" / "001.png").write_bytes(b"no picture")
+    (camvid / "val" / "001.png").write_bytes(b"no image")
     code, out, err = run("data", "check", camvid, "--dataset", "camvid")
     lines = [line for line in err.splitlines() if line.startswith("Error: ")]
     assert code == 2 and "Nothing is wrong" not in out and "Traceback" not in err
-    assert len(lines) == 2 and "000.png' has no mask" in lines[0] and "001.png' is not a picture" in lines[1]
+    assert len(lines) == 2 and "000.png' has no mask" in lines[0] and "001.png' is not an image" in lines[1]
     assert run("data", "check", camvid, "--dataset", "camvid", "--split", "test")[0] == 0
 
 
@@ -277,14 +277,14 @@ def test_data_check_prints_names_as_they_are(run, tmp_path):
             Image.new("L", (8, 6)).save(tmp_path / split / folder / "x.png")
     (tmp_path / "classes.txt").write_text("[red]road\nsky")
     code, out, _ = run("data", "check", tmp_path)
-    assert code == 0 and "[b]: 1 pictures, 1 of 8x6" in out and "[red]road" in out and out.count("[b]") == 2
+    assert code == 0 and "[b]: 1 images, 1 of 8x6" in out and "[red]road" in out and out.count("[b]") == 2
 
 
 def test_info_says_how_an_encoder_came_to_its_stride(run):
     code, out, _ = run("info", "pspnet_pit_ti_224")
     assert code == 0 and "resized" in out and "224x224" in out
     code, out, _ = run("info", "pspnet_resnet10t")
-    assert code == 0 and "dilated" in out and "largest picture" not in out
+    assert code == 0 and "dilated" in out and "largest image" not in out
 
 
 def test_list_knows_every_backbone_as_an_architecture(run):

@@ -17,7 +17,7 @@ NAMES = ("circle [/b]", "[red]:car:")
 
 @pytest.fixture
 def strange(tmp_path):
-    """A network and a data set whose classes have rich's markup in their names, and such a picture."""
+    """A network and a dataset whose classes have rich's markup in their names, and such an image."""
     net = PSPNet("test_efficientnet", None, classes=2, psp_out_channels=8)
     net.labels = Labels(NAMES)
     net.save_pretrained(tmp_path / "model")
@@ -56,10 +56,10 @@ def test_an_evaluation_is_written_before_it_is_shown(run, strange, monkeypatch):
     assert code == 2 and "no such terminal" in err and json.loads(report.read_text())["images"] == 1
 
 
-def test_predictions_do_not_go_into_the_data_set(run, strange):
+def test_predictions_do_not_go_into_the_dataset(run, strange):
     folder = strange / "data" / "val" / "images"
     code, _, err = run("evaluate", strange / "model", "--data", strange / "data", "--save-predictions", folder)
-    assert code == 2 and "is a folder of the data set" in err and len(list(folder.iterdir())) == 1
+    assert code == 2 and "is a folder of the dataset" in err and len(list(folder.iterdir())) == 1
 
 
 def test_an_address_is_refused_whole(run, strange):

@@ -32,7 +32,7 @@ def test_every_name_is_whole_in_80_columns_and_no_two_rows_look_alike(lines):
     assert len(set(printed[: 1 + len(CHECKPOINTS)])) == 1 + len(CHECKPOINTS)
 
 
-def test_a_row_has_data_set_numbers_parameters_and_licence(lines):
+def test_a_row_has_dataset_numbers_parameters_and_licence(lines):
     (line,) = [line for line in lines()[0] if line.startswith("pspnet_r101c.mmseg_cityscapes ")]
     assert line.split() == ["pspnet_r101c.mmseg_cityscapes", "Cityscapes", "79.8", "81.1", "68M", "Apache"]
     (line,) = [line for line in lines("*lite0*")[0] if line.startswith("pspnet_lite0.camvid")]

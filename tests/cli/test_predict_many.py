@@ -22,7 +22,7 @@ from tests.inference.damage import damaged
 
 @pytest.fixture
 def photos(tmp_path):
-    """Nine pictures of three sizes in three folders, and ten that cannot be read."""
+    """Nine images of three sizes in three folders, and ten that cannot be read."""
     random = np.random.default_rng(0)
     for i in range(9):
         path = tmp_path / "photos" / ("." if i < 3 else "x" if i < 6 else "x/y") / f"{i}.{'jpg' if i % 2 else 'png'}"
@@ -52,7 +52,7 @@ def alone(model, photos):
 @pytest.mark.parametrize("options", [[], ["--batch-size", 4, "--workers", 1], ["--batch-size", 3, "--workers", 7, "--masks-only"]])
 def test_results_mirror_the_folders_and_equal_one_by_one_prediction(run, model, photos, tmp_path, options):
     code, out, err = run("predict", photos, "-r", "-o", tmp_path / "out", "--model", model, *options)
-    assert code == 2 and err.count("Error: ") == 10 and all(name in err for name in damaged()) and "mean of 9 pictures" in out
+    assert code == 2 and err.count("Error: ") == 10 and all(name in err for name in damaged()) and "mean of 9 images" in out
     assert masks(tmp_path / "out") == alone(model, photos)
     overlays = [] if "--masks-only" in options else list((tmp_path / "out").rglob("*_overlay.png"))
     assert len([p for p in (tmp_path / "out").rglob("*") if p.is_file()]) == 9 + len(overlays) and len(overlays) in (0, 9)
@@ -63,7 +63,7 @@ def test_a_pattern_that_the_shell_left_alone(run, model, photos, tmp_path):
     assert code == 0 and sorted(masks(tmp_path / "out")) == ["1_mask.png", "x/3_mask.png", "x/5_mask.png", "x/y/7_mask.png"]
 
 
-def test_results_inside_the_folder_are_no_pictures_of_the_next_run(run, model, photos, monkeypatch):
+def test_results_inside_the_folder_are_no_images_of_the_next_run(run, model, photos, monkeypatch):
     monkeypatch.chdir(photos)
     for _ in range(2):
         run("predict", ".", "-r", "--model", model)
@@ -103,7 +103,7 @@ def test_masks_of_more_than_255_classes_are_reported_again(run, photos, tmp_path
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-def test_the_report_has_a_row_for_each_picture_bad_ones_included(run, model, photos, tmp_path, suffix):
+def test_the_report_has_a_row_for_each_image_bad_ones_included(run, model, photos, tmp_path, suffix):
     run("predict", photos, "-r", "-o", tmp_path / "out", "--model", model, "--report", tmp_path / f"r.{suffix}")
     text = (tmp_path / f"r.{suffix}").read_text()
     rows = list(csv.DictReader(io.StringIO(text))) if suffix == "csv" else [json.loads(line) for line in text.splitlines()]
@@ -114,8 +114,10 @@ def test_the_report_has_a_row_for_each_picture_bad_ones_included(run, model, pho
             assert row["error"] and not row["height"]
             continue
         prediction = predictor(row["path"])
-        shares = row["shares"] if suffix == "jsonl" else {n: float(row[f"share_{n}"]) for n in prediction.shares}
-        assert shares == prediction.shares and not row["error"] and float(row["seconds"]) > 0
+        class_fractions = (
+            row["class_fractions"] if suffix == "jsonl" else {n: float(row[f"fraction_{n}"]) for n in prediction.class_fractions}
+        )
+        assert class_fractions == prediction.class_fractions and not row["error"] and float(row["seconds"]) > 0
         assert (int(row["height"]), int(row["width"])) == prediction.mask.shape
 
 
@@ -132,7 +134,7 @@ def test_a_link_at_a_results_name_is_replaced_and_not_followed(run, model, photo
     [
         (["--report", "r.txt"], "must end in one of .csv, .jsonl, .parquet"),
         (["nowhere.jpg"], "No file 'nowhere.jpg'"),
-        (["*.nothing"], "No pictures in '*.nothing'"),
+        (["*.nothing"], "No images in '*.nothing'"),
     ],
 )
 def test_mistakes_are_said_before_a_model_is_loaded(run, tmp_path, monkeypatch, options, message):
@@ -182,14 +184,14 @@ class TestVideo:
 
         options = ["--masks", tmp_path / "masks", "--report", tmp_path / "r.jsonl"]
         code, out, err = run("predict", clip, "-o", tmp_path / "out", "--model", model, *options)
-        assert code == 0 and "share of the picture" in out and "frames/s" in err
+        assert code == 0 and "share of the image" in out and "frames/s" in err
         frames, sound = read_clip(tmp_path / "out" / "clip_overlay.mp4")
         assert len(frames) == 20 and len(sound) > 5
         rows = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
         assert [row["frame"] for row in rows] == list(range(20)) and [row["time"] for row in rows] == [t / 1000 for t in times(20)]
         predictions = [prediction for _, prediction in Predictor(model).video(clip)]
         for row, prediction in zip(rows, predictions, strict=True):
-            assert row["shares"] == prediction.shares and (row["height"], row["width"]) == (63, 47)
+            assert row["class_fractions"] == prediction.class_fractions and (row["height"], row["width"]) == (63, 47)
             with Image.open(tmp_path / "masks" / f"clip_{row['frame']:06}.png") as mask:
                 assert (np.array(mask) == prediction.mask).all()
 
@@ -206,10 +208,10 @@ class TestVideo:
 
         clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
         code, out, err = run("predict", clip, "-o", tmp_path / "out", "--model", model)
-        assert code == 2 and "cut off" in err and "share of the picture" in out
+        assert code == 2 and "cut off" in err and "share of the image" in out
         assert 0 < len(read_clip(tmp_path / "out" / "clip_overlay.mp4")[0]) < 20
 
-    def test_a_text_file_called_a_video_does_not_stop_the_pictures(self, run, model, photos, tmp_path):
+    def test_a_text_file_called_a_video_does_not_stop_the_images(self, run, model, photos, tmp_path):
         pytest.importorskip("av")
         (tmp_path / "text.mp4").write_text("no video")
         code, _, err = run("predict", tmp_path / "text.mp4", photos / "0.png", "-o", tmp_path / "out", "--model", model)

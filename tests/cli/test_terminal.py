@@ -68,13 +68,13 @@ def test_what_is_piped_has_a_line_a_value(run):
 
 
 def test_numbers_are_at_the_right_and_headings_as_they_are():
-    table = terminal.number_table("class", "[red]x[b].jpg", title="[of] a picture")
+    table = terminal.number_table("class", "[red]x[b].jpg", title="[of] an image")
     for name, number in (("sky", "12.0%"), ("road", "3.0%")):
         table.add_row(name, number)
     with terminal.out.capture() as printed:
         terminal.out.print(table)
     text = printed.get()
-    assert "[red]x[b].jpg" in text and "[of] a picture" in text
+    assert "[red]x[b].jpg" in text and "[of] an image" in text
     assert len({line.index("%") for line in text.splitlines() if "%" in line}) == 1
 
 

@@ -20,7 +20,7 @@ def test_pairs_are_uint8_with_unlabelled_pixels_ignored(camvid):
 def test_a_mask_of_another_size_is_named(camvid):
     path = camvid / "val" / ".." / "valannot" / "001.png"
     Image.new("L", (10, 10)).save(path)
-    with pytest.raises(ImageError, match=r"001.png' is 10x10, its picture is 64x48"):
+    with pytest.raises(ImageError, match=r"001.png' is 10x10, its image is 64x48"):
         open_dataset("camvid", camvid, "val")[1]
 
 
@@ -42,5 +42,5 @@ def test_what_is_missing_is_named(camvid):
         open_dataset("camvid", camvid, "test")
     for file in (camvid / "val").iterdir():
         file.unlink()
-    with pytest.raises(FileNotFoundError, match="No pictures in"):
+    with pytest.raises(FileNotFoundError, match="No images in"):
         open_dataset("camvid", camvid, "val")

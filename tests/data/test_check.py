@@ -1,4 +1,4 @@
-"""A data set is read whole: counts against counts by hand, and every problem named."""
+"""A dataset is read whole: counts against counts by hand, and every problem named."""
 
 import numpy as np
 import pytest
@@ -10,24 +10,24 @@ from pspnet_zoo.data.open import open_dataset
 
 def test_counts_and_shares_are_those_of_the_masks(camvid):
     contents, problems = check_dataset("camvid", camvid)
-    assert not problems and {s: c.pictures for s, c in contents.items()} == {"train": 5, "val": 3, "test": 2}
+    assert not problems and {s: c.images for s, c in contents.items()} == {"train": 5, "val": 3, "test": 2}
     for split, each in contents.items():
         masks = []
         for path in (camvid / f"{split}annot").iterdir():
             with Image.open(path) as image:
                 masks.append(np.array(image))
         ids = np.stack(masks)
-        assert each.sizes == {(64, 48): each.pictures}
-        assert each.ignored == (ids == 11).mean() and each.shares is not None
+        assert each.sizes == {(64, 48): each.images}
+        assert each.ignored == (ids == 11).mean() and each.class_fractions is not None
         for index, name in enumerate(each.labels.names):
-            assert each.shares[name] == pytest.approx((ids == index).sum() / (ids != 11).sum())
+            assert each.class_fractions[name] == pytest.approx((ids == index).sum() / (ids != 11).sum())
 
 
 def test_a_split_without_truth_has_sizes_and_no_shares(cityscapes):
     contents, problems = check_dataset("cityscapes", cityscapes)
     assert not problems and list(contents) == ["train", "val", "test", "train_extra"]
-    assert contents["test"].shares is None and contents["test"].sizes == {(64, 32): 2}
-    assert contents["val"].shares is not None and contents["val"].shares["train"] == 0
+    assert contents["test"].class_fractions is None and contents["test"].sizes == {(64, 32): 2}
+    assert contents["val"].class_fractions is not None and contents["val"].class_fractions["train"] == 0
 
 
 def test_every_problem_is_a_line_that_names_the_file(cityscapes):
@@ -35,21 +35,21 @@ def test_every_problem_is_a_line_that_names_the_file(cityscapes):
     Image.new("L", (8, 8)).save(train.masks[0])
     Image.new("L", (64, 32), 77).save(train.masks[1])
     train.masks[2].unlink()
-    train.images[3].write_bytes(b"no picture")
+    train.images[3].write_bytes(b"no image")
     for file in open_dataset("cityscapes", cityscapes, "test").images:
         file.unlink()
     seen = []
     contents, problems = check_dataset("cityscapes", cityscapes, progress=lambda done, total: seen.append((done, total)))
     for file, words in (
-        (train.masks[0], "is 8x8, its picture is 64x32"),
+        (train.masks[0], "is 8x8, its image is 64x32"),
         (train.masks[1], "holds the ids [77]"),
         (train.masks[2], "has no mask"),
-        (train.images[3], "is not a picture"),
-        (cityscapes / "leftImg8bit" / "test", "No pictures in"),
+        (train.images[3], "is not an image"),
+        (cityscapes / "leftImg8bit" / "test", "No images in"),
     ):
         assert len([p for p in problems if str(file) in p and words in p and "\n" not in p]) == 1
     assert len(problems) == 5 and "test" not in contents
-    assert contents["train"].pictures == 4 and not contents["train"].sizes and contents["val"].sizes == {(64, 32): 3}
+    assert contents["train"].images == 4 and not contents["train"].sizes and contents["val"].sizes == {(64, 32): 3}
     assert seen == [(i, 9) for i in range(1, 10)]
 
 
@@ -59,7 +59,7 @@ def test_only_the_split_that_is_asked_for_is_read(camvid):
     assert list(contents) == ["val"] and not problems
 
 
-def test_a_fault_of_the_whole_data_set_is_said_once(tmp_path):
+def test_a_fault_of_the_whole_dataset_is_said_once(tmp_path):
     (tmp_path / "images").mkdir()
     contents, problems = check_dataset("folder", tmp_path)
     assert not contents and len(problems) == 1 and "classes.txt" in problems[0]
@@ -74,12 +74,12 @@ def test_a_folder_without_a_split_is_refused(tmp_path, layout):
 def folder_of(root, names, values, splits=("train", "val")):
     (root / "classes.txt").write_text("\n".join(names))
     for split in splits:
-        for kind, picture in (
+        for kind, image in (
             ("images", Image.new("RGB", (8, 8))),
             ("masks", Image.fromarray(np.resize(np.uint8(values), (8, 8)))),
         ):
             (root / split / kind).mkdir(parents=True)
-            picture.save(root / split / kind / "a.png")
+            image.save(root / split / kind / "a.png")
     return check_dataset("folder", root)[0]
 
 
@@ -94,5 +94,5 @@ def test_classes_without_a_pixel_and_a_missing_split_are_doubted(tmp_path):
     assert [d[:21] for d in doubts(contents)] == ["There is no val split", "No pixel is of 'b'"]
 
 
-def test_a_sound_data_set_is_not_doubted(tmp_path):
+def test_a_sound_dataset_is_not_doubted(tmp_path):
     assert not doubts(folder_of(tmp_path, ["a", "b"], [0, 1, 255]))

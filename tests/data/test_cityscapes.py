@@ -30,7 +30,7 @@ def test_pairs_are_uint8_with_train_ids(cityscapes, split, count):
             assert (mask.numpy()[raw == label] == expected).all()
 
 
-def test_pictures_and_masks_are_of_one_frame_in_the_order_of_cities(cityscapes):
+def test_images_and_masks_are_of_one_frame_in_the_order_of_cities(cityscapes):
     dataset = open_dataset("cityscapes", cityscapes, "train")
     assert [p.parent.name for p in dataset.images] == ["traincity0", "traincity0", "traincity1", "traincity1"]
     for image, mask in zip(dataset.images, dataset.masks, strict=True):
@@ -39,7 +39,7 @@ def test_pictures_and_masks_are_of_one_frame_in_the_order_of_cities(cityscapes):
         assert (read_image(image)[..., 0] == label_ids(mask) * 7).all()
 
 
-def test_train_ids_are_read_where_every_picture_has_them(cityscapes):
+def test_train_ids_are_read_where_every_image_has_them(cityscapes):
     expected = [open_dataset("cityscapes", cityscapes, "val")[i][1] for i in range(3)]
     masks = open_dataset("cityscapes", cityscapes, "val").masks
     for mask, ids in zip(masks, expected, strict=True):
@@ -59,11 +59,11 @@ def test_the_license_plate_stored_in_eight_bits_is_ignored(cityscapes):
 def test_an_id_above_33_is_named(cityscapes):
     path = open_dataset("cityscapes", cityscapes, "val").masks[1]
     Image.fromarray(np.full((32, 64), 34, np.uint8)).save(path)
-    with pytest.raises(ImageError, match=rf"{path.name}' holds the ids \[34\]; the data set has 0 to 33, 255"):
+    with pytest.raises(ImageError, match=rf"{path.name}' holds the ids \[34\]; the dataset has 0 to 33, 255"):
         open_dataset("cityscapes", cityscapes, "val")[1]
 
 
-def test_the_test_split_gives_its_pictures_and_says_that_it_has_no_truth(cityscapes):
+def test_the_test_split_gives_its_images_and_says_that_it_has_no_truth(cityscapes):
     dataset = open_dataset("cityscapes", cityscapes, "test")
     assert len(dataset) == len(dataset.images) == 2 and not dataset.masks
     assert [read_image(p).shape for p in dataset.images] == [(32, 64, 3)] * 2
@@ -81,12 +81,12 @@ def test_what_is_missing_is_named(cityscapes):
         open_dataset("cityscapes", cityscapes, "val")
     for file in open_dataset("cityscapes", cityscapes, "test").images:
         file.unlink()
-    with pytest.raises(FileNotFoundError, match=r"No pictures in '.*test', named CITY/"):
+    with pytest.raises(FileNotFoundError, match=r"No images in '.*test', named CITY/"):
         open_dataset("cityscapes", cityscapes, "test")
 
 
-def test_what_is_no_picture_is_passed_over(cityscapes):
+def test_what_is_no_image_is_passed_over(cityscapes):
     city = cityscapes / "leftImg8bit" / "val" / "valcity0"
     for name in ("._valcity0_000000_000019_leftImg8bit.png", "notes.txt"):
-        (city / name).write_text("not a picture")
+        (city / name).write_text("not an image")
     assert len(open_dataset("cityscapes", cityscapes, "val")) == 3

@@ -16,7 +16,7 @@ def names(found):
     return [f.name.as_posix() for f in found]
 
 
-def test_a_folder_gives_its_own_pictures_or_all_below(tree):
+def test_a_folder_gives_its_own_images_or_all_below(tree):
     assert names(find_files(tree)) == ["a.JPG", "b.png"]
     assert names(find_files(tree, recursive=True, without=tree / "out")) == ["a.JPG", "b.png", "x/c.png", "x/y/d.webp"]
     assert [f.path for f in find_files(tree / "x", recursive=True)] == [tree / "x" / "c.png", tree / "x" / "y" / "d.webp"]
@@ -42,7 +42,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_itself(tree):
 
 def test_nothing_is_said(tree):
     (tree / "empty" / "below").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"No pictures \(below it: --recursive\) in"):
+    with pytest.raises(ValueError, match=r"No images \(below it: --recursive\) in"):
         find_files(tree / "empty")
-    with pytest.raises(ValueError, match=r"No pictures in '.*\*.bmp'"):
+    with pytest.raises(ValueError, match=r"No images in '.*\*.bmp'"):
         find_files(tree / "*.bmp")

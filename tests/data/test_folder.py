@@ -39,19 +39,19 @@ def test_with_a_folder_for_each_split_they_are_the_splits(tmp_path):
             open_dataset("folder", tmp_path, split)
 
 
-def test_without_them_every_fifth_picture_is_for_validation(flat):
+def test_without_them_every_fifth_image_is_for_validation(flat):
     assert [p.stem for p in open_dataset("folder", flat, "val").images] == ["00", "05"]
     assert [p.stem for p in open_dataset("folder", flat, "train").images] == ["01", "02", "03", "04", "06"]
     with pytest.raises(ValueError, match="split is 'test'; '.*' has train, val"):
         open_dataset("folder", flat, "test")
 
 
-def test_two_pictures_are_one_to_train_on_and_one_to_validate_on(tmp_path):
+def test_two_images_are_one_to_train_on_and_one_to_validate_on(tmp_path):
     write_pairs(tmp_path, 2)
     (tmp_path / "classes.txt").write_text("road")
     assert [len(open_dataset("folder", tmp_path, s)) for s in ("train", "val")] == [1, 1]
     (tmp_path / "images" / "01.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match="one picture, and it is in val"):
+    with pytest.raises(FileNotFoundError, match="one image, and it is in val"):
         open_dataset("folder", tmp_path, "train")
 
 
@@ -133,11 +133,11 @@ def test_what_is_missing_is_named(flat, tmp_path):
         open_dataset("folder", flat, "train")
     for file in (flat / "images").iterdir():
         file.unlink()
-    with pytest.raises(FileNotFoundError, match="No pictures in"):
+    with pytest.raises(FileNotFoundError, match="No images in"):
         open_dataset("folder", flat, "train")
 
 
-def test_two_pictures_with_one_mask_are_refused(flat):
+def test_two_images_with_one_mask_are_refused(flat):
     Image.new("RGB", (8, 6)).save(flat / "images" / "03.png")
     with pytest.raises(ValueError, match=r"03.jpg' and '.*03.png' would share the mask 03.png"):
         open_dataset("folder", flat, "train")
@@ -152,7 +152,7 @@ def test_a_mask_of_another_size_or_with_an_unknown_id_is_named(flat):
     Image.new("L", (9, 6)).save(flat / "masks" / "00.png")
     Image.new("L", (8, 6), 2).save(flat / "masks" / "05.png")
     dataset = open_dataset("folder", flat, "val")
-    with pytest.raises(ImageError, match=r"00.png' is 9x6, its picture is 8x6; they must be of one size"):
+    with pytest.raises(ImageError, match=r"00.png' is 9x6, its image is 8x6; they must be of one size"):
         dataset[0]
-    with pytest.raises(ImageError, match=r"05.png' holds the ids \[2\]; the data set has 0 to 1, 255"):
+    with pytest.raises(ImageError, match=r"05.png' holds the ids \[2\]; the dataset has 0 to 1, 255"):
         dataset[1]

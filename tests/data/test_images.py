@@ -1,4 +1,4 @@
-"""Any kind of picture file, and every kind that is none."""
+"""Any kind of image file, and every kind that is none."""
 
 import io
 
@@ -35,7 +35,7 @@ def save(path, mode, value, **options):
     ],
 )
 def test_every_mode_becomes_rgb(mode, value, suffix, expected, tmp_path):
-    image = read_image(save(tmp_path / f"picture.{suffix}", mode, value))
+    image = read_image(save(tmp_path / f"image.{suffix}", mode, value))
     assert image.shape == (7, 9, 3) and image.dtype == np.uint8
     if expected:
         assert np.abs(image.astype(int) - expected).max() <= 1
@@ -64,13 +64,13 @@ def test_odd_shapes_are_read(size, tmp_path):
     assert read_image(tmp_path / "odd.png").shape == (size[1], size[0], 3)
 
 
-def test_what_is_no_picture_is_named_with_the_reason(tmp_path):
+def test_what_is_no_image_is_named_with_the_reason(tmp_path):
     buffer = io.BytesIO()
     Image.effect_noise((64, 64), 50).convert("RGB").save(buffer, "JPEG")
     files = {
         "truncated.jpg": buffer.getvalue()[:-500],
         "empty.jpg": b"",
-        "text.jpg": b"this is no picture",
+        "text.jpg": b"this is no image",
     }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
@@ -89,7 +89,7 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
         read_image(tmp_path / "bomb.png")
 
 
-def test_a_float_picture_with_nan_is_refused(tmp_path):
+def test_a_float_image_with_nan_is_refused(tmp_path):
     save(tmp_path / "nan.tif", "F", float("nan"))
     with pytest.raises(ImageError, match=r"nan.tif' has pixels that are not finite"):
         read_image(tmp_path / "nan.tif")
@@ -98,8 +98,8 @@ def test_a_float_picture_with_nan_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "array", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)]
 )
-def test_an_array_that_is_no_rgb_picture_is_refused(array):
-    with pytest.raises(ImageError, match="a picture is"):
+def test_an_array_that_is_no_rgb_image_is_refused(array):
+    with pytest.raises(ImageError, match="an image is"):
         to_rgb(array)
 
 
@@ -124,32 +124,32 @@ def test_a_large_photo_is_read(tmp_path, monkeypatch):
     assert (read_image(tmp_path / "large.png") == 9).all()
 
 
-def test_a_pil_picture_is_turned_too():
+def test_a_pil_image_is_turned_too():
     image = Image.new("RGB", (9, 7))
     image.getexif()[0x0112] = 6
     assert to_rgb(image).shape == (9, 7, 3)
 
 
-def test_of_several_pictures_the_first_is_read_and_that_is_said(tmp_path, caplog):
+def test_of_several_images_the_first_is_read_and_that_is_said(tmp_path, caplog):
     pages = [Image.new("RGB", (9, 7), color) for color in (RED, (0, 0, 255))]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
     assert np.abs(read_image(tmp_path / "pages.tif").astype(int) - RED).max() == 0
-    assert "holds 2 pictures; only the first is read" in caplog.text
+    assert "holds 2 images; only the first is read" in caplog.text
 
 
 @pytest.mark.parametrize("suffix", ["jp2", "avif", "jfif"])
-def test_newer_endings_are_taken_for_pictures(suffix):
+def test_newer_endings_are_taken_for_images(suffix):
     assert f".{suffix}" in SUFFIXES
 
 
 @pytest.mark.parametrize("nothing", [None, 7, Image.new("RGB", (0, 5)), np.zeros(3)])
-def test_what_is_nothing_like_a_picture_is_refused(nothing):
+def test_what_is_nothing_like_an_image_is_refused(nothing):
     with pytest.raises(ImageError):
         to_rgb(nothing)
 
 
 def test_a_files_name_is_said_once(tmp_path):
-    (tmp_path / "text.jpg").write_bytes(b"no picture")
+    (tmp_path / "text.jpg").write_bytes(b"no image")
     with pytest.raises(ImageError) as caught:
         read_image(tmp_path / "text.jpg")
     assert str(caught.value).count("text.jpg") == 1

@@ -25,7 +25,7 @@ def test_label_set_has_its_size_and_unique_names(name, size):
     assert all(n == n.strip() for n in found.names)
 
 
-def test_classes_are_where_the_data_sets_have_them():
+def test_classes_are_where_the_datasets_have_them():
     assert [labels.CITYSCAPES.names[i] for i in (0, 10, 13, 18)] == ["road", "sky", "car", "bicycle"]
     assert labels.CITYSCAPES.colors[13] == (0, 0, 142)
     assert labels.ADE20K.names[2] == "sky" and labels.ADE20K.colors[2] == (6, 230, 230)

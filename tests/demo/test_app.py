@@ -73,11 +73,13 @@ def small_jpeg(color=(10, 120, 200), size=(64, 48)) -> bytes:
 def test_a_photo_becomes_overlay_mask_and_shares_as_the_predictor_has_them(address, browse, expected):
     page = browse(address)
     upload(page, "street.jpg", PHOTO.read_bytes())
-    page.wait_for_selector("#viewer .shares tr")
+    page.wait_for_selector("#viewer .class_fractions tr")
     shown = dict(
-        page.eval_on_selector_all("#viewer .shares tr", "rows => rows.map(r => [r.cells[0].innerText, r.cells[2].innerText])")
+        page.eval_on_selector_all(
+            "#viewer .class_fractions tr", "rows => rows.map(r => [r.cells[0].innerText, r.cells[2].innerText])"
+        )
     )
-    assert shown == {name: f"{share:.1%}".replace("%", " %") for name, share in expected.shares.items() if share}
+    assert shown == {name: f"{fraction:.1%}".replace("%", " %") for name, fraction in expected.class_fractions.items() if fraction}
     assert np.array_equal(np.asarray(saved(page, "#mask")), expected.mask)
     assert np.array_equal(np.asarray(saved(page, "#overlay")), np.asarray(expected.overlay(legend=True)))
     box = page.locator("#viewer .mask").bounding_box()
@@ -98,7 +100,7 @@ def test_what_is_no_photo_gets_a_sentence_and_the_page_goes_on(address, browse, 
     large = tmp_path / "large.png"
     Image.new("1", (10_000, 6_000)).save(large)
     for name, content, said in (
-        ("notes.jpg", b"this is a text", "notes.jpg' is not a picture"),
+        ("notes.jpg", b"this is a text", "notes.jpg' is not an image"),
         ("big.png", big.read_bytes(), "more than 50 megapixels"),
         ("large.png", large.read_bytes(), "more than 50 megapixels"),
         ("empty.jpg", b"", "empty"),
@@ -108,7 +110,7 @@ def test_what_is_no_photo_gets_a_sentence_and_the_page_goes_on(address, browse, 
         page.wait_for_selector(f'#status :text("{said}")')
         assert "Traceback" not in page.inner_text("body") and "/tmp" not in page.inner_text("body")
         assert page.locator("#viewer .viewer").is_hidden()
-        page.wait_for_selector("#photo :text('Drop Image Here')")  # instead of a sign that the picture is broken
+        page.wait_for_selector("#photo :text('Drop Image Here')")  # instead of a sign that the image is broken
 
 
 def test_ten_users_at_once_get_their_own_results(address, tiny, tmp_path):
@@ -118,10 +120,10 @@ def test_ten_users_at_once_get_their_own_results(address, tiny, tmp_path):
         file = tmp_path / f"{number}.jpg"
         file.write_bytes(small_jpeg((25 * number, 255 - 25 * number, 90), (40 + 8 * number, 64)))
         client = gradio_client.Client(address, verbose=False, download_files=tmp_path / f"downloads{number}")
-        overlay, mask, shares = client.predict(gradio_client.handle_file(str(file)), str(tiny), api_name="/segment")
+        overlay, mask, class_fractions = client.predict(gradio_client.handle_file(str(file)), str(tiny), api_name="/segment")
         mine = predictor(file)
         same = np.array_equal(np.asarray(Image.open(mask)), mine.mask)
-        return same and shares == pytest.approx(mine.shares) and Image.open(overlay).height >= 64
+        return same and class_fractions == pytest.approx(mine.class_fractions) and Image.open(overlay).height >= 64
 
     with ThreadPoolExecutor(10) as pool:
         assert all(pool.map(use, range(10)))
@@ -131,7 +133,7 @@ def test_the_api_says_what_is_wrong(address, tmp_path):
     client = gradio_client.Client(address, verbose=False)
     text = tmp_path / "notes.jpg"
     text.write_text("a text")
-    with pytest.raises(Exception, match=r"notes\.jpg' is not a picture"):
+    with pytest.raises(Exception, match=r"notes\.jpg' is not an image"):
         client.predict(gradio_client.handle_file(str(text)), "pspnet_lite0.camvid", api_name="/segment")
     with pytest.raises(Exception, match="not in the list|not one of"):
         client.predict(gradio_client.handle_file(str(PHOTO)), "/etc/passwd", api_name="/segment")
@@ -155,7 +157,7 @@ def test_axe_finds_nothing_serious(address, browse):
     for options in ({"color_scheme": "light"}, {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}}):
         page = browse(address, **options)
         upload(page, "street.jpg", PHOTO.read_bytes())
-        page.wait_for_selector("#viewer .shares tr")
+        page.wait_for_selector("#viewer .class_fractions tr")
         assert serious(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
 

@@ -9,20 +9,20 @@ def network():
     return PSPNet("test_resnet", None, classes=3, psp_out_channels=16)
 
 
-def test_engines_take_turns_and_are_compared_with_the_first(network):
+def test_runtimes_take_turns_and_are_compared_with_the_first(network):
     steps = []
     names = ["torch", "torch-fast", "openvino-int8"]
     found = compare(network, (33, 65), names=names, rounds=2, progress=lambda *step: steps.append(step))
-    assert [row.engine for row in found.rows] == ["torch", "torch-fast"]
+    assert [row.runtime for row in found.rows] == ["torch", "torch-fast"]
     assert found.rows[0].ratio == 1 and all(row.milliseconds > 0 for row in found.rows)
     assert all(row.same_class > 0.99 and row.miou is None for row in found.rows)
     assert ("timing", 0, 2) in steps and steps[-1] == ("finished", 2, 2)
-    assert "it needs pictures" in found.left_out["openvino-int8"]
+    assert "it needs images" in found.left_out["openvino-int8"]
     assert found.as_json()["machine"]["versions"]["torch"]
 
 
-def test_an_unknown_engine_is_named(network):
-    with pytest.raises(ValueError, match="There is no engine 'tvm'; there are torch, torch-fast"):
+def test_an_unknown_runtime_is_named(network):
+    with pytest.raises(ValueError, match="There is no runtime 'tvm'; there are torch, torch-fast"):
         compare(network, (33, 65), names=["tvm"])
 
 

@@ -20,7 +20,7 @@ from pspnet_zoo.deployment.export import export
 from pspnet_zoo.deployment.graph import enlarged
 from pspnet_zoo.inference.scores import class_scores
 from pspnet_zoo.runtimes.exported import KEY
-from pspnet_zoo.runtimes.open import open_engine
+from pspnet_zoo.runtimes.open import open_runtime
 from pspnet_zoo.storage.errors import WeightsError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -85,16 +85,16 @@ def assert_same(network: PSPNet, run, count: int, *size: int) -> None:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("file", ["onnx_file", "openvino_folder"])
 def test_a_file_is_right_at_sizes_that_export_did_not_check(network, file, size, request):
-    assert_same(network, open_engine(request.getfixturevalue(file)), *size)
+    assert_same(network, open_runtime(request.getfixturevalue(file)), *size)
 
 
 def test_one_onnx_file_passes_the_checker_and_names_its_sides(onnx_file):
     assert [p.name for p in onnx_file.parent.iterdir()] == ["street.onnx"]
     onnx.checker.check_model(onnx_file, full_check=True)
     graph = onnx.load(onnx_file).graph
-    (picture,), (logits,) = graph.input, graph.output
-    assert (picture.name, logits.name) == ("image", "logits")
-    sides = [d.dim_param or d.dim_value for d in picture.type.tensor_type.shape.dim]
+    (image,), (logits,) = graph.input, graph.output
+    assert (image.name, logits.name) == ("image", "logits")
+    sides = [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim]
     assert sides == ["batch", 3, "height", "width"]
     assert [d.dim_param or d.dim_value for d in logits.type.tensor_type.shape.dim] == ["batch", 11, "height", "width"]
 
@@ -104,7 +104,7 @@ def test_the_digest_is_of_the_file_that_holds_the_weights(network, onnx_file, op
     large = export(network, tmp_path / "large.onnx")
     weights_of = {onnx_file: onnx_file, large: tmp_path / "large.onnx.data", openvino_folder: openvino_folder / "model.bin"}
     for file, weights in weights_of.items():
-        assert open_engine(file).weights_sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+        assert open_runtime(file).weights_sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def test_metadata_say_what_a_program_has_to_know(onnx_file, openvino_folder, network):
@@ -114,8 +114,8 @@ def test_metadata_say_what_a_program_has_to_know(onnx_file, openvino_folder, net
     assert values["provenance"] == {"license": "Apache-2.0"}
     assert values["check"]["largest_relative_difference"] <= 1e-4 and len(values["check"]["sizes"]) == 3
     for file in (onnx_file, openvino_folder):
-        engine = open_engine(file)
-        assert (engine.labels, engine.preprocess, engine.provenance) == (CAMVID, network.preprocess, network.provenance)
+        runtime = open_runtime(file)
+        assert (runtime.labels, runtime.preprocess, runtime.provenance) == (CAMVID, network.preprocess, network.provenance)
 
 
 def test_ids_of_a_file_are_those_of_the_predictor_without_torch(ids_file, network, tmp_path):
@@ -136,9 +136,9 @@ def test_ids_of_a_file_are_those_of_the_predictor_without_torch(ids_file, networ
 
 
 def test_a_file_of_ids_predicts_too(ids_file, network):
-    picture = torch.randint(0, 256, (1, 3, 40, 56), dtype=torch.uint8)
-    found = class_scores(open_engine(ids_file), picture).argmax(dim=1)
-    assert (found == class_scores(network, picture).argmax(dim=1)).float().mean() >= 0.9999
+    image = torch.randint(0, 256, (1, 3, 40, 56), dtype=torch.uint8)
+    found = class_scores(open_runtime(ids_file), image).argmax(dim=1)
+    assert (found == class_scores(network, image).argmax(dim=1)).float().mean() >= 0.9999
 
 
 def test_the_network_stays_as_it_is(tmp_path):
@@ -181,8 +181,8 @@ def test_an_interrupted_export_leaves_nothing(network, tmp_path, stop):
         ("street.onnx", {"format": "openvino"}, "ends as onnx does"),
         ("street.onnx", {"precision": "int4"}, "precision is 'int4'"),
         ("street.onnx", {"precision": "int8"}, "'int8' is not for onnx"),
-        ("street", {"precision": "int8"}, "int8 needs calibration pictures"),
-        ("street.onnx", {"calibration": "."}, "int8 needs calibration pictures"),
+        ("street", {"precision": "int8"}, "int8 needs calibration images"),
+        ("street.onnx", {"calibration": "."}, "int8 needs calibration images"),
         ("street.onnx", {"output": "masks"}, "output is 'masks'; it can be logits, ids"),
     ],
 )
@@ -192,7 +192,7 @@ def test_arguments_are_checked_before_anything_is_done(network, tmp_path, path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_calibration_without_pictures_says_so(network, tmp_path):
+def test_calibration_without_images_says_so(network, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="empty"):
         export(network, tmp_path / "street", precision="int8", calibration=tmp_path / "empty")
@@ -216,14 +216,14 @@ def test_sides_are_enlarged_as_by_rounding(factor):
     assert [enlarged(side, factor) for side in sides] == [round(side * factor) for side in sides]
 
 
-def test_a_network_that_enlarges_pictures_does_so_inside(tmp_path):
+def test_a_network_that_enlarges_images_does_so_inside(tmp_path):
     from dataclasses import replace
 
     network = tiny("test_resnet")
-    network.preprocess = replace(network.preprocess, enlarge=1.5)
-    engine = open_engine(export(network, tmp_path / "street.onnx", input="uint8"))
-    picture = torch.randint(0, 256, (1, 3, 44, 62), dtype=torch.uint8)
-    found, wanted = class_scores(engine, picture).argmax(dim=1), Predictor(network)(picture[0].permute(1, 2, 0).numpy()).mask
+    network.preprocess = replace(network.preprocess, input_scale=1.5)
+    runtime = open_runtime(export(network, tmp_path / "street.onnx", input="uint8"))
+    image = torch.randint(0, 256, (1, 3, 44, 62), dtype=torch.uint8)
+    found, wanted = class_scores(runtime, image).argmax(dim=1), Predictor(network)(image[0].permute(1, 2, 0).numpy()).mask
     assert (found[0].numpy() == wanted).mean() >= 0.999
 
 
@@ -250,7 +250,7 @@ def test_half_precision_takes_half_the_bytes_and_gives_nearly_the_same(network, 
     network = copy.deepcopy(network).to(memory_format=torch.channels_last)  # as Predictor leaves it
     path = export(network, tmp_path / name, precision=precision)
     assert weight_bytes(path) < 0.6 * sum(tensor.nbytes for tensor in network.state_dict().values())
-    run = torch.export.load(path).module() if path.suffix == ".pt2" else open_engine(path)
+    run = torch.export.load(path).module() if path.suffix == ".pt2" else open_runtime(path)
     x = torch.randn(2, 3, 65, 97)
     with torch.inference_mode():
         found, wanted = run(x), network(x)
@@ -270,17 +270,17 @@ def convolution_weights(path: Path) -> set[str]:
 
 
 def test_int8_keeps_most_classes(network, tmp_path):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     random = np.random.default_rng(0)
     for i in range(4):
         blocks = random.integers(0, 256, (6, 8, 3), np.uint8).repeat(12, 0).repeat(12, 1)
         Image.fromarray(blocks).save(folder / f"{i}.png")
     path = export(network, tmp_path / "street.xml", precision="int8", calibration=folder)
-    engine = open_engine(path)
-    assert engine.spec.check["calibration_pictures"] == 4
-    assert engine.spec.check["share_of_pixels_with_the_same_class"] >= 0.9
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["pictures", "street.bin", "street.xml"]
+    runtime = open_runtime(path)
+    assert runtime.spec.check["calibration_images"] == 4
+    assert runtime.spec.check["fraction_of_pixels_with_the_same_class"] >= 0.9
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images", "street.bin", "street.xml"]
     assert b"FakeQuantize" in path.read_bytes()
     assert convolution_weights(path) == {"i8"}
 
@@ -290,24 +290,24 @@ def test_files_of_others_and_damaged_ones_are_refused(onnx_file, tmp_path):
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "foreign.onnx")
     with pytest.raises(WeightsError, match="was not made by pspnet-zoo export"):
-        open_engine(tmp_path / "foreign.onnx")
+        open_runtime(tmp_path / "foreign.onnx")
     (tmp_path / "short.onnx").write_bytes(onnx_file.read_bytes()[:50_000])
     with pytest.raises(WeightsError, match="may be cut short"):
-        open_engine(tmp_path / "short.onnx")
+        open_runtime(tmp_path / "short.onnx")
     with pytest.raises(FileNotFoundError, match=r"absent\.onnx"):
-        open_engine(tmp_path / "absent.onnx")
+        open_runtime(tmp_path / "absent.onnx")
     (tmp_path / "program.pt2").touch()
     with pytest.raises(WeightsError, match="can run code"):
-        open_engine(tmp_path / "program.pt2")
+        open_runtime(tmp_path / "program.pt2")
 
 
-def test_a_file_of_one_size_says_so_of_a_smaller_picture(onnx_file, network):
-    engine = open_engine(onnx_file)
-    engine.image_size = (64, 96)
-    picture = torch.randint(0, 256, (1, 3, 64, 130), dtype=torch.uint8)
-    assert class_scores(engine, picture).shape == (1, len(CAMVID), 64, 130)  # in parts
-    with pytest.raises(ValueError, match=r"takes pictures of 64x96 pixels.* none of 40x96"):
-        class_scores(engine, picture[..., :40, :])
+def test_a_file_of_one_size_says_so_of_a_smaller_image(onnx_file, network):
+    runtime = open_runtime(onnx_file)
+    runtime.image_size = (64, 96)
+    image = torch.randint(0, 256, (1, 3, 64, 130), dtype=torch.uint8)
+    assert class_scores(runtime, image).shape == (1, len(CAMVID), 64, 130)  # in parts
+    with pytest.raises(ValueError, match=r"takes images of 64x96 pixels.* none of 40x96"):
+        class_scores(runtime, image[..., :40, :])
 
 
 @pytest.mark.slow
@@ -316,9 +316,9 @@ def test_every_family_is_right_in_onnx_and_openvino(encoder, tmp_path):
     network = tiny(encoder)
     size = network.image_size
     for path in (tmp_path / "street.onnx", tmp_path / "street"):
-        engine = open_engine(export(network, path))
+        runtime = open_runtime(export(network, path))
         for shape in [(1, *size), (3, *size)] if size else [*SIZES, (1, 513, 1025)]:
-            assert_same(network, engine, *shape)
+            assert_same(network, runtime, *shape)
 
 
 @pytest.mark.slow
@@ -327,7 +327,7 @@ def test_the_bundled_network_is_right_at_any_size(tmp_path):
 
     network = create("pspnet_lite0.camvid")
     for path in (tmp_path / "street.onnx", tmp_path / "street"):
-        engine = open_engine(export(network, path))
+        runtime = open_runtime(export(network, path))
         for shape in [*SIZES, (1, 513, 1025)]:
-            assert_same(network, engine, *shape)
+            assert_same(network, runtime, *shape)
     assert Path(tmp_path / "street" / "model.bin").is_file()

@@ -1,4 +1,4 @@
-"""Evaluation of a network on a data set."""
+"""Evaluation of a network on a dataset."""
 
 import json
 import subprocess
@@ -44,7 +44,7 @@ def test_numbers_are_those_of_every_pixel_at_once(net, camvid, protocol):
     assert sum(map(sum, result.confusion)) == counted.sum() and len(result.image_miou) == 3
 
 
-def test_the_loss_of_whole_pictures_is_the_cross_entropy(net, camvid):
+def test_the_loss_of_whole_images_is_the_cross_entropy(net, camvid):
     dataset = open_dataset("camvid", camvid, "val")
     result = evaluate(net, dataset)
     logits = torch.cat([net.predict(net.preprocess(image[None])) for image, _ in (dataset[i] for i in range(3))])
@@ -56,7 +56,7 @@ def test_the_loss_of_whole_pictures_is_the_cross_entropy(net, camvid):
 def test_scales_are_of_the_size_that_the_network_was_trained_at(net, camvid, protocol):
     image, _ = open_dataset("camvid", camvid, "val")[0]
     by_hand = class_scores(net, image[None], replace(protocol, scales=tuple(1.5 * s for s in protocol.scales)))
-    net.preprocess = replace(net.preprocess, enlarge=1.5)
+    net.preprocess = replace(net.preprocess, input_scale=1.5)
     torch.testing.assert_close(class_scores(net, image[None], protocol), by_hand)
     net.preprocess = replace(net.preprocess, max_pixels=64 * 48)
     assert not torch.allclose(class_scores(net, image[None], protocol), by_hand)
@@ -66,7 +66,7 @@ def test_a_protocol_that_says_the_size_is_not_enlarged(net, camvid):
     image, _ = open_dataset("camvid", camvid, "val")[0]
     protocol = Protocol(source="test", within=(80, 60))
     before = class_scores(net, image[None], protocol)
-    net.preprocess = replace(net.preprocess, enlarge=1.5)
+    net.preprocess = replace(net.preprocess, input_scale=1.5)
     assert torch.equal(class_scores(net, image[None], protocol), before)
 
 
@@ -89,9 +89,9 @@ def test_the_network_is_left_as_it_was(net, camvid):
     net(torch.randn(2, 3, 32, 32)).sum().backward()  # nothing of inference mode is left in it
 
 
-def test_other_classes_than_the_data_sets_are_refused(net, camvid):
+def test_other_classes_than_the_datasets_are_refused(net, camvid):
     dataset = open_dataset("camvid", camvid, "val")
-    with pytest.raises(ValueError, match="The model has 3 classes and the data set 11"):
+    with pytest.raises(ValueError, match="The model has 3 classes and the dataset 11"):
         evaluate(PSPNet("test_efficientnet", None, classes=3, psp_out_channels=8), dataset)
     net.labels = Labels(CAMVID.names[::-1], CAMVID.colors)
     with pytest.raises(ValueError, match="The model's classes are"):
@@ -100,7 +100,7 @@ def test_other_classes_than_the_data_sets_are_refused(net, camvid):
         predict_all(net, dataset, SLIDE, lambda index, mask: None)
 
 
-def test_a_data_set_without_a_pixel_that_counts_is_refused(net):
+def test_a_dataset_without_a_pixel_that_counts_is_refused(net):
     class Ignored:
         labels = CAMVID
 
@@ -114,7 +114,7 @@ def test_a_data_set_without_a_pixel_that_counts_is_refused(net):
         evaluate(net, Ignored())
 
 
-def test_a_picture_without_a_pixel_that_counts_changes_nothing_but_the_number(net, camvid):
+def test_an_image_without_a_pixel_that_counts_changes_nothing_but_the_number(net, camvid):
     dataset = open_dataset("camvid", camvid, "val")
     expected = evaluate(net, dataset)
 
@@ -150,11 +150,11 @@ def layout(root, *, absent=()):
         guess = random.choice(guesses, (24, 40))
         known = (random.random((24, 40)) < 0.5) & np.isin(truth, CITYSCAPES.official_ids)
         guess[known] = [CITYSCAPES.official_ids.index(t) for t in truth[known]]
-        picture = np.zeros((24, 40, 3), np.uint8)
-        picture[..., 1] = guess
+        image = np.zeros((24, 40, 3), np.uint8)
+        image[..., 1] = guess
         stem = f"bern_{i:06}_000019"
         for folder, name, pixels in (
-            ("leftImg8bit", f"{stem}_leftImg8bit.png", picture),
+            ("leftImg8bit", f"{stem}_leftImg8bit.png", image),
             ("gtFine", f"{stem}_gtFine_labelIds.png", truth),
         ):
             (root / folder / "val" / "bern").mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ def by_sets(prediction, truth, classes):
     return ious
 
 
-def test_iou_is_that_of_sets_over_the_whole_data_set():
+def test_iou_is_that_of_sets_over_the_whole_dataset():
     truth = torch.randint(0, 5, (4, 30))
     truth[truth == 3] = 255  # class 3 never occurs
     prediction = torch.randint(0, 3, (4, 30))
@@ -34,7 +34,7 @@ def test_iou_is_that_of_sets_over_the_whole_data_set():
     assert matrix.pixel_accuracy == pytest.approx((prediction == truth)[counted].float().mean().item())
 
 
-def test_it_is_not_the_mean_over_pictures():
+def test_it_is_not_the_mean_over_images():
     matrix = ConfusionMatrix(2)
     matrix.update(torch.tensor([0, 0, 0, 0]), torch.tensor([0, 0, 0, 1]))
     matrix.update(torch.tensor([1]), torch.tensor([1]))

@@ -31,7 +31,7 @@ def test_two_processes_give_the_numbers_of_one(net, camvid, tmp_path):
 
 
 @pytest.mark.parametrize("processes", [2, 3, 8])
-def test_every_picture_is_taken_once(net, camvid, monkeypatch, processes):
+def test_every_image_is_taken_once(net, camvid, monkeypatch, processes):
     """By processes that run one after the other here: the sums over all are left to the test before."""
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "get_world_size", lambda: processes)

@@ -48,7 +48,7 @@ def test_the_commit_is_that_of_a_checkout_or_none(tmp_path, monkeypatch):
     def git(*arguments):
         subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *arguments], check=True)
 
-    package = tmp_path / "pspnet_zoo" / "engine"
+    package = tmp_path / "pspnet_zoo" / "runtime"
     package.mkdir(parents=True)
     monkeypatch.setattr(module, "__file__", str(package / "report.py"))
     assert commit() is None
@@ -62,14 +62,14 @@ def test_the_commit_is_that_of_a_checkout_or_none(tmp_path, monkeypatch):
     assert re.fullmatch("[0-9a-f]{40}-dirty", commit())
 
 
-def test_the_worst_and_the_best_pictures_are_those_by_their_own_miou(net, dataset):
+def test_the_worst_and_the_best_images_are_those_by_their_own_miou(net, dataset):
     result = evaluate(net, dataset)
     worst, best = worst_and_best(net, dataset, result, count=2)
     ranked = sorted(result.image_miou)
     assert [e.miou for e in worst] == ranked[:2] and [e.miou for e in best] == ranked[:2:-1]
     assert worst[0].name == dataset.images[result.image_miou.index(ranked[0])].name and worst[0].views[2].size == (64, 48)
     worst, best = worst_and_best(net, dataset, result, count=9)
-    assert len(worst) == 5 and best == []  # no picture twice
+    assert len(worst) == 5 and best == []  # no image twice
 
 
 def test_examples_are_shrunk(net, dataset):
@@ -131,7 +131,7 @@ def test_a_page_of_cityscapes_has_categories(net, dataset):
     assert "<h2>Categories</h2>" in page and "Worst" not in page and Tags(page).open == []
 
 
-def test_predictions_are_indexed_pictures_named_after_the_pictures(dataset, tmp_path):
+def test_predictions_are_indexed_images_named_after_the_images(dataset, tmp_path):
     mask = torch.randint(0, 11, (48, 64), dtype=torch.uint8)
     prediction_saver(dataset, tmp_path / "new" / "folder")(2, mask)
     with Image.open(tmp_path / "new" / "folder" / "002_mask.png") as saved:
@@ -146,8 +146,8 @@ def test_predictions_for_cityscapes_are_label_ids(dataset, tmp_path):
         assert saved.mode == "L" and np.array(saved).tolist() == [list(CITYSCAPES.official_ids)]
 
 
-def test_predictions_never_replace_a_file_of_the_data_set_or_each_other(dataset, tmp_path):
-    with pytest.raises(ValueError, match="is a folder of the data set"):
+def test_predictions_never_replace_a_file_of_the_dataset_or_each_other(dataset, tmp_path):
+    with pytest.raises(ValueError, match="is a folder of the dataset"):
         prediction_saver(dataset, dataset.images[0].parent)
     dataset.images[1] = tmp_path / "elsewhere" / "000.jpg"
     with pytest.raises(ValueError, match=r"would both be '000_mask\.png'; rename one"):

@@ -1,4 +1,4 @@
-"""Files that are called pictures and are none."""
+"""Files that are called images and are none."""
 
 import io
 import struct
@@ -22,7 +22,7 @@ def damaged() -> dict[str, bytes]:
     bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
     return {
         "empty.png": b"",
-        "text.jpg": b"no picture",
+        "text.jpg": b"no image",
         "page.jpg": b"<!doctype html><title>404</title>",
         "zeros.png": bytes(1000),
         "cut.jpg": files["jpeg"][: len(files["jpeg"]) // 2],

@@ -1,4 +1,4 @@
-"""Masks as pictures."""
+"""Masks as images."""
 
 import numpy as np
 import pytest
@@ -8,24 +8,24 @@ from pspnet_zoo.data.labels import CAMVID, Labels, distinct_colors
 from pspnet_zoo.inference import draw
 
 
-def test_ignored_pixels_are_black_alone_and_show_the_picture_in_an_overlay():
+def test_ignored_pixels_are_black_alone_and_show_the_image_in_an_overlay():
     mask = np.array([[0, 255]], np.uint8)
     image = np.full((1, 2, 3), 77, np.uint8)
     assert draw.colorize(mask, CAMVID).tolist() == [[list(CAMVID.colors[0]), [0, 0, 0]]]
     assert draw.overlay(image, mask, CAMVID, 1.0)[0, 1].tolist() == [77] * 3
 
 
-def test_a_legend_has_a_swatch_of_every_class_in_the_picture():
-    shares = {"sky": 0.25, "road": 0.75, "car": 0.0}
-    legend = np.array(draw.with_legend(Image.new("RGB", (10, 100), "white"), CAMVID, shares))[:, 10:]
+def test_a_legend_has_a_swatch_of_every_class_in_the_image():
+    class_fractions = {"sky": 0.25, "road": 0.75, "car": 0.0}
+    legend = np.array(draw.with_legend(Image.new("RGB", (10, 100), "white"), CAMVID, class_fractions))[:, 10:]
     colors = {tuple(c) for c in legend.reshape(-1, 3).tolist()}
     assert CAMVID.colors[0] in colors and CAMVID.colors[3] in colors and CAMVID.colors[8] not in colors
 
 
 def test_a_legend_is_a_column_of_swatches_and_texts_from_the_largest_share():
     height, size, line, pad = 640, 20, 30, 10  # a line of text is a 32nd of the height
-    shares = {"road": 0.25, "car": 0.0, "sky": 0.75}
-    legend = np.array(draw.with_legend(Image.new("RGB", (7, height), "white"), CAMVID, shares)).astype(int)
+    class_fractions = {"road": 0.25, "car": 0.0, "sky": 0.75}
+    legend = np.array(draw.with_legend(Image.new("RGB", (7, height), "white"), CAMVID, class_fractions)).astype(int)
     assert legend.shape[0] == height
     for row, name in enumerate(("sky", "road")):
         color = np.array(CAMVID.colors[CAMVID.names.index(name)])
@@ -40,13 +40,13 @@ def test_a_legend_is_a_column_of_swatches_and_texts_from_the_largest_share():
 
 
 @pytest.mark.parametrize(("height", "size"), [(1, 12), (12 * 32, 12), (20 * 32, 20), (4000, 40)])
-def test_a_legends_text_grows_with_the_picture_within_bounds(height, size):
+def test_a_legends_text_grows_with_the_image_within_bounds(height, size):
     legend = np.array(draw.with_legend(Image.new("RGB", (1, height), "white"), CAMVID, {"sky": 1.0}))
     assert (legend == CAMVID.colors[0]).all(2).any(1).sum() == size - 1
     assert legend.shape[0] == max(height, round(1.5 * size) + 2 * (size // 2))
 
 
-def test_more_classes_than_255_keep_a_colour_each_and_the_picture_under_none():
+def test_more_classes_than_255_keep_a_colour_each_and_the_image_under_none():
     labels = Labels(tuple(f"class {i}" for i in range(300)), distinct_colors(300))
     mask = np.array([[0, 255, 299]], np.uint16)
     image = np.zeros((1, 3, 3), np.uint8)
@@ -60,5 +60,5 @@ def test_an_overlay_beyond_the_colours_is_refused(alpha):
         draw.overlay(np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8), CAMVID, alpha)
 
 
-def test_a_legend_fits_a_picture_of_one_pixel():
+def test_a_legend_fits_an_image_of_one_pixel():
     assert draw.with_legend(Image.new("RGB", (1, 1)), CAMVID, dict.fromkeys(CAMVID.names, 1 / 11)).height > 11 * 12

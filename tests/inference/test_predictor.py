@@ -10,10 +10,10 @@ from PIL import Image
 from pspnet_zoo import Predictor, PSPNet
 from pspnet_zoo.data.images import ImageError
 from pspnet_zoo.data.labels import CAMVID, Labels
-from pspnet_zoo.inference.prediction import shares_of
+from pspnet_zoo.inference.prediction import class_fractions_of
 from pspnet_zoo.inference.scores import class_ids
 from pspnet_zoo.meta import Preprocess
-from pspnet_zoo.runtimes.open import open_engine
+from pspnet_zoo.runtimes.open import open_runtime
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def test_the_mask_is_the_networks_argmax(predictor, net):
     assert prediction.labels is CAMVID and np.array_equal(prediction.image, image)
 
 
-def test_a_file_a_pil_picture_and_an_array_give_the_same(predictor, tmp_path):
+def test_a_file_a_pil_image_and_an_array_give_the_same(predictor, tmp_path):
     image = noise()
-    Image.fromarray(image).save(tmp_path / "picture.png")
-    masks = [predictor(x).mask for x in (image, Image.fromarray(image), tmp_path / "picture.png", str(tmp_path / "picture.png"))]
+    Image.fromarray(image).save(tmp_path / "image.png")
+    masks = [predictor(x).mask for x in (image, Image.fromarray(image), tmp_path / "image.png", str(tmp_path / "image.png"))]
     assert all(np.array_equal(m, masks[0]) for m in masks)
 
 
@@ -46,7 +46,7 @@ def test_any_size_works(predictor, size):
     assert predictor(noise(*size)).mask.shape == size
 
 
-def test_a_larger_picture_is_shrunk_for_the_network_and_comes_back_whole(net):
+def test_a_larger_image_is_shrunk_for_the_network_and_comes_back_whole(net):
     small = Predictor(net, device="cpu", fast=False)
     net.preprocess = Preprocess((0.5,) * 3, (0.5,) * 3, max_pixels=40 * 56)
     seen = []
@@ -56,41 +56,41 @@ def test_a_larger_picture_is_shrunk_for_the_network_and_comes_back_whole(net):
 
 
 @pytest.mark.parametrize(
-    ("size", "enlarge", "seen"),
+    ("size", "input_scale", "seen"),
     [((40, 56), 1.5, (60, 84)), ((60, 84), 1.5, (80, 112)), ((80, 112), 1.5, (80, 112)), ((160, 224), 1.5, (80, 112))],
     ids=["enlarged", "within max_pixels", "as it is", "shrunk"],
 )
-def test_the_network_sees_a_picture_at_its_scale(net, size, enlarge, seen):
-    net.preprocess = Preprocess((0.5,) * 3, (0.5,) * 3, max_pixels=80 * 112, enlarge=enlarge)
+def test_the_network_sees_an_image_at_its_scale(net, size, input_scale, seen):
+    net.preprocess = Preprocess((0.5,) * 3, (0.5,) * 3, max_pixels=80 * 112, input_scale=input_scale)
     sizes = []
     net.encoder.register_forward_pre_hook(lambda module, inputs: sizes.append(tuple(inputs[0].shape[-2:])))
     mask = Predictor(net, device="cpu", fast=False)(noise(*size)).mask
     assert sizes == [seen] and mask.shape == size
 
 
-def test_an_enlarged_picture_has_the_ids_that_evaluation_sees(net):
-    net.preprocess = Preprocess((0.5,) * 3, (0.5,) * 3, enlarge=1.5)
-    picture = noise(41, 57)
-    ids = class_ids(net, torch.from_numpy(picture).permute(2, 0, 1)[None])[0]
-    assert np.array_equal(Predictor(net, device="cpu", fast=False)(picture).mask, ids.numpy())
+def test_an_enlarged_image_has_the_ids_that_evaluation_sees(net):
+    net.preprocess = Preprocess((0.5,) * 3, (0.5,) * 3, input_scale=1.5)
+    image = noise(41, 57)
+    ids = class_ids(net, torch.from_numpy(image).permute(2, 0, 1)[None])[0]
+    assert np.array_equal(Predictor(net, device="cpu", fast=False)(image).mask, ids.numpy())
 
 
 def test_shares_add_up_to_one(predictor):
     prediction = predictor(noise())
-    assert sum(prediction.shares.values()) == pytest.approx(1)
-    assert prediction.shares["sky"] == pytest.approx((prediction.mask == 0).mean())
+    assert sum(prediction.class_fractions.values()) == pytest.approx(1)
+    assert prediction.class_fractions["sky"] == pytest.approx((prediction.mask == 0).mean())
 
 
 def test_shares_are_of_every_class_and_of_no_id_without_a_name():
-    assert shares_of(np.array([[0, 1], [1, 1]]), ("a", "b", "c")) == {"a": 0.25, "b": 0.75, "c": 0.0}
+    assert class_fractions_of(np.array([[0, 1], [1, 1]]), ("a", "b", "c")) == {"a": 0.25, "b": 0.75, "c": 0.0}
     with pytest.raises(ValueError, match="The mask has id 2, and there are 2 classes"):
-        shares_of(np.array([[0, 2]]), ("a", "b"))
+        class_fractions_of(np.array([[0, 2]]), ("a", "b"))
 
 
-def test_predictions_are_equal_where_picture_mask_and_labels_are(predictor):
+def test_predictions_are_equal_where_image_mask_and_labels_are(predictor):
     one = predictor(noise())
     others = [replace(one, mask=(one.mask + 1) % 11), replace(one, image=255 - one.image), replace(one, labels=Labels(("a",) * 11))]
-    assert one == replace(one, probabilities=np.zeros(1)) and one != "a picture"
+    assert one == replace(one, probabilities=np.zeros(1)) and one != "an image"
     assert all(one != other for other in others)
 
 
@@ -104,7 +104,7 @@ def test_a_saved_mask_has_the_ids_and_the_palette(predictor, tmp_path):
         prediction.save(tmp_path / "mask.jpg")
 
 
-def test_overlay_goes_from_picture_to_colours(predictor):
+def test_overlay_goes_from_image_to_colours(predictor):
     prediction = predictor(noise())
     assert np.array_equal(np.array(prediction.overlay(0)), prediction.image)
     assert np.array_equal(np.array(prediction.overlay(1)), np.array(prediction.colorize()))
@@ -114,14 +114,14 @@ def test_overlay_goes_from_picture_to_colours(predictor):
         prediction.overlay(2)
 
 
-def test_a_legend_is_added_beside_the_picture(predictor):
+def test_a_legend_is_added_beside_the_image(predictor):
     prediction = predictor(noise())
     with_legend = prediction.overlay(legend=True)
     assert with_legend.width > 56 and with_legend.height >= 40
     assert np.array_equal(np.array(with_legend)[:40, :56], np.array(prediction.overlay()))
 
 
-def test_a_network_that_also_labels_the_picture_predicts(tmp_path):
+def test_a_network_that_also_labels_the_image_predicts(tmp_path):
     network = PSPNet("test_efficientnet", None, classes=11, psp_out_channels=8, aux_params={"classes": 2})
     network.labels = CAMVID
     assert Predictor(network, device="cpu")(noise()).mask.shape == (40, 56)
@@ -132,14 +132,14 @@ def test_a_model_is_taken_from_a_folder(net, tmp_path):
     assert np.array_equal(Predictor(tmp_path / "model", device="cpu")(noise()).mask, Predictor(net, device="cpu")(noise()).mask)
 
 
-def test_every_option_reaches_the_engine(net, monkeypatch):
+def test_every_option_reaches_the_runtime(net, monkeypatch):
     seen = []
 
     def noted(model, **options):
         seen.append(options)
-        return open_engine(model)
+        return open_runtime(model)
 
-    monkeypatch.setattr("pspnet_zoo.inference.predictor.open_engine", noted)
+    monkeypatch.setattr("pspnet_zoo.inference.predictor.open_runtime", noted)
     Predictor(net)
     options = {"device": "cpu", "precision": "bfloat16", "compile": True, "fast": False, "threads": 3}
     Predictor(net, **options)
@@ -173,11 +173,11 @@ def test_a_weight_of_the_past_outside_its_range_is_refused(predictor, past):
         predictor.smoothed(past)
 
 
-def test_pictures_are_segmented_one_by_one_on_a_cpu(predictor):
+def test_images_are_segmented_one_by_one_on_a_cpu(predictor):
     frames = [noise(), noise()[::-1].copy()]
     assert predictor.segment(frames) == [predictor(frame) for frame in frames]
     sizes = []
-    predictor.engine.network.encoder.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    predictor.runtime.network.encoder.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     predictor.segment(frames)
     assert set(sizes) == {1}
 
@@ -195,27 +195,27 @@ def test_a_network_without_labels_is_refused():
         Predictor(PSPNet("test_efficientnet", None, classes=2, psp_out_channels=8))
 
 
-def test_an_encoder_of_one_size_sees_larger_pictures_through_windows():
+def test_an_encoder_of_one_size_sees_larger_images_through_windows():
     net = PSPNet("pit_ti_224", None, classes=3, psp_out_channels=8)
     net.labels = Labels(("a", "b", "c"), ((0, 0, 0), (9, 9, 9), (99, 99, 99)))
     pixels = np.random.default_rng(0).integers(0, 256, (240, 310, 3), dtype=np.uint8)
     with pytest.raises(ValueError, match="sliding-window inference"):
         net.eval()(torch.zeros(1, 3, 240, 310))
     assert Predictor(net)(pixels).mask.shape == (240, 310)
-    corner = Predictor(net)(pixels[:224, :224])  # one window is the picture itself
+    corner = Predictor(net)(pixels[:224, :224])  # one window is the image itself
     logits = net.predict(net.preprocess(torch.from_numpy(pixels[:224, :224].copy()).permute(2, 0, 1)[None]))
     assert (corner.mask == logits[0].argmax(0).numpy()).all()
 
 
-def test_whatever_holds_a_picture_is_taken(predictor, tmp_path):
+def test_whatever_holds_an_image_is_taken(predictor, tmp_path):
     image = noise()
-    Image.fromarray(image).save(tmp_path / "picture.png")
+    Image.fromarray(image).save(tmp_path / "image.png")
     expected = predictor(image)
-    with (tmp_path / "picture.png").open("rb") as file:
+    with (tmp_path / "image.png").open("rb") as file:
         assert predictor(file) == expected
     assert predictor(torch.from_numpy(image).permute(2, 0, 1)) == expected
     assert predictor(np.asarray(Image.fromarray(image))) == expected  # which is not writable
-    assert predictor([image, tmp_path / "picture.png"]) == [expected, expected]
+    assert predictor([image, tmp_path / "image.png"]) == [expected, expected]
     mirrored = predictor(image[..., ::-1])  # as everyone with OpenCV writes
     assert mirrored == predictor(image[..., ::-1].copy()) and mirrored != expected
     assert len({expected, predictor(image)}) == 1
@@ -224,8 +224,8 @@ def test_whatever_holds_a_picture_is_taken(predictor, tmp_path):
 @pytest.mark.parametrize(
     "nothing", [None, 7, Image.new("RGB", (0, 5)), np.zeros((4, 4, 3)), torch.zeros(3, 4, 4), torch.zeros(4, 4, dtype=torch.uint8)]
 )
-def test_what_is_no_picture_is_refused_in_words(predictor, nothing):
-    with pytest.raises(ImageError, match="The picture"):
+def test_what_is_no_image_is_refused_in_words(predictor, nothing):
+    with pytest.raises(ImageError, match="The image"):
         predictor(nothing)
 
 
@@ -242,5 +242,5 @@ def test_probabilities_come_on_request(predictor):
 def test_a_network_of_other_channels_is_refused_at_once():
     net = PSPNet("test_efficientnet", None, classes=2, psp_out_channels=8, in_channels=4)
     net.labels = Labels(("a", "b"))
-    with pytest.raises(ValueError, match=r"reads 4 channels, and pictures have 3. Use pspnet_zoo.inference.scores"):
+    with pytest.raises(ValueError, match=r"reads 4 channels, and images have 3. Use pspnet_zoo.inference.scores"):
         Predictor(net, device="cpu")

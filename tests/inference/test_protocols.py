@@ -50,15 +50,15 @@ def slow_resize(maps, height, width, align_corners=False):
     return result
 
 
-def slow_windows(function, picture, crop, stride):
+def slow_windows(function, image, crop, stride):
     """The mean over all windows of what `function` gives each, with the grid as semseg and mmseg count it."""
-    _, height, width = picture.shape
+    _, height, width = image.shape
     sums, counts = None, np.zeros((height, width))
     for row in range(math.ceil(max(height - crop[0], 0) / stride[0]) + 1):
         for column in range(math.ceil(max(width - crop[1], 0) / stride[1]) + 1):
             bottom, right = min(row * stride[0] + crop[0], height), min(column * stride[1] + crop[1], width)
             top, left = max(bottom - crop[0], 0), max(right - crop[1], 0)
-            scores = function(picture[:, top:bottom, left:right])
+            scores = function(image[:, top:bottom, left:right])
             sums = np.zeros((len(scores), height, width)) if sums is None else sums
             sums[:, top:bottom, left:right] += scores
             counts[top:bottom, left:right] += 1
@@ -71,11 +71,11 @@ def softmax(logits):
     return powers / powers.sum(axis=0)
 
 
-def slow_mmseg(net, picture, scales, flip, crop, stride, align_corners):
-    _, height, width = picture.shape
+def slow_mmseg(net, image, scales, flip, crop, stride, align_corners):
+    _, height, width = image.shape
     probabilities = []
     for scale in scales:
-        scaled = slow_resize(picture, int(height * scale + 0.5), int(width * scale + 0.5))
+        scaled = slow_resize(image, int(height * scale + 0.5), int(width * scale + 0.5))
         for mirrored in [False, True] if flip else [False]:
             seen = scaled[:, :, ::-1] if mirrored else scaled
             logits = slow_resize(slow_windows(net, seen, crop, stride), height, width, align_corners)
@@ -83,15 +83,15 @@ def slow_mmseg(net, picture, scales, flip, crop, stride, align_corners):
     return sum(probabilities) / len(probabilities)
 
 
-def slow_semseg(net, picture, scales, flip, crop, stride, align_corners):
+def slow_semseg(net, image, scales, flip, crop, stride, align_corners):
     def of_window(window):
         mirrored = softmax(net(window[:, :, ::-1]))[:, :, ::-1]
         return (softmax(net(window)) + mirrored) / 2 if flip else softmax(net(window))
 
-    _, height, width = picture.shape
+    _, height, width = image.shape
     total = 0
     for scale in scales:
-        scaled = slow_resize(picture, int(height * scale + 0.5), int(width * scale + 0.5))
+        scaled = slow_resize(image, int(height * scale + 0.5), int(width * scale + 0.5))
         _, high, wide = scaled.shape
         canvas = np.zeros((3, max(high, crop[0]), max(wide, crop[1])))
         top, left = (canvas.shape[1] - high) // 2, (canvas.shape[2] - wide) // 2
@@ -137,7 +137,7 @@ def test_protocols_are_the_slow_reference(convolution, merging, size, crop, stri
 
 @st.composite
 def windows(draw):
-    """A picture's size, a window and a stride that leaves no gaps."""
+    """An image's size, a window and a stride that leaves no gaps."""
     size, crop = (draw(st.tuples(st.integers(1, 30), st.integers(1, 30))) for _ in range(2))
     stride = draw(st.tuples(st.integers(1, crop[0]), st.integers(1, crop[1])))
     return size, crop, stride
@@ -165,7 +165,7 @@ def test_each_rule_differs_from_the_other(convolution):
     assert (one.softmax(1) - other.softmax(1)).abs().max() > 0.01
 
 
-def test_a_whole_picture_gives_the_networks_own_logits(convolution):
+def test_a_whole_image_gives_the_networks_own_logits(convolution):
     x = torch.randn(2, 3, 9, 14)
     scores = segment(convolution, x, PROTOCOLS["whole"])
     torch.testing.assert_close(scores, convolution(x).detach().float(), rtol=0, atol=0)
@@ -184,7 +184,7 @@ def test_a_constant_network_gives_a_constant(name, size):
     torch.testing.assert_close(scores.log_softmax(dim=1), logits.log_softmax(dim=1).expand_as(scores), rtol=0, atol=1e-5)
 
 
-def test_pictures_of_a_batch_are_segmented_as_if_alone(convolution):
+def test_images_of_a_batch_are_segmented_as_if_alone(convolution):
     x = torch.randn(3, 3, 20, 31)
     protocol = Protocol(source="test", flip=True, crop=(12, 17), stride=(8, 11))
     together = segment(convolution, x, protocol, window_batch=4)
@@ -254,7 +254,7 @@ def test_impossible_logits_stay_finite():
         ("whole_ms", (33, 65), [(17, 33), (25, 49), (33, 65), (41, 81), (50, 98), (58, 114)]),
     ],
 )
-def test_pictures_are_resized_as_published(name, size, sizes):
+def test_images_are_resized_as_published(name, size, sizes):
     assert PROTOCOLS[name].sizes(*size) == sizes
 
 

@@ -1,4 +1,4 @@
-"""The one way from a picture to ids."""
+"""The one way from an image to ids."""
 
 from dataclasses import replace
 
@@ -35,10 +35,10 @@ def labels(count):
     return Labels(tuple(f"class {i}" for i in range(count)), distinct_colors(count))
 
 
-def network(classes=3, encoder="test_efficientnet", max_pixels=10**6, enlarge=1.0, dtype=torch.float32, **options):
+def network(classes=3, encoder="test_efficientnet", max_pixels=10**6, input_scale=1.0, dtype=torch.float32, **options):
     net = PSPNet(encoder, None, classes=classes, psp_out_channels=8, **options)
     nn.init.normal_(net.segmentation_head[0].weight)
-    net.preprocess = replace(net.preprocess, max_pixels=max_pixels, enlarge=enlarge)
+    net.preprocess = replace(net.preprocess, max_pixels=max_pixels, input_scale=input_scale)
     net.labels = labels(classes)
     return net.to(dtype)
 
@@ -51,7 +51,7 @@ CASES = {
     "ids": {"activation": "argmax"},
     "half as precise": {"dtype": torch.bfloat16},
     "shrunk": {"max_pixels": 30 * 40},
-    "enlarged": {"enlarge": 1.5},
+    "enlarged": {"input_scale": 1.5},
     "shrunk, one class": {"max_pixels": 30 * 40, "classes": 1},
     "logits at the encoder's stride": {"upsampling": 1},
     "no whole number of strides": {"align_corners": None},
@@ -60,7 +60,7 @@ CASES = {
 
 @pytest.fixture
 def folder(tmp_path):
-    """A data set of two pictures, 61x83, with three classes, and another with two."""
+    """A dataset of two images, 61x83, with three classes, and another with two."""
 
     def make(count, size=(61, 83)):
         random = np.random.default_rng(0)
@@ -90,7 +90,7 @@ def test_encoders_of_one_size_see_the_same_ids_everywhere(folder):
 
 def same_ids(net, dataset):
     pixels = [dataset[i][0].permute(1, 2, 0).numpy() for i in range(2)]
-    predicted = [Predictor(net, device="cpu")(picture).mask for picture in pixels]
+    predicted = [Predictor(net, device="cpu")(image).mask for image in pixels]
     saved = {}
     result = evaluate(net, dataset, save=lambda index, ids: saved.update({index: ids.numpy()}))
     assert all(np.array_equal(saved[i], predicted[i]) for i in range(2))
@@ -108,11 +108,11 @@ def same_ids(net, dataset):
 
 def test_a_binary_network_has_its_foreground_where_the_logit_is_above_zero():
     net = network(classes=1).eval()
-    pictures = torch.randint(0, 256, (2, 3, 40, 56), dtype=torch.uint8)
-    logits = net.predict(net.preprocess(pictures))
-    ids = class_ids(net, pictures)
+    images = torch.randint(0, 256, (2, 3, 40, 56), dtype=torch.uint8)
+    logits = net.predict(net.preprocess(images))
+    ids = class_ids(net, images)
     assert 0 < ids.float().mean() < 1 and torch.equal(ids, (logits[:, 0] > 0).long())
-    torch.testing.assert_close(class_scores(net, pictures).softmax(1)[:, 1], logits[:, 0].sigmoid())
+    torch.testing.assert_close(class_scores(net, images).softmax(1)[:, 1], logits[:, 0].sigmoid())
 
 
 def test_the_labels_of_a_binary_network_begin_with_the_background():
@@ -159,7 +159,7 @@ def test_more_classes_than_a_byte_holds_keep_their_ids():
     net.segmentation_head[0].bias.data[299] = 1.0
     prediction = Predictor(net, device="cpu")(np.zeros((8, 9, 3), np.uint8))
     assert prediction.mask.dtype == np.uint16 and (prediction.mask == 299).all()
-    assert prediction.shares["class 299"] == 1
+    assert prediction.class_fractions["class 299"] == 1
     assert np.asarray(prediction.colorize())[0, 0].tolist() == list(net.labels.colors[299])
     assert (np.asarray(prediction.overlay(1)) == np.asarray(prediction.colorize())).all()
 
@@ -195,31 +195,31 @@ def test_enlarged_scores_are_compared_where_they_are_enlarged():
     assert (largest(torch.full((1, 3, 2, 2), -1e30), (4, 4)) == 0).all()
 
 
-def test_a_picture_is_shrunk_to_the_most_pixels_or_enlarged_up_to_them():
+def test_an_image_is_shrunk_to_the_most_pixels_or_enlarged_up_to_them():
     most = Preprocess((0.5,) * 3, (0.5,) * 3, max_pixels=1200)
     assert size_factor(most, 30, 40) == 1 and size_factor(most, 60, 80) == 0.5
-    assert size_factor(most, 60, 80, PROTOCOLS["semseg"]) == 1  # it resizes every picture itself
-    larger = replace(most, enlarge=2.0)
+    assert size_factor(most, 60, 80, PROTOCOLS["semseg"]) == 1  # it resizes every image itself
+    larger = replace(most, input_scale=2.0)
     assert size_factor(larger, 10, 10) == 2 and size_factor(larger, 60, 80) == 0.5
     assert size_factor(larger, 20, 30) == pytest.approx(2**0.5)
 
 
-def test_probabilities_are_of_the_pictures_own_size():
+def test_probabilities_are_of_the_images_own_size():
     net = network(max_pixels=30 * 40).eval()
-    picture = torch.randint(0, 256, (1, 3, 60, 80), dtype=torch.uint8)
-    probabilities = class_probabilities(net, picture)
+    image = torch.randint(0, 256, (1, 3, 60, 80), dtype=torch.uint8)
+    probabilities = class_probabilities(net, image)
     assert probabilities.shape == (1, 3, 60, 80) and torch.allclose(probabilities.sum(1), torch.ones(()))
-    assert torch.equal(probabilities.argmax(1), class_ids(net, picture))
+    assert torch.equal(probabilities.argmax(1), class_ids(net, image))
 
 
 def test_every_scale_of_a_protocol_is_enlarged():
-    net, seen = network(enlarge=1.5).eval(), []
+    net, seen = network(input_scale=1.5).eval(), []
     net.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape[-2:])))
     class_ids(net, torch.zeros(1, 3, 20, 40, dtype=torch.uint8), Protocol(source="test", scales=(0.5, 1.0)))
     assert seen == [(15, 30), (30, 60)]
 
 
-def test_a_thin_picture_is_shrunk_to_no_less_than_a_pixel():
+def test_a_thin_image_is_shrunk_to_no_less_than_a_pixel():
     net = network(max_pixels=100).eval()
     for size in ((1, 4000), (4000, 1)):
         assert class_ids(net, torch.zeros(1, 3, *size, dtype=torch.uint8)).shape == (1, *size)
@@ -257,16 +257,16 @@ def test_a_network_is_left_in_its_mode():
     assert [module.training for module in net.modules()] == modes
 
 
-def test_pictures_of_a_batch_get_their_own_ids():
+def test_images_of_a_batch_get_their_own_ids():
     net = network(max_pixels=500).eval()
-    pictures = torch.randint(0, 256, (3, 3, 30, 40), dtype=torch.uint8)
-    together = class_ids(net, pictures, PROTOCOLS["whole_ms"])
-    alone = torch.cat([class_ids(net, picture[None], PROTOCOLS["whole_ms"]) for picture in pictures])
+    images = torch.randint(0, 256, (3, 3, 30, 40), dtype=torch.uint8)
+    together = class_ids(net, images, PROTOCOLS["whole_ms"])
+    alone = torch.cat([class_ids(net, image[None], PROTOCOLS["whole_ms"]) for image in images])
     assert (together != alone).float().mean() < 0.01
 
 
 def test_anything_that_runs_a_network_has_ids():
-    class Engine:
+    class Runtime:
         preprocess, labels, classes, activation, image_size = Preprocess((0.5,) * 3, (0.5,) * 3), labels(3), 3, None, (16, 16)
         device, dtype = torch.device("cpu"), torch.float32
 
@@ -274,5 +274,5 @@ def test_anything_that_runs_a_network_has_ids():
             assert x.shape == (1, 3, 16, 16)
             return x
 
-    picture = torch.randint(0, 256, (1, 3, 30, 40), dtype=torch.uint8)
-    assert torch.equal(class_ids(Engine(), picture), picture.argmax(1))
+    image = torch.randint(0, 256, (1, 3, 30, 40), dtype=torch.uint8)
+    assert torch.equal(class_ids(Runtime(), image), image.argmax(1))

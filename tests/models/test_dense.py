@@ -9,7 +9,7 @@ from timm.layers.padding import get_same_padding
 from timm.layers.pool2d_same import MaxPool2dSame
 from torch import nn
 
-from pspnet_zoo.models.dense import Window, _same_padding, dense_twin
+from pspnet_zoo.models.dense import Window, _same_padding, dilated_equivalent
 
 SIZES = st.tuples(st.integers(5, 24), st.integers(5, 24))
 STRIDES = RATES = st.integers(1, 4)
@@ -37,7 +37,7 @@ def check(operation: nn.Module, rate: int, size: tuple[int, int]) -> None:
     operation = operation.double()
     expected = operation(sparse)
     step = rate * Window.of(operation).stride[0]
-    dense = dense_twin("it", operation, rate, "atrous")(x)[..., ::step, ::step]
+    dense = dilated_equivalent("it", operation, rate, "atrous")(x)[..., ::step, ::step]
     assert dense.shape[-2] >= expected.shape[-2] and dense.shape[-1] >= expected.shape[-1]
     torch.testing.assert_close(dense[..., : expected.shape[-2], : expected.shape[-1]], expected)
 
@@ -86,4 +86,4 @@ UNKNOWN = [nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"), BlurPool2d(3, 
 @pytest.mark.parametrize("operation", UNKNOWN)
 def test_what_has_no_twin_is_refused(operation):
     with pytest.raises(ValueError, match="'layer9' needs the dilation 2, which cannot be given to a "):
-        dense_twin("layer9", operation, 2, "atrous")
+        dilated_equivalent("layer9", operation, 2, "atrous")

@@ -158,7 +158,7 @@ def test_offset_is_the_pixel_that_the_first_cell_is_centred_on(name, depth, size
     row, column = (n // 2 for n in feature.shape[-2:])
     feature[0, 0, row, column].backward()
     seen = x.grad[0].sum(0)
-    assert float(seen[0].sum() + seen[-1].sum() + seen[:, 0].sum() + seen[:, -1].sum()) == 0  # all that it sees is in the picture
+    assert float(seen[0].sum() + seen[-1].sum() + seen[:, 0].sum() + seen[:, -1].sum()) == 0  # all that it sees is in the image
     top, left = encoder.offset(-1, size)
     for profile, center in ((seen.sum(1), top + 8 * row), (seen.sum(0), left + 8 * column)):
         assert float(profile @ torch.arange(len(profile)).double() / profile.sum()) == pytest.approx(center)
@@ -178,7 +178,7 @@ def test_stem_width_gives_a_deep_stem():
         ({"name": "resnet18", "dilation": "strided"}, "output stride is 32, not 8"),
         ({"name": "resnet18", "dilation": "dense"}, "dilation is 'dense'; it can be 'atrous'"),
         ({"name": "resnet18", "shortcut_pool": "none"}, "shortcut_pool is 'none'; it can be"),
-        ({"name": "resnet18", "image_size": 256}, "'resnet18' takes pictures of any size; leave out encoder_image_size=256"),
+        ({"name": "resnet18", "image_size": 256}, "'resnet18' takes images of any size; leave out encoder_image_size=256"),
         ({"name": "test_vit", "dilation": "uniform"}, "'test_vit' is resized, not dilated"),
     ],
 )

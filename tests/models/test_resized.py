@@ -58,7 +58,7 @@ def test_depth_leaves_out_the_last_stages(depth, native):
     [
         ("test_vit", {"depth": 4}, "encoder_depth is 4, but 'test_vit' has too few stages"),
         ("efficientvit_m0", {"depth": 3}, "encoder_depth is 3"),
-        ("pvt_v2_b0", {"image_size": 256}, "'pvt_v2_b0' takes pictures of any size"),
+        ("pvt_v2_b0", {"image_size": 256}, "'pvt_v2_b0' takes images of any size"),
         ("levit_128s", {"image_size": "large"}, "timm .* does not build 'levit_128s'"),
     ],
 )
@@ -94,7 +94,7 @@ def test_sequences_become_maps_where_timm_cannot_tell_the_sides():
 
 
 @NEWER
-def test_a_larger_picture_than_the_model_knows_is_refused():
+def test_a_larger_image_than_the_model_knows_is_refused():
     encoder = Encoder("test_vit_relpos").eval()
     assert encoder.image_size == (160, 160)
     assert encoder(torch.randn(1, 3, 97, 160))[-1].shape[-2:] == (13, 20)
@@ -103,7 +103,7 @@ def test_a_larger_picture_than_the_model_knows_is_refused():
 
 
 @NEWER
-def test_image_size_builds_for_larger_pictures_and_weights_follow(tmp_path):
+def test_image_size_builds_for_larger_images_and_weights_follow(tmp_path):
     path = str(tmp_path / "vit.safetensors")
     save_file(timm.create_model("test_vit_relpos", num_classes=0).state_dict(), path)
     encoder = Encoder("test_vit_relpos", path, image_size=(192, 256)).eval()
@@ -114,7 +114,7 @@ def test_weights_that_cannot_follow_are_refused(tmp_path):
     path = str(tmp_path / "pit.safetensors")
     save_file(timm.create_model("pit_ti_224", num_classes=0).state_dict(), path)
     assert Encoder("pit_ti_224", path).image_size == (224, 224)
-    with pytest.raises(ValueError, match="do not load for pictures of \\(256, 256\\).*sliding-window"):
+    with pytest.raises(ValueError, match="do not load for images of \\(256, 256\\).*sliding-window"):
         Encoder("pit_ti_224", path, image_size=256)
 
 

@@ -16,7 +16,7 @@ def test_the_class_loads_with_other_arguments(tmp_path):
     assert PSPNet.from_pretrained(str(tmp_path), classes=5).classes == 5
 
 
-def test_a_card_names_the_data_set_and_the_metrics(tmp_path):
+def test_a_card_names_the_dataset_and_the_metrics(tmp_path):
     net = PSPNet(**SMALL, classes=3)
     net.save_pretrained(tmp_path, dataset="pets", metrics={"my_iou": 0.875}, model_card_kwargs={"license": "MIT"})
     card = (tmp_path / "README.md").read_text()

@@ -36,11 +36,11 @@ def test_a_saved_network_comes_back_whole(net, folder):
 
 def test_a_checkpoint_from_before_enlargement_is_not_enlarged(net, folder):
     config = json.loads((folder / CONFIG_FILE).read_text())
-    assert config["preprocess"].pop("enlarge") == 1
+    assert config["preprocess"].pop("input_scale") == 1
     (folder / CONFIG_FILE).write_text(json.dumps(config))
     assert from_pretrained(folder).preprocess == net.preprocess
-    net.preprocess = replace(net.preprocess, enlarge=1.5)
-    assert from_pretrained(net.save_pretrained(folder)).preprocess.enlarge == 1.5
+    net.preprocess = replace(net.preprocess, input_scale=1.5)
+    assert from_pretrained(net.save_pretrained(folder)).preprocess.input_scale == 1.5
 
 
 @pytest.mark.parametrize("encoder", ["resnetblur18", "resnet10t", "tf_efficientnet_lite0"])

@@ -29,7 +29,7 @@ from tests.storage.server import ORG, READ, STRANGER, WRITE, Fault, File
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")
 
 NAME = f"{ORG}/tiny"
-CLAIMED = Metric("miou", 0.7785, "Cityscapes", "val", "whole picture, 2048x1024; no flip", "claimed")
+CLAIMED = Metric("miou", 0.7785, "Cityscapes", "val", "whole image, 2048x1024; no flip", "claimed")
 REPORT = {
     "dataset": "camvid",
     "split": "test",

@@ -8,7 +8,7 @@ import numpy as np
 TICK = Fraction(1, 1000)
 
 
-def picture(index, height, width):
+def image(index, height, width):
     """Red above, blue at the left below it, and a grey square at the lower right that counts."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[: height // 4] = (255, 0, 0)
@@ -47,7 +47,7 @@ def write_clip(path, milliseconds, *, height=48, width=64, rotation=0, sound=Fal
             video.set_display_rotation(rotation)
         audio = output.add_stream("aac", rate=16000, layout="mono") if sound else None
         for index, time in enumerate(milliseconds):
-            frame = av.VideoFrame.from_ndarray(picture(index, height, width), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(image(index, height, width), format="rgb24")
             frame.pts, frame.time_base = time + first, TICK
             output.mux(video.encode(frame))
         output.mux(video.encode())

@@ -115,34 +115,34 @@ def predict(pixels):
 
 def test_neighbours_of_one_size_are_batched_and_nothing_else():
     sizes = [(4, 6), (4, 6), (4, 6), (6, 4), None, (6, 4), (6, 4), (4, 6)]
-    pictures = [None if s is None else np.full((*s, 3), i, np.uint8) for i, s in enumerate(sizes)]
+    images = [None if s is None else np.full((*s, 3), i, np.uint8) for i, s in enumerate(sizes)]
     batches = []
 
     def segment(batch):
         batches.append([int(p[0, 0, 0]) for p in batch])
         return [predict(p) for p in batch]
 
-    def read(picture):
-        if picture is None:
-            raise ValueError("no picture")
-        return picture
+    def read(image):
+        if image is None:
+            raise ValueError("no image")
+        return image
 
-    results = list(segment_all(segment, read, pictures, batch_size=2))
+    results = list(segment_all(segment, read, images, batch_size=2))
     assert batches == [[0, 1], [2], [3], [5, 6], [7]]
-    assert [r.prediction is None for r in results] == [p is None for p in pictures] and str(results[4].error) == "no picture"
-    for picture, result in zip(pictures, results, strict=True):
-        assert result.source is picture and result.seconds >= 0
-        assert picture is None or result.prediction.image is picture
+    assert [r.prediction is None for r in results] == [p is None for p in images] and str(results[4].error) == "no image"
+    for image, result in zip(images, results, strict=True):
+        assert result.source is image and result.seconds >= 0
+        assert image is None or result.prediction.image is image
 
 
-def test_pictures_go_one_by_one_if_nothing_is_said():
+def test_images_go_one_by_one_if_nothing_is_said():
     batches = []
     segment = lambda batch: batches.append(len(batch)) or [predict(p) for p in batch]  # noqa: E731
     assert len(list(segment_all(segment, lambda p: p, [np.zeros((4, 6, 3), np.uint8)] * 3))) == 3
     assert batches == [1, 1, 1]
 
 
-def test_pictures_are_read_in_so_many_threads_and_a_batch_ahead():
+def test_images_are_read_in_so_many_threads_and_a_batch_ahead():
     started, threads = [], set()
 
     def read(i):
@@ -158,10 +158,10 @@ def test_pictures_are_read_in_so_many_threads_and_a_batch_ahead():
     results.close()
 
 
-def test_the_seconds_of_a_picture_are_its_reading_and_its_share_of_the_batch():
-    def read(picture):
+def test_the_seconds_of_an_image_are_its_reading_and_its_share_of_the_batch():
+    def read(image):
         time.sleep(0.02)
-        return picture
+        return image
 
     def segment(batch):
         time.sleep(0.2)
@@ -171,7 +171,7 @@ def test_the_seconds_of_a_picture_are_its_reading_and_its_share_of_the_batch():
         assert 0.069 <= result.seconds < 0.7
 
 
-def test_memory_does_not_grow_with_the_number_of_pictures():
+def test_memory_does_not_grow_with_the_number_of_images():
     """Pixels that were read and not yet dropped, at most."""
     alive, most = set(), 0
 
@@ -198,9 +198,9 @@ def test_a_stream_gives_what_one_by_one_gives_to_the_byte(net, tmp_path, caplog,
     for i in range(12):
         files.append(tmp_path / f"{i}.{'jpg' if i % 2 else 'png'}")
         Image.fromarray(random.integers(0, 256, (40 + i // 4, 57, 3), dtype=np.uint8)).save(files[-1])
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.png").write_bytes(b"no image")
     predictor = Predictor(net)
     alone = [predictor(file).mask.tobytes() for file in files]
-    pictures = [*files[:5], tmp_path / "bad.png", *map(str, files[5:])]
-    assert [p.mask.tobytes() for p in predictor.stream(pictures, batch_size=batch_size, workers=workers)] == alone
-    assert "bad.png' is not a picture" in caplog.text
+    images = [*files[:5], tmp_path / "bad.png", *map(str, files[5:])]
+    assert [p.mask.tobytes() for p in predictor.stream(images, batch_size=batch_size, workers=workers)] == alone
+    assert "bad.png' is not an image" in caplog.text

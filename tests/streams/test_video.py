@@ -5,11 +5,10 @@ import pytest
 
 pytest.importorskip("av", reason="the extra video is not installed")
 
-from tests.streams.clips import picture, read_clip, times, write_clip
-
 from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.inference.prediction import Prediction
 from pspnet_zoo.streams.video import VideoError, overlay_video, probe, read_video
+from tests.streams.clips import image, read_clip, times, write_clip
 
 COUNT = 40
 
@@ -35,7 +34,7 @@ def test_a_video_keeps_its_frames_times_and_sound_and_comes_out_upright(tmp_path
     assert [time for time, _ in frames] == [Fraction(t, 1000) for t in milliseconds]
     assert [frame.index for frame, _ in seen] == list(range(COUNT)) and len(frames) == COUNT
     assert sound == read_clip(source)[1] and len(sound) > 10
-    upright = np.rot90(picture(5, height, width), rotation // 90)  # counter-clockwise
+    upright = np.rot90(image(5, height, width), rotation // 90)  # counter-clockwise
     assert close(seen[5][0].pixels, upright)
     padded = np.pad(upright, ((0, upright.shape[0] % 2), (0, upright.shape[1] % 2), (0, 0)), "edge")
     assert close(frames[5][1], padded) and frames[5][1].shape == padded.shape

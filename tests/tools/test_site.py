@@ -65,7 +65,7 @@ def test_the_page_in_the_browser_sees_what_the_predictor_sees(address, site, bro
     loaded = sum(f.stat().st_size for f in (site / "assets" / "try").rglob("*") if f.is_file())
     assert loaded < 25_000_000
     photo = ROOT / "docs" / "assets" / "lund_20.jpg"
-    page = browse(f"{address}/try/", viewport={"width": 1280, "height": 1400})  # all of the picture is in sight
+    page = browse(f"{address}/try/", viewport={"width": 1280, "height": 1400})  # all of the image is in sight
     page.click(".try-example")
     page.wait_for_selector("#try-shares tr")
     ids = page.evaluate("Array.from(pspnetTry.shown().ids)")
@@ -79,7 +79,7 @@ def test_the_page_in_the_browser_sees_what_the_predictor_sees(address, site, bro
     assert download.value.suggested_filename == "mask.png"
     assert serious(page) == []
     page.set_input_files("#try-file", {"name": "notes.jpg", "mimeType": "image/jpeg", "buffer": b"a text"})
-    page.wait_for_selector("#try-status:has-text('not a picture')")
+    page.wait_for_selector("#try-status:has-text('not an image')")
     page.set_input_files("#try-file", photo)
     page.wait_for_selector("#try-status:has-text('Segmented 1024')")
 
@@ -104,7 +104,7 @@ def test_checkpoints_can_be_sorted_and_filtered(address, browse):
         return [text.strip() for text in visible.locator(f"td:nth-child({number})").all_inner_texts()]
 
     everything = len(column(1))
-    page.get_by_label("Data set").select_option("Cityscapes")
+    page.get_by_label("Dataset").select_option("Cityscapes")
     page.get_by_label("Backbone").select_option("r101c")
     names = column(1)
     assert 0 < len(names) < everything and all(name.startswith("pspnet_r101c.") for name in names)

@@ -30,7 +30,7 @@ def blocks(name: str, language: str) -> str:
 
 @pytest.mark.parametrize("row", CHECKPOINTS, ids=lambda row: row.name)
 def test_a_models_snippets_name_it_and_options_that_exist(row, net, tmp_path, monkeypatch):
-    """With a small network and picture in place of the weights, which would have to be fetched."""
+    """With a small network and image in place of the weights, which would have to be fetched."""
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (64, 48)).save("street.jpg")
     asked = []

@@ -21,8 +21,8 @@ from pspnet_zoo.data.unlabelled import Joined, Unlabelled
 from pspnet_zoo.deployment.export import export
 from pspnet_zoo.inference.protocols import PROTOCOLS, Protocol
 from pspnet_zoo.inference.scores import class_ids, class_probabilities
-from pspnet_zoo.runtimes.open import open_engine
-from pspnet_zoo.runtimes.torch import TorchEngine
+from pspnet_zoo.runtimes.open import open_runtime
+from pspnet_zoo.runtimes.torch import TorchRuntime
 from pspnet_zoo.training import distill
 from pspnet_zoo.training.distill import (
     Teacher,
@@ -56,7 +56,7 @@ def teacher(net) -> Teacher:
     network = PSPNet("test_efficientnet", None, classes=len(CAMVID), psp_out_channels=8).eval()
     torch.nn.init.normal_(network.segmentation_head[0].weight)
     network.labels = CAMVID
-    return network_teacher(TorchEngine(network, fast=False), WHOLE, CAMVID)
+    return network_teacher(TorchRuntime(network, fast=False), WHOLE, CAMVID)
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_cached_scores_give_the_loss_of_scores_on_the_fly_through_scale_crop_and
 
 
 @pytest.mark.parametrize("options", [{"scale": (0.3, 0.6)}, {"scale": (1.0, 1.0), "rotate": 30.0, "blur": 1.0}])
-def test_what_lies_outside_the_picture_is_not_taught(options):
+def test_what_lies_outside_the_image_is_not_taught(options):
     image = tv_tensors.Image(torch.full((3, 45, 67), 200, dtype=torch.uint8))
     mask = tv_tensors.Mask(torch.zeros(45, 67, dtype=torch.uint8))
     transform = training_transform(crop=(60, 80), mean=(0, 0, 0), photometric=False, **options)
@@ -169,7 +169,7 @@ def test_classes_of_the_teacher_are_summed_as_the_mapping_says(net, camvid, tmp_
     student = Labels(("thing", "ground", "unicorn"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)))
     path = tmp_path / "mapping.json"
     path.write_text(json.dumps({"thing": ["car", "pedestrian"], "ground": ["road"], "unicorn": []}))
-    mapped = network_teacher(TorchEngine(net.eval(), fast=False), WHOLE, student, read_mapping(path))
+    mapped = network_teacher(TorchRuntime(net.eval(), fast=False), WHOLE, student, read_mapping(path))
     found, all_scores = mapped.probabilities(image), class_probabilities(net, image[None], WHOLE)[0]
     expected = [all_scores[CAR] + all_scores[9], all_scores[3], torch.zeros_like(all_scores[0])]
     torch.testing.assert_close(found, torch.stack(expected))
@@ -188,7 +188,7 @@ def test_classes_of_the_teacher_are_summed_as_the_mapping_says(net, camvid, tmp_
 )
 def test_a_mapping_that_does_not_fit_is_refused(net, mapping, message):
     with pytest.raises(ValueError, match=message):
-        network_teacher(TorchEngine(net.eval(), fast=False), WHOLE, Labels(("a", "b"), ((0, 0, 0), (1, 1, 1))), mapping)
+        network_teacher(TorchRuntime(net.eval(), fast=False), WHOLE, Labels(("a", "b"), ((0, 0, 0), (1, 1, 1))), mapping)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_mapping_file_that_says_something_else_is_refused(tmp_path, text, mess
 
 
 def test_several_teachers_are_averaged(net, teacher, camvid, tmp_path):
-    other = network_teacher(TorchEngine(net.eval(), fast=False), replace(WHOLE, flip=True), CAMVID)
+    other = network_teacher(TorchRuntime(net.eval(), fast=False), replace(WHOLE, flip=True), CAMVID)
     scores = TeacherScores(tmp_path, [teacher, other], open_dataset("camvid", camvid, "train"))
     image, _ = scores.dataset[1]
     mean = (teacher.probabilities(image) + other.probabilities(image)) / 2
@@ -230,7 +230,7 @@ def test_scores_are_computed_once_and_gone_on_with(teacher, camvid, tmp_path):
     torch.testing.assert_close(scores[4].float(), teacher.probabilities(scores.dataset[4][0]), atol=1e-3, rtol=0)
 
 
-def test_processes_share_the_pictures(teacher, camvid, tmp_path):
+def test_processes_share_the_images(teacher, camvid, tmp_path):
     scores = TeacherScores(tmp_path, [teacher], open_dataset("camvid", camvid, "train"))
     assert [scores.prepare(process=rank, processes=2) for rank in (0, 1)] == [3, 2]
     assert scores.prepare() == 0
@@ -249,12 +249,12 @@ def test_damaged_scores_are_found_and_computed_again(scores, damage):
     assert torch.equal(scores[2], before)
 
 
-def test_another_teacher_protocol_picture_or_stride_has_scores_of_its_own(net, teacher, camvid, tmp_path):
+def test_another_teacher_protocol_image_or_stride_has_scores_of_its_own(net, teacher, camvid, tmp_path):
     dataset = open_dataset("camvid", camvid, "train")
-    others = [network_teacher(TorchEngine(net.eval(), fast=False), p, CAMVID) for p in (WHOLE, replace(WHOLE, scales=(1.0, 1.5)))]
+    others = [network_teacher(TorchRuntime(net.eval(), fast=False), p, CAMVID) for p in (WHOLE, replace(WHOLE, scales=(1.0, 1.5)))]
     shrunk = copy.deepcopy(net)
     shrunk.preprocess = replace(net.preprocess, range=255.0)
-    others.append(network_teacher(TorchEngine(shrunk.eval(), fast=False), WHOLE, CAMVID))
+    others.append(network_teacher(TorchRuntime(shrunk.eval(), fast=False), WHOLE, CAMVID))
     made = [TeacherScores(tmp_path, [t], dataset) for t in (teacher, *others)]
     made.append(TeacherScores(tmp_path, [teacher], dataset, stride=2))
     assert len({scores.path(0) for scores in made}) == len(made)
@@ -268,7 +268,7 @@ def test_a_full_disk_is_one_clear_line(teacher, camvid, tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
     with monkeypatch.context() as patch:
         patch.setattr(distill.shutil, "disk_usage", lambda path: usage(1000))
-        with pytest.raises(OSError, match="No space for the teacher's scores in .*: 5 pictures need 0.0 GB, and 0.0 GB are free"):
+        with pytest.raises(OSError, match="No space for the teacher's scores in .*: 5 images need 0.0 GB, and 0.0 GB are free"):
             scores.prepare()
     write, written = distill.write_state, []
 
@@ -280,7 +280,7 @@ def test_a_full_disk_is_one_clear_line(teacher, camvid, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(distill, "write_state", fills_up)
-        with pytest.raises(OSError, match=r"2 of 5 pictures are done, 0.0 GB are left\. Free some, .*; what is there is kept"):
+        with pytest.raises(OSError, match=r"2 of 5 images are done, 0.0 GB are left\. Free some, .*; what is there is kept"):
             scores.prepare()
     assert scores.prepare() == 3
 
@@ -308,11 +308,11 @@ def colour_teacher() -> Teacher:
 
 
 def test_a_student_learns_from_its_teacher_alone(net, camvid, tmp_path):
-    pictures = Unlabelled(camvid / "train", CAMVID)
-    scores = TeacherScores(tmp_path / "teacher", [colour_teacher()], pictures)
+    images = Unlabelled(camvid / "train", CAMVID)
+    scores = TeacherScores(tmp_path / "teacher", [colour_teacher()], images)
     recipe = replace(RECIPE, iterations=60, batch_size=4, lr=0.02, checkpoint_every=100)
     losses = []
-    train(net, pictures, recipe, tmp_path / "run", teacher=scores, progress=lambda step, loss, lr: losses.append(loss))
+    train(net, images, recipe, tmp_path / "run", teacher=scores, progress=lambda step, loss, lr: losses.append(loss))
     assert losses[-1] < losses[0] / 3
     image, truth = open_dataset("camvid", camvid, "val")[0]
     found = class_ids(net, image[None], WHOLE)[0]
@@ -332,18 +332,18 @@ def first_loss(net, dataset, teacher, recipe, folder) -> float:
     ids=lambda c: next(iter(c)),
 )
 def test_each_number_of_the_teacher_reaches_the_loss(net, scores, tmp_path, changes):
-    pictures = Unlabelled(scores.dataset.images[0].parent, CAMVID)
-    losses = [first_loss(copy.deepcopy(net), pictures, scores, recipe, tmp_path) for recipe in (RECIPE, replace(RECIPE, **changes))]
+    images = Unlabelled(scores.dataset.images[0].parent, CAMVID)
+    losses = [first_loss(copy.deepcopy(net), images, scores, recipe, tmp_path) for recipe in (RECIPE, replace(RECIPE, **changes))]
     assert abs(losses[0] - losses[1]) > 1e-3
     if "teacher_weight" in changes:
         assert losses[1] == pytest.approx(losses[0] / 2, rel=1e-4)
 
 
 def test_masks_and_teacher_add_up(net, scores, tmp_path):
-    pictures = Unlabelled(scores.dataset.images[0].parent, CAMVID)
+    images = Unlabelled(scores.dataset.images[0].parent, CAMVID)
     both = first_loss(copy.deepcopy(net), scores.dataset, scores, RECIPE, tmp_path)
     masks = first_loss(copy.deepcopy(net), scores.dataset, None, RECIPE, tmp_path)
-    taught_alone = first_loss(net, pictures, scores, RECIPE, tmp_path)
+    taught_alone = first_loss(net, images, scores, RECIPE, tmp_path)
     assert both == pytest.approx(masks + taught_alone, rel=1e-4)
 
 
@@ -351,11 +351,11 @@ def test_every_taught_pixel_counts_alike_whatever_part_it_is_in(net, camvid, tmp
     for module in net.modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0
-    pictures = Unlabelled(camvid / "train", CAMVID)
-    scores = TeacherScores(tmp_path / "teacher", [colour_teacher()], pictures)
+    images = Unlabelled(camvid / "train", CAMVID)
+    scores = TeacherScores(tmp_path / "teacher", [colour_teacher()], images)
     recipe = replace(RECIPE, batch_size=4, freeze="norms", teacher_confidence=0.9)
-    whole = first_loss(copy.deepcopy(net), pictures, scores, recipe, tmp_path)
-    parts = first_loss(net, pictures, scores, replace(recipe, accumulation=4), tmp_path)
+    whole = first_loss(copy.deepcopy(net), images, scores, recipe, tmp_path)
+    parts = first_loss(net, images, scores, replace(recipe, accumulation=4), tmp_path)
     assert whole == pytest.approx(parts, rel=1e-4) and whole > 0.1
 
 
@@ -388,7 +388,7 @@ def test_the_result_does_not_depend_on_the_workers(net, scores, tmp_path):
     assert same(net, twin)
 
 
-def test_pictures_with_and_without_masks_are_one_data_set(camvid):
+def test_images_with_and_without_masks_are_one_dataset(camvid):
     labelled, plain = open_dataset("camvid", camvid, "train"), Unlabelled(camvid / "val", CAMVID)
     joined = Joined([labelled, plain])
     assert len(joined) == 8 and joined.images == [*labelled.images, *plain.images]
@@ -403,13 +403,13 @@ def test_pictures_with_and_without_masks_are_one_data_set(camvid):
 def test_a_network_of_another_size_or_protocol_can_teach(net, camvid):
     image, _ = open_dataset("camvid", camvid, "train")[0]
     protocol = Protocol(source="a test", scales=(0.5, 1.5), flip=True)
-    found = network_teacher(TorchEngine(net.eval(), fast=False), protocol, CAMVID).probabilities(image)
+    found = network_teacher(TorchRuntime(net.eval(), fast=False), protocol, CAMVID).probabilities(image)
     torch.testing.assert_close(found, class_probabilities(net, image[None], protocol)[0])
 
 
 def test_an_exported_network_teaches_what_the_network_itself_does(net, camvid, tmp_path):
     image, _ = open_dataset("camvid", camvid, "train")[0]
-    exported = network_teacher(open_engine(export(net, tmp_path / "net.onnx")), WHOLE, CAMVID)
-    itself = network_teacher(TorchEngine(net.eval(), fast=False), WHOLE, CAMVID)
+    exported = network_teacher(open_runtime(export(net, tmp_path / "net.onnx")), WHOLE, CAMVID)
+    itself = network_teacher(TorchRuntime(net.eval(), fast=False), WHOLE, CAMVID)
     torch.testing.assert_close(exported.probabilities(image), itself.probabilities(image), atol=1e-4, rtol=0)
     assert exported.name != itself.name and exported.known == itself.known

@@ -1,4 +1,4 @@
-"""A student that never sees a mask, on real pictures.
+"""A student that never sees a mask, on real images.
 
 Needs CamVid and 75 minutes: PSPNET_ZOO_CAMVID=CAMVID pytest -m slow tests/training/test_distill_camvid.py
 """
@@ -21,7 +21,7 @@ from pspnet_zoo.data.pairs import PairedFiles
 from pspnet_zoo.data.unlabelled import Unlabelled
 from pspnet_zoo.evaluation.evaluate import Evaluation, evaluate
 from pspnet_zoo.inference.protocols import PROTOCOLS
-from pspnet_zoo.runtimes.torch import TorchEngine
+from pspnet_zoo.runtimes.torch import TorchRuntime
 from pspnet_zoo.storage.files import write_safetensors
 from pspnet_zoo.training.distill import TeacherScores, network_teacher
 from pspnet_zoo.training.recipes import Recipe
@@ -71,7 +71,7 @@ def on_test(network) -> Evaluation:
 
 
 def taught(dataset, scores, imagenet, folder) -> Evaluation:
-    """A student at stride 16 that sees pictures as they are, not enlarged, after the fixed budget."""
+    """A student at stride 16 that sees images as they are, not enlarged, after the fixed budget."""
     torch.manual_seed(0)
     student = pspnet_zoo.create("pspnet_lite0", encoder_weights=str(imagenet), classes=len(CAMVID), encoder_output_stride=16)
     student.labels = CAMVID
@@ -82,12 +82,12 @@ def taught(dataset, scores, imagenet, folder) -> Evaluation:
 def test_a_student_without_masks_beats_half_of_the_masks(imagenet, tmp_path, capsys):
     data = Path(str(DATA))
     teacher = pspnet_zoo.create("pspnet_lite0.camvid").to(memory_format=torch.channels_last)
-    pictures = Unlabelled(data / "train", CAMVID)
-    sees = network_teacher(TorchEngine(teacher), PROTOCOLS["whole"], CAMVID)
-    scores = TeacherScores(tmp_path / "teacher", [sees], pictures, stride=2)
+    images = Unlabelled(data / "train", CAMVID)
+    sees = network_teacher(TorchRuntime(teacher), PROTOCOLS["whole"], CAMVID)
+    scores = TeacherScores(tmp_path / "teacher", [sees], images, stride=2)
     results = {
         "teacher": on_test(teacher),
-        "student, taught without masks": taught(pictures, scores, imagenet, tmp_path / "taught"),
+        "student, taught without masks": taught(images, scores, imagenet, tmp_path / "taught"),
         "student, half of the masks alone": taught(first_half(data), None, imagenet, tmp_path / "half"),
     }
     with capsys.disabled():

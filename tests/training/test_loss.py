@@ -23,7 +23,7 @@ def logits():
 @pytest.mark.parametrize("weights", [None, torch.rand(11) + 0.1, torch.full((11,), 1e-4)], ids=["alike", "weighted", "tiny"])
 def test_the_loss_is_cross_entropy_and_the_auxiliary_share(logits, masks, weights):
     aux = torch.randn_like(logits)
-    expected = sum(share * cross_entropy(y, masks, weights, ignore_index=255) for share, y in ((1, logits), (0.3, aux)))
+    expected = sum(fraction * cross_entropy(y, masks, weights, ignore_index=255) for fraction, y in ((1, logits), (0.3, aux)))
     torch.testing.assert_close(segmentation_loss((logits, aux), masks, aux_weight=0.3, class_weights=weights), expected)
 
 
@@ -76,7 +76,7 @@ def test_dice_is_zero_where_no_pixel_counts_and_where_all_are_right(logits, mask
     assert dice_loss(sure, masks) == pytest.approx(0, abs=1e-6)
 
 
-def test_a_hundred_thousand_pixels_of_a_picture_are_kept_unless_told():
+def test_a_hundred_thousand_pixels_of_an_image_are_kept_unless_told():
     logits, masks = torch.randn(1, 2, 400, 400), torch.randint(0, 2, (1, 400, 400))
     kept = segmentation_loss(logits, masks, ohem_threshold=1e-3, ohem_min_kept=100_000)
     assert segmentation_loss(logits, masks, ohem_threshold=1e-3) == kept

@@ -26,7 +26,7 @@ from pspnet_zoo.evaluation.evaluate import evaluate
 from pspnet_zoo.inference.draw import overlay
 from pspnet_zoo.inference.scores import class_ids
 from pspnet_zoo.training.recipes import Recipe
-from pspnet_zoo.training.stream import class_shares
+from pspnet_zoo.training.stream import mask_class_fractions
 from pspnet_zoo.training.train import BEST, CHECKPOINT, train
 
 RECIPE = Recipe(iterations=6, batch_size=2, crop=(32, 48), lr=0.01, checkpoint_every=2)
@@ -138,9 +138,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(net, camvid, tmp_path):
     assert (tmp_path / CHECKPOINT).read_bytes() == kept
 
 
-def test_pictures_are_scaled_from_the_size_at_which_the_network_sees_them(net, camvid, tmp_path):
+def test_images_are_scaled_from_the_size_at_which_the_network_sees_them(net, camvid, tmp_path):
     dataset, twin, losses = open_dataset("camvid", camvid, "train"), copy.deepcopy(net), []
-    net.preprocess = replace(net.preprocess, enlarge=1.5)
+    net.preprocess = replace(net.preprocess, input_scale=1.5)
     for name, network, scale in (("by it", net, (1.0, 1.2)), ("by hand", twin, (1.5, 1.5 * 1.2))):
         recipe = replace(RECIPE, iterations=1, scale=scale)
         train(network, dataset, recipe, tmp_path / name, progress=lambda step, loss, lr: losses.append(loss))
@@ -150,8 +150,10 @@ def test_pictures_are_scaled_from_the_size_at_which_the_network_sees_them(net, c
 def test_class_shares_are_of_the_pixels_that_count(camvid):
     dataset = open_dataset("camvid", camvid, "train")
     masks = torch.stack([dataset[i][1].as_subclass(torch.Tensor) for i in range(len(dataset))])
-    shares = class_shares(dataset)
-    assert shares.sum() == pytest.approx(1) and shares[8] == pytest.approx(((masks == 8).sum() / (masks != 255).sum()).item())
+    class_fractions = mask_class_fractions(dataset)
+    assert class_fractions.sum() == pytest.approx(1) and class_fractions[8] == pytest.approx(
+        ((masks == 8).sum() / (masks != 255).sum()).item()
+    )
 
 
 def test_a_recipe_with_class_weights_trains(net, camvid, tmp_path):
@@ -194,8 +196,8 @@ def test_the_batch_must_divide(net, camvid, tmp_path):
         train(net, open_dataset("camvid", camvid, "train"), replace(RECIPE, batch_size=3, accumulation=2), tmp_path)
 
 
-def test_validation_keeps_the_best_network_and_logs_scores_and_pictures(net, camvid, tmp_path):
-    validation = open_dataset("camvid", camvid, "train")  # it has more pictures than are logged
+def test_validation_keeps_the_best_network_and_logs_scores_and_images(net, camvid, tmp_path):
+    validation = open_dataset("camvid", camvid, "train")  # it has more images than are logged
     recipe = replace(RECIPE, iterations=8, evaluate_every=3, batch_size=4)
     train(net, validation, recipe, tmp_path, validation=validation)
     log = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0}).Reload()
@@ -308,7 +310,7 @@ def test_two_processes_end_alike_and_like_one_with_the_whole_batch(camvid, tmp_p
         assert done.returncode == 0, done.stderr[-3000:]
     first, second = (load_file(tmp_path / "two" / f"{rank}.safetensors") for rank in (0, 1))
     assert all(torch.equal(first[k], second[k]) for k in first)
-    if freeze == "norms":  # else each process has statistics of its own pictures
+    if freeze == "norms":  # else each process has statistics of its own images
         whole = load_file(tmp_path / "one" / "0.safetensors")
         for name in whole:
             torch.testing.assert_close(first[name], whole[name], rtol=1e-4, atol=1e-6, msg=name)

@@ -1,4 +1,4 @@
-"""Picture and mask stay together under augmentation, and each step does what its upstream states."""
+"""Image and mask stay together under augmentation, and each step does what its upstream states."""
 
 import colorsys
 
@@ -48,7 +48,7 @@ def test_padding_is_the_mean_whatever_happened_to_the_colours():
 
 
 @pytest.mark.parametrize("options", [{}, EVERYTHING])
-def test_mask_and_picture_are_moved_alike_and_masks_are_never_blended(options):
+def test_mask_and_image_are_moved_alike_and_masks_are_never_blended(options):
     transform = training_transform(crop=(32, 32), mean=(0, 0, 0), photometric=False, **options)
     for seed in range(20):
         torch.manual_seed(seed)
@@ -93,7 +93,7 @@ def test_scales_cover_the_range_and_keep_the_aspect():
     assert all(abs(width / height - 1.5) < 0.05 for height, width in sizes)
 
 
-def test_the_smallest_picture_is_one_pixel():
+def test_the_smallest_image_is_one_pixel():
     assert RandomScale((0.1, 0.1)).make_params(list(pair(3, 4))) == {"size": [1, 1]}
 
 
@@ -114,7 +114,7 @@ def test_a_turned_crop_is_torchvisions_rotation_cropped(angle, size):
         assert (result_mask == turned_mask[place]).float().mean() > 0.99  # ties between two nearest fall either way
 
 
-def test_half_of_the_pictures_are_turned_within_the_bound():
+def test_half_of_the_images_are_turned_within_the_bound():
     crop = RandomCrop((20, 20), FILL, rotate=10, cat_max_ratio=1)
     angles = [crop.make_params(list(pair()))["angle"] for _ in range(400)]
     turned = [a for a in angles if a]
@@ -147,7 +147,7 @@ def test_cat_max_ratio_is_mmsegs_rule():
     assert 1 in tried and 5 in tried
 
 
-def test_a_picture_of_one_class_is_cropped_all_the_same():
+def test_an_image_of_one_class_is_cropped_all_the_same():
     mask = tv_tensors.Mask(torch.zeros(30, 30, dtype=torch.uint8))
     assert RandomCrop((10, 10), FILL, rotate=0, cat_max_ratio=0.75)(tv_tensors.Image(mask[None]), mask)[1].shape == (10, 10)
 

@@ -12,12 +12,12 @@ import pspnet_zoo
 from pspnet_zoo import Labels, Prediction, Predictor, PSPNet, WeightsError
 
 
-def build_and_train(pictures: Tensor, masks: Tensor) -> None:
+def build_and_train(images: Tensor, masks: Tensor) -> None:
     net = pspnet_zoo.create("pspnet_r50", encoder_weights="imagenet", classes=7, aux_head=True)
     assert_type(net, PSPNet)
     assert_type(PSPNet("resnet18", None, classes=7), PSPNet)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    loss = torch.nn.functional.cross_entropy(net(pictures), masks, ignore_index=255)
+    loss = torch.nn.functional.cross_entropy(net(images), masks, ignore_index=255)
     loss.backward()  # pyright: ignore[reportUnknownMemberType]  # torch's own types
     optimizer.step()  # pyright: ignore[reportUnknownMemberType]
     assert_type(net.labels, Labels | None)
@@ -38,18 +38,18 @@ def load() -> PSPNet:
     return net.eval()
 
 
-def predict(net: PSPNet, picture: Image.Image) -> dict[str, float]:
+def predict(net: PSPNet, image: Image.Image) -> dict[str, float]:
     predictor = Predictor(net, device="cpu")
     assert_type(predictor.labels, Labels)
-    prediction = predictor(picture)
+    prediction = predictor(image)
     assert_type(prediction, Prediction)
     assert_type(prediction.labels.names, tuple[str, ...])
     road = prediction.mask == 0
-    assert int(road.sum()) <= np.asarray(picture).size
+    assert int(road.sum()) <= np.asarray(image).size
     assert_type(prediction.overlay(alpha=0.5, legend=True), Image.Image)
     prediction.save("mask.png")
-    assert_type(Predictor("pspnet_lite0.camvid")("photo.jpg").shares, dict[str, float])
-    return prediction.shares
+    assert_type(Predictor("pspnet_lite0.camvid")("photo.jpg").class_fractions, dict[str, float])
+    return prediction.class_fractions
 
 
 def look_around() -> None:

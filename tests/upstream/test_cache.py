@@ -112,10 +112,10 @@ def assert_clean(root):
 
 
 def test_the_second_call_needs_no_server(server, root):
-    row = row_of(server)
-    assert_right(cache.cached(row))
+    entry = row_of(server)
+    assert_right(cache.cached(entry))
     server.files.clear()
-    assert_right(cache.cached(row))
+    assert_right(cache.cached(entry))
     assert len(server.requests) == 1
     assert_clean(root)
 
@@ -132,17 +132,19 @@ def test_create_takes_the_name_and_the_upstreams_id(server, monkeypatch):
 
 
 def test_a_corrected_text_about_a_row_fetches_nothing(server):
-    row = row_of(server)
-    folder = cache.cached(row)
-    metrics = (Metric("miou", 0.5, "Cityscapes", "val", "whole picture", "claimed"),)
-    told = replace(row, license="Apache-2.0", metrics=metrics, upstream=replace(row.upstream, page="https://example.org/new"))
+    entry = row_of(server)
+    folder = cache.cached(entry)
+    metrics = (Metric("miou", 0.5, "Cityscapes", "val", "whole image", "claimed"),)
+    told = replace(entry, license="Apache-2.0", metrics=metrics, upstream=replace(entry.upstream, page="https://example.org/new"))
     assert cache.is_cached(told) and cache.cached(told) == folder and len(server.requests) == 1
 
 
 def test_another_policy_under_the_same_name_is_converted_anew(server):
-    row = row_of(server)
-    first = cache.cached(row)
-    second = cache.cached(replace(row, upstream=replace(row.upstream, network=replace(row.upstream.network, dilation="uniform"))))
+    entry = row_of(server)
+    first = cache.cached(entry)
+    second = cache.cached(
+        replace(entry, upstream=replace(entry.upstream, network=replace(entry.upstream.network, dilation="uniform")))
+    )
     assert first != second and pspnet_zoo.from_pretrained(second).config["dilation"] == "uniform"
 
 
@@ -214,15 +216,17 @@ def test_a_file_inside_an_archive_is_taken_out_and_checked(server, root):
 
 
 def test_offline_the_error_says_what_to_fetch_and_where_to_put_it(root):
-    row = replace(ROW, upstream=replace(ROW.upstream, urls=("http://no-such-host.invalid/tiny.pth",), hash=f"sha256:{SHA256[:8]}"))
+    entry = replace(
+        ROW, upstream=replace(ROW.upstream, urls=("http://no-such-host.invalid/tiny.pth",), hash=f"sha256:{SHA256[:8]}")
+    )
     with pytest.raises(WeightsError, match="there is no network") as error:
-        cache.cached(row)
+        cache.cached(entry)
     place = Path(re.search(r"put 'tiny.pth' at '([^']+)'", str(error.value))[1])
     assert place.parent.parent == root / "downloads"
-    for part in (row.upstream.urls[0], f"pspnet-zoo convert tiny.pth --like {row.name} -o FOLDER"):
+    for part in (entry.upstream.urls[0], f"pspnet-zoo convert tiny.pth --like {entry.name} -o FOLDER"):
         assert part in str(error.value)
     place.write_bytes(BYTES)
-    assert_right(cache.cached(row))
+    assert_right(cache.cached(entry))
 
 
 def test_a_row_without_an_address_names_the_page_and_the_command():
@@ -237,10 +241,10 @@ def test_a_row_that_is_not_read_names_its_twin():
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
 def test_a_damaged_folder_is_made_again(server, root, file):
-    row = row_of(server)
-    path = cache.cached(row) / file
+    entry = row_of(server)
+    path = cache.cached(entry) / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]) if file == "model.safetensors" else path.unlink()
-    assert_right(cache.cached(row))
+    assert_right(cache.cached(entry))
     assert len(server.requests) == 2
     assert_clean(root)
 
@@ -262,7 +266,7 @@ def environment():
 
 
 def call(server):
-    """Another process that asks for the row."""
+    """Another process that asks for the entry."""
     return subprocess.Popen(
         [sys.executable, "-c", CALL, server.url("tiny.pth")], env=environment(), stdout=subprocess.PIPE, text=True
     )

@@ -1,4 +1,4 @@
-"""From a file to a network: formats, refusals, and the candidates where no row is named."""
+"""From a file to a network: formats, refusals, and the candidates where no entry is named."""
 
 import hashlib
 import json
@@ -83,7 +83,7 @@ def test_bgr_preprocessing_survives_saving(tmp_path):
 
 def test_contradicting_config_is_refused(state, tmp_path):
     path = write_checkpoint(MMSEG, state, tmp_path, config="model = dict(decode_head=dict(align_corners=False))")
-    with pytest.raises(WeightsError, match="decode_head.align_corners is False in the file, True in the row"):
+    with pytest.raises(WeightsError, match="decode_head.align_corners is False in the file, True in the entry"):
         convert(path, like=MMSEG)
 
 
@@ -328,7 +328,9 @@ def test_recorded_outputs_of_the_upstreams_code_are_reproduced(case, options, tm
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     words = spec["variant"].replace("-rsb", "_rsb-pretrain").split("_")
-    like = next(row for row in CHECKPOINTS if row.upstream and row.upstream.family == spec["family"] and is_variant(row, words))
+    like = next(
+        entry for entry in CHECKPOINTS if entry.upstream and entry.upstream.family == spec["family"] and is_variant(entry, words)
+    )
     net = convert(written.stdout.split()[0], like=like.upstream.id)
     outputs = np.load(case / "outputs.npz")
     for i in range(len(spec["inputs"])):
@@ -342,13 +344,13 @@ def test_recorded_outputs_of_the_upstreams_code_are_reproduced(case, options, tm
         assert float((aux - expected).abs().max()) < 1e-3
 
 
-def is_variant(row, words):
-    id = row.upstream.id.replace("voc2012", "pascalvoc") if row.upstream.family == "ptsemseg" else row.upstream.id
-    if row.upstream.family == "mmseg":
+def is_variant(entry, words):
+    id = entry.upstream.id.replace("voc2012", "pascalvoc") if entry.upstream.family == "ptsemseg" else entry.upstream.id
+    if entry.upstream.family == "mmseg":
         return id.startswith(f"pspnet_{words[0]}_") and all(word in id for word in words) and "cityscapes" in id
-    return id.removeprefix(f"{row.upstream.family}_") == "_".join(words)
+    return id.removeprefix(f"{entry.upstream.family}_") == "_".join(words)
 
 
 def test_rows_build_what_their_converters_are_for():
-    assert {row.upstream.family for row in CHECKPOINTS if row.upstream and not row.upstream.twin} == set(CONVERTERS)
+    assert {entry.upstream.family for entry in CHECKPOINTS if entry.upstream and not entry.upstream.twin} == set(CONVERTERS)
     assert build(find("pspnet_r18c")).config["encoder_stem_width"] == 32

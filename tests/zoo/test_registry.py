@@ -1,4 +1,4 @@
-"""Names, and every row of the zoo."""
+"""Names, and every entry of the zoo."""
 
 import hashlib
 
@@ -46,8 +46,8 @@ def test_names_are_listed_in_natural_order():
 
 
 def test_rows_are_found_by_name_by_tag_and_by_default():
-    row = find("pspnet_lite0.camvid")
-    assert find("pspnet_lite0") is find("pspnet_lite0", "camvid") is row
+    entry = find("pspnet_lite0.camvid")
+    assert find("pspnet_lite0") is find("pspnet_lite0", "camvid") is entry
 
 
 @pytest.mark.parametrize(
@@ -64,29 +64,29 @@ def test_weights_that_do_not_exist_get_those_that_do(name, tag, message):
         find(name, tag)
 
 
-@pytest.mark.parametrize("row", [row for row in CHECKPOINTS if row.folder], ids=lambda row: row.name)
-def test_a_bundled_row_is_true(row):
+@pytest.mark.parametrize("entry", [entry for entry in CHECKPOINTS if entry.folder], ids=lambda entry: entry.name)
+def test_a_bundled_row_is_true(entry):
     with torch.device("meta"):
-        network = create(row.architecture, classes=len(row.labels))
-    assert sum(p.numel() for p in network.parameters()) == row.parameters
-    assert hashlib.sha256((BUNDLED / row.folder / WEIGHTS_FILE).read_bytes()).hexdigest() == row.sha256
-    assert all(0 < m.value < 1 for m in row.metrics if m.name != "loss")
-    assert (BUNDLED / row.folder / WEIGHTS_FILE).stat().st_size <= 9_000_000
+        network = create(entry.architecture, classes=len(entry.labels))
+    assert sum(p.numel() for p in network.parameters()) == entry.parameters
+    assert hashlib.sha256((BUNDLED / entry.folder / WEIGHTS_FILE).read_bytes()).hexdigest() == entry.sha256
+    assert all(0 < m.value < 1 for m in entry.metrics if m.name != "loss")
+    assert (BUNDLED / entry.folder / WEIGHTS_FILE).stat().st_size <= 9_000_000
 
 
 def test_names_of_rows_are_unique():
-    names = [row.name for row in CHECKPOINTS]
+    names = [entry.name for entry in CHECKPOINTS]
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("row", [row for row in CHECKPOINTS if row.folder], ids=lambda row: row.name)
-def test_the_readme_and_the_card_give_the_measured_numbers(row):
+@pytest.mark.parametrize("entry", [entry for entry in CHECKPOINTS if entry.folder], ids=lambda entry: entry.name)
+def test_the_readme_and_the_card_give_the_measured_numbers(entry):
     root = BUNDLED.parents[2]
-    card = (BUNDLED / row.folder / "README.md").read_text()
-    for metric in row.metrics:
+    card = (BUNDLED / entry.folder / "README.md").read_text()
+    for metric in entry.metrics:
         assert f"{metric.value:.4f}" in card and metric.origin == "measured"
-    miou = next(f"{m.value:.4f}" for m in row.metrics if m.name == "miou")
-    assert f"| `{row.name}` | {row.parameters / 1e6:.1f} M |" in (root / "README.md").read_text()
+    miou = next(f"{m.value:.4f}" for m in entry.metrics if m.name == "miou")
+    assert f"| `{entry.name}` | {entry.parameters / 1e6:.1f} M |" in (root / "README.md").read_text()
     assert miou in (root / "README.md").read_text()
 
 

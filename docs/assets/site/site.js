@@ -1,5 +1,5 @@
 // What a language is, and which regions scroll, told to screen readers and keyboards.
-// The table of checkpoints can be sorted by its headers and filtered by data set, backbone and licence. Without scripts it is a table.
+// The table of checkpoints can be sorted by its headers and filtered by dataset, backbone and licence. Without scripts it is a table.
 
 const BACKBONE = 'Backbone';
 
@@ -56,7 +56,7 @@ function filterable(table, titles) {
   const rows = [...table.tBodies[0].rows];
   const values = (read) => [...new Set(rows.map(read))].filter(Boolean).sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
   const readers = { [BACKBONE]: (row) => text(row, 0).replace(/^pspnet_/, "").split(".")[0] };
-  for (const title of ["Data set", "Licence"]) readers[title] = (row) => text(row, titles.indexOf(title));
+  for (const title of ["Dataset", "Licence"]) readers[title] = (row) => text(row, titles.indexOf(title));
 
   const bar = document.createElement("div");
   bar.className = "filter";
@@ -65,7 +65,7 @@ function filterable(table, titles) {
   const searchLabel = document.createElement("label");
   searchLabel.append("Search", search);
   bar.append(searchLabel);
-  const selects = ["Data set", BACKBONE, "Licence"].map((title) => {
+  const selects = ["Dataset", BACKBONE, "Licence"].map((title) => {
     const [label, select] = choice(title, values(readers[title]));
     bar.append(label);
     return [readers[title], select];
@@ -125,7 +125,7 @@ function enhance() {
   for (const table of document.querySelectorAll("article table")) {
     const headers = [...(table.tHead?.rows[0]?.cells ?? [])];
     const titles = headers.map((header) => header.textContent.trim());
-    if (!titles.includes("Licence") || !titles.includes("Data set") || table.tBodies[0].rows.length < 10) continue;
+    if (!titles.includes("Licence") || !titles.includes("Dataset") || table.tBodies[0].rows.length < 10) continue;
     filterable(table, titles);
     sortable(table, headers);
   }

@@ -5,8 +5,8 @@ const here = new URL(".", import.meta.url);
 const element = (id) => document.getElementById(`try-${id}`);
 const status = element("status");
 let network; // a promise of { session, ort, about }, once somebody asks for it
-let shown; // { ids, width, height, about } of the picture on the page
-let turn = 0; // of the last picture asked for: an older one that comes late is dropped
+let shown; // { ids, width, height, about } of the image on the page
+let turn = 0; // of the last image asked for: an older one that comes late is dropped
 
 async function fetchAll(names, sizes, progress) {
   const total = names.reduce((sum, name) => sum + sizes[name], 0);
@@ -83,7 +83,7 @@ async function segment(source, width, height) {
   shown = { ids: ids.data, width: pixels.width, height: pixels.height, about };
   show();
   const seconds = ((performance.now() - started) / 1000).toFixed(1);
-  status.textContent = `Segmented ${pixels.width} x ${pixels.height} pixels in ${seconds} s. Point at the picture to see a class.`;
+  status.textContent = `Segmented ${pixels.width} x ${pixels.height} pixels in ${seconds} s. Point at the image to see a class.`;
 }
 
 function show() {
@@ -123,14 +123,14 @@ function fail(error) {
 }
 
 async function open(blob) {
-  let picture;
+  let image;
   try {
-    picture = await createImageBitmap(blob);
+    image = await createImageBitmap(blob);
   } catch {
-    status.textContent = "This file is not a picture that the browser can read. Choose a JPEG, PNG or WebP.";
+    status.textContent = "This file is not an image that the browser can read. Choose a JPEG, PNG or WebP.";
     return;
   }
-  await segment(picture, picture.width, picture.height).catch(fail);
+  await segment(image, image.width, image.height).catch(fail);
 }
 
 async function startCamera() {
@@ -148,10 +148,10 @@ async function startCamera() {
 
 async function shoot() {
   const video = element("video");
-  const picture = await createImageBitmap(video);
+  const image = await createImageBitmap(video);
   video.srcObject.getTracks().forEach((track) => track.stop());
   video.hidden = element("shoot").hidden = true;
-  await segment(picture, picture.width, picture.height).catch(fail);
+  await segment(image, image.width, image.height).catch(fail);
 }
 
 function save(canvas, name) {

@@ -4,7 +4,7 @@ oneDNN, which torch computes convolutions with on CPUs, has fast gradients for d
 gradients of the weights for 3x3 kernels only. Both cases can be had from these:
 
 - A convolution with dilation r is r x r undilated ones, each on every r-th row and column: they go through as one larger batch.
-- The weights of a 5x5 kernel are four overlapping 3x3 kernels, each of which sees the picture moved by up to two pixels.
+- The weights of a 5x5 kernel are four overlapping 3x3 kernels, each of which sees the image moved by up to two pixels.
 
 In bfloat16 a training step of `pspnet_lite0` at stride 8 takes 0.41 of the time so; in float32, whose kernels have less to lose, it
 takes longer with the default allocator, because the parts are copies (`python -m benchmarks.depthwise`: 2 cores of an Intel Xeon

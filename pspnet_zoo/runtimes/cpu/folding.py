@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from .winograd import WinogradConvolution, Workspace
 
-_SAMPLE = 128  # pixels a side, at most, of the picture that is watched on its way
+_SAMPLE = 128  # pixels a side, at most, of the image that is watched on its way
 WIDE = 256
 """Channels, in and out, from which on Winograd's algorithm pays."""
 _Key = tuple[int, torch.Size, tuple[int, ...]]

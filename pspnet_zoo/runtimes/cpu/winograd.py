@@ -74,10 +74,10 @@ class WinogradConvolution:
         weight = workspace.empty("weight", outputs, 36, channels)
         torch.bmm(self._taps.expand(outputs, 36, 9), self.weight, out=weight)
         rows = max(_TILE_CHANNELS_AT_ONCE // (channels * d * d * across), 1)
-        for picture in range(count):
+        for image in range(count):
             for first in range(0, down, rows):
                 part = slice(first, first + rows)
-                results[picture, part] = self._products(tiles[picture, part], weight, workspace).view(results[picture, part].shape)
+                results[image, part] = self._products(tiles[image, part], weight, workspace).view(results[image, part].shape)
         out = out[:, :height, :width].permute(0, 3, 1, 2)
         if self.bias is None:
             return out
@@ -105,7 +105,7 @@ def transforms(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _tiles(x: Tensor, dilation: int, down: int, across: int, side: int) -> Tensor:
     """Contiguous (N, H, W, C) as (N, down, d, d, across, side, side, C): tiles every 4 pixels of each of the d x d grids."""
-    picture, row, column, _ = x.stride()
+    image, row, column, _ = x.stride()
     d = dilation
     size = (x.shape[0], down, d, d, across, side, side, x.shape[3])
-    return x.as_strided(size, (picture, 4 * d * row, row, column, 4 * d * column, d * row, d * column, 1))
+    return x.as_strided(size, (image, 4 * d * row, row, column, 4 * d * column, d * row, d * column, 1))

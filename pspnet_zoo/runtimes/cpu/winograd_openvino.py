@@ -68,7 +68,7 @@ def convolution(x: Any, weight: np.ndarray, dilation: int) -> Any:
         x = op.extract_image_patches(
             op.pad(x, before, after, "constant", op.constant(np.float32(0))), [6, 6], [4, 4], [1, 1], "valid"
         )
-    else:  # each grid as a picture of its own: (d * d * N, C, ...)
+    else:  # each grid as an image of its own: (d * d * N, C, ...)
         x = op.extract_image_patches(op.space_to_batch(x, whole(1, 1, d, d), before, after), [6, 6], [4, 4], [1, 1], "valid")
         x = op.transpose(shaped(x, d * d, count, 36, channels, -1), whole(1, 2, 3, 0, 4))
     x = op.matmul(op.constant(for_inputs), shaped(x, count, 36, -1), False, False)

@@ -38,7 +38,7 @@ _RULES: Rules = (
 
 
 CSAIL = Converter(
-    telltale="decoder.ppm.0.1.weight",
+    signature_key="decoder.ppm.0.1.weight",
     rules=_RULES,
     dropped=r".+\._(tmp_running_mean|tmp_running_var|running_iter)",  # of its synchronised batch norm
 )

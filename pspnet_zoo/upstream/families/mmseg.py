@@ -43,25 +43,25 @@ _RULES: Rules = (
 
 
 MMSEG = Converter(
-    telltale="decode_head.psp_modules.0.1.conv.weight",
+    signature_key="decode_head.psp_modules.0.1.conv.weight",
     rules=_RULES,
 )
 
 
 def check_config(text: str, architecture: str, network: Network) -> None:
-    """Compare the config that the file carries with the row it is converted by; what the config does not say is not compared.
+    """Compare the config that the file carries with the entry it is converted by; what the config does not say is not compared.
 
     Args:
         text: mmseg's config, as Python source. It is parsed, never run.
-        architecture: Of the row.
-        network: Of the row.
+        architecture: Of the entry.
+        network: Of the entry.
 
     Raises:
         WeightsError: If they contradict each other, with every contradiction.
     """
     config = _read_config(text)
     problems = [
-        f"{field} is {config[field]!r} in the file, {value!r} in the row"
+        f"{field} is {config[field]!r} in the file, {value!r} in the entry"
         for field, value in _expected(architecture, network).items()
         if field in config and config[field] != value
     ]
@@ -70,7 +70,7 @@ def check_config(text: str, architecture: str, network: Network) -> None:
 
 
 def _expected(architecture: str, network: Network) -> dict[str, Any]:
-    """What the config of a checkpoint of this row says."""
+    """What the config of a checkpoint of this entry says."""
     expected: dict[str, Any] = {
         "decode_head.type": "PSPHead",
         "decode_head.pool_scales": (1, 2, 3, 6),
@@ -106,7 +106,7 @@ def _read_config(text: str) -> dict[str, Any]:
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError) as error:
-        _log.warning("The config inside the file is not Python (%s), so it was not compared with the row", error)
+        _log.warning("The config inside the file is not Python (%s), so it was not compared with the entry", error)
         return {}
     values: dict[str, Any] = {}
     for node in tree.body:

@@ -36,7 +36,7 @@ _RULES: Rules = (
 
 
 PADDLESEG = Converter(
-    telltale="head.psp_module.stages.0.1._conv.weight",
+    signature_key="head.psp_module.stages.0.1._conv.weight",
     rules=_RULES,
     leaves={"_mean": "running_mean", "_variance": "running_var"},
     after=(reverse_bins, fold_biases),

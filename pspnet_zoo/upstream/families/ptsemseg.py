@@ -28,7 +28,7 @@ _RULES: Rules = (
 
 
 PTSEMSEG = Converter(
-    telltale="pyramid_pooling.path_module_list.0.cbr_unit.0.weight",
+    signature_key="pyramid_pooling.path_module_list.0.cbr_unit.0.weight",
     rules=_RULES,
     after=(reverse_bins,),
 )

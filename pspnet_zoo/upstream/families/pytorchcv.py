@@ -40,6 +40,6 @@ _RULES: Rules = (
 
 
 PYTORCHCV = Converter(
-    telltale="pool.branches.branch2.conv.conv.weight",
+    signature_key="pool.branches.branch2.conv.conv.weight",
     rules=_RULES,
 )

@@ -23,7 +23,7 @@ AUXILIARY = "auxiliary_head.0"
 class Converter:
     """How the state dicts of a project become ours."""
 
-    telltale: str
+    signature_key: str
     """A key that only this project's have."""
     rules: Rules
     dropped: str = "(?!)"

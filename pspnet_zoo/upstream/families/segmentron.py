@@ -16,7 +16,7 @@ _RULES: Rules = (
 
 
 SEGMENTRON = Converter(
-    telltale="head.psp.convs.0.conv.weight",
+    signature_key="head.psp.convs.0.conv.weight",
     rules=_RULES,
     dropped=r"encoder\.fc\..+",  # the classifier of ImageNet that the file still has
 )

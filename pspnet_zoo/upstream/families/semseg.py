@@ -18,6 +18,6 @@ _RULES: Rules = (
 
 
 SEMSEG = Converter(
-    telltale="ppm.features.0.1.weight",
+    signature_key="ppm.features.0.1.weight",
     rules=_RULES,
 )

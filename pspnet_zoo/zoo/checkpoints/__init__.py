@@ -1,8 +1,8 @@
-"""The checkpoints that projects published, as rows: a file for each project.
+"""The checkpoints that projects published, as entries: a file for each project.
 
 Nothing of other projects was measured by this one: addresses, hashes, policies and numbers are as the projects publish them.
 
-A tag is who_dataset. Where one project has several for an architecture and a data set, the one with the best claim has that tag
+A tag is who_dataset. Where one project has several for an architecture and a dataset, the one with the best claim has that tag
 and the others say what sets them apart: the crop, the iterations, "d32" for strides that were kept, "rsb" for another pretraining.
 """
 
@@ -23,7 +23,7 @@ from .semseg import SEMSEG
 UPSTREAM: tuple[Checkpoint, ...] = (*MMSEG, *SEMSEG, *PADDLESEG, *GLUONCV, *CAFFE, *SEGMENTRON, *CSAIL)
 """Those of other projects."""
 
-CHECKPOINTS: tuple[Checkpoint, ...] = tuple(replace(row, hub=COPIES.get(row.name)) for row in (*OWN, *UPSTREAM))
+CHECKPOINTS: tuple[Checkpoint, ...] = tuple(replace(entry, hub=COPIES.get(entry.name)) for entry in (*OWN, *UPSTREAM))
 """Every published checkpoint. An architecture's default is the one in `DEFAULT_TAGS`, or else its first."""
 
 # Of the files that can be fetched by their address, the best claimed single-scale mIoU on Cityscapes, in percent.

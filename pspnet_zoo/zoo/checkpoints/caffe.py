@@ -14,7 +14,7 @@ _BGR = Preprocess((103.939, 116.779, 123.68), (1.0, 1.0, 1.0), 255.0, order="BGR
 def _caffe(
     architecture: str, tag: str, labels: Labels, parameters: int, id: str, page: str, metrics: tuple[Metric, ...]
 ) -> Checkpoint:
-    """A row of the original Caffe weights; they are not read, their port to PyTorch is."""
+    """An entry of the original Caffe weights; they are not read, their port to PyTorch is."""
     return Checkpoint(
         architecture=architecture,
         tag=f"caffe_{tag}",
@@ -45,10 +45,10 @@ def _ptsemseg(
     dataset: str,
     metrics: tuple[Metric, ...] = (),
 ) -> Checkpoint:
-    """A row of the Caffe weights as meetps/pytorch-semseg converted them.
+    """An entry of the Caffe weights as meetps/pytorch-semseg converted them.
 
     Caffe pools with kernel and stride floor(size / bin), which is adaptive pooling where the map is a multiple of 6, as for
-    pictures of 713 and 473 pixels.
+    images of 713 and 473 pixels.
     """
     return Checkpoint(
         architecture=architecture,
@@ -100,9 +100,9 @@ CAFFE = (
         "https://drive.google.com/open?id=1cz_S-QTqWqV-9K8V_3Gwo6NZ60pI0Oz7",
         "Cityscapes",
         (
-            _CAFFE_CITYSCAPES.metric(78.65, protocol="whole picture, 2049x1025; no flip"),
-            _CAFFE_CITYSCAPES.metric(78.8, protocol="whole picture, 2049x1025; flip"),
-            _CAFFE_CITYSCAPES.metric(96.31, name="pixel_accuracy", protocol="whole picture, 2049x1025; no flip"),
+            _CAFFE_CITYSCAPES.metric(78.65, protocol="whole image, 2049x1025; no flip"),
+            _CAFFE_CITYSCAPES.metric(78.8, protocol="whole image, 2049x1025; flip"),
+            _CAFFE_CITYSCAPES.metric(96.31, name="pixel_accuracy", protocol="whole image, 2049x1025; no flip"),
         ),
     ),
     _caffe(

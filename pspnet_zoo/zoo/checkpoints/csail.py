@@ -11,8 +11,8 @@ _ADE20K = Task(
     "ADE20K",
     "val",
     ADE20K,
-    "whole picture, one scale",
-    "whole picture, long side at most 1000; mean over short sides 300, 375, 450, 525, 600",
+    "whole image, one scale",
+    "whole image, long side at most 1000; mean over short sides 300, 375, 450, 525, 600",
     False,
 )
 
@@ -29,7 +29,7 @@ def _csail(
     aux_channels: int | None = None,
     aux_from: str | None = None,
 ) -> Checkpoint:
-    """A row of CSAILVision/semantic-segmentation-pytorch. No hash is published.
+    """An entry of CSAILVision/semantic-segmentation-pytorch. No hash is published.
 
     Only the address of ResNet-50 is spelled out in the repository (demo_test.sh); the others follow the names of their configs.
     """

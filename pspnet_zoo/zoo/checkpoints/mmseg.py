@@ -16,18 +16,18 @@ def _mmseg_task(dataset: str, labels: Labels, single: str, *, split: str = "val"
     return Task(dataset, split, labels, f"{single}; no flip", multi, align_corners)
 
 
-_MMSEG_CITYSCAPES = _mmseg_task("Cityscapes", CITYSCAPES, "whole picture, 2048x1024")
+_MMSEG_CITYSCAPES = _mmseg_task("Cityscapes", CITYSCAPES, "whole image, 2048x1024")
 _MMSEG_CITYSCAPES_769 = _mmseg_task("Cityscapes", CITYSCAPES, "windows of 769, stride 513, on 2049x1025", align_corners=True)
-_MMSEG_ADE20K = _mmseg_task("ADE20K", ADE20K, "whole picture within 2048x512")
-_MMSEG_VOC = _mmseg_task("Pascal VOC 2012 + Aug", VOC, "whole picture within 2048x512")
+_MMSEG_ADE20K = _mmseg_task("ADE20K", ADE20K, "whole image within 2048x512")
+_MMSEG_VOC = _mmseg_task("Pascal VOC 2012 + Aug", VOC, "whole image within 2048x512")
 _MMSEG_CONTEXT = _mmseg_task("Pascal Context", PASCAL_CONTEXT, "windows of 480, stride 320, on 520x520")
 _MMSEG_CONTEXT_59 = _mmseg_task("Pascal Context 59", PASCAL_CONTEXT_59, "windows of 480, stride 320, on 520x520")
-_MMSEG_COCO_STUFF_10K = _mmseg_task("COCO-Stuff 10k", COCO_STUFF, "whole picture within 2048x512", split="test")
-_MMSEG_COCO_STUFF_164K = _mmseg_task("COCO-Stuff 164k", COCO_STUFF, "whole picture within 2048x512")
-_MMSEG_LOVEDA = _mmseg_task("LoveDA", LOVEDA, "whole picture, 1024x1024")
-_MMSEG_POTSDAM = _mmseg_task("Potsdam", ISPRS, "whole picture, 512x512")
-_MMSEG_VAIHINGEN = _mmseg_task("Vaihingen", ISPRS, "whole picture, 512x512")
-_MMSEG_ISAID = _mmseg_task("iSAID", ISAID, "whole picture, 896x896")
+_MMSEG_COCO_STUFF_10K = _mmseg_task("COCO-Stuff 10k", COCO_STUFF, "whole image within 2048x512", split="test")
+_MMSEG_COCO_STUFF_164K = _mmseg_task("COCO-Stuff 164k", COCO_STUFF, "whole image within 2048x512")
+_MMSEG_LOVEDA = _mmseg_task("LoveDA", LOVEDA, "whole image, 1024x1024")
+_MMSEG_POTSDAM = _mmseg_task("Potsdam", ISPRS, "whole image, 512x512")
+_MMSEG_VAIHINGEN = _mmseg_task("Vaihingen", ISPRS, "whole image, 512x512")
+_MMSEG_ISAID = _mmseg_task("iSAID", ISAID, "whole image, 896x896")
 
 _OPENMMLAB = "https://download.openmmlab.com/mmsegmentation/v0.5"
 
@@ -44,10 +44,10 @@ def _mmseg(
     folder: str | None = None,
     more: tuple[Metric, ...] = (),
 ) -> Checkpoint:
-    """A row of mmseg: the id ends in the first eight digits of the file's sha256.
+    """An entry of mmseg: the id ends in the first eight digits of the file's sha256.
 
     `single` and `multi` are the claimed mIoU in percent. `folder` is below the server's root; None for "pspnet/" and the id without
-    date and hash. `more` are evaluations on other data sets.
+    date and hash. `more` are evaluations on other datasets.
     """
     classes, align_corners = len(task.labels), task.align_corners
     if "-d32_" in id:
@@ -86,7 +86,7 @@ def _mmseg(
 
 def _night(dark_zurich: float, night_driving: float) -> tuple[Metric, ...]:
     """mmseg's evaluation of a Cityscapes checkpoint at night."""
-    protocol = "whole picture, 1920x1080; no flip"
+    protocol = "whole image, 1920x1080; no flip"
     return (
         Metric("miou", round(dark_zurich / 100, 6), "Dark Zurich", "val", protocol, "claimed"),
         Metric("miou", round(night_driving / 100, 6), "Night Driving", "test", protocol, "claimed"),

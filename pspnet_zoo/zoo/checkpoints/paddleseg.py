@@ -9,15 +9,15 @@ from ..entries import Checkpoint, Network, Upstream
 from .task import Task
 
 _HALF = Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-_PADDLE_MULTI = "whole picture; mean over several scales and flip"
-_PADDLE_CITYSCAPES = Task("Cityscapes", "val", CITYSCAPES, "whole picture, 2048x1024; no flip", _PADDLE_MULTI, False)
-_PADDLE_VOC = Task("Pascal VOC 2012 + Aug", "val", VOC, "whole picture; no flip", _PADDLE_MULTI, False)
+_PADDLE_MULTI = "whole image; mean over several scales and flip"
+_PADDLE_CITYSCAPES = Task("Cityscapes", "val", CITYSCAPES, "whole image, 2048x1024; no flip", _PADDLE_MULTI, False)
+_PADDLE_VOC = Task("Pascal VOC 2012 + Aug", "val", VOC, "whole image; no flip", _PADDLE_MULTI, False)
 
 
 def _paddleseg(
     architecture: str, tag: str, task: Task, parameters: int, folder: str, single: float, flip: float, multi: float
 ) -> Checkpoint:
-    """A row of PaddleSeg; `single`, `flip` and `multi` are mIoU in percent. No hash is published."""
+    """An entry of PaddleSeg; `single`, `flip` and `multi` are mIoU in percent. No hash is published."""
     name = folder.rpartition("/")[2]
     return Checkpoint(
         architecture=architecture,

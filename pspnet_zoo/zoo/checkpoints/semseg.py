@@ -20,7 +20,7 @@ _SEMSEG_VOC = Task("Pascal VOC 2012 + Aug", "val", VOC, _SEMSEG_PROTOCOL, _SEMSE
 def _semseg(
     architecture: str, task: Task, parameters: int, id: str, file: str, single: tuple[float, ...], multi: tuple[float, ...]
 ) -> Checkpoint:
-    """A row of hszhao/semseg; `single` and `multi` are mIoU, mean and pixel accuracy in percent."""
+    """An entry of hszhao/semseg; `single` and `multi` are mIoU, mean and pixel accuracy in percent."""
     names = ("miou", "mean_accuracy", "pixel_accuracy")
     return Checkpoint(
         architecture=architecture,

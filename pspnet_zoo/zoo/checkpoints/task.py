@@ -1,4 +1,4 @@
-"""What rows of several upstreams share: how a project evaluates, and usual preprocessing."""
+"""What entries of several upstreams share: how a project evaluates, and usual preprocessing."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ IMAGENET_255 = Preprocess((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 25
 
 @dataclass(frozen=True)
 class Task:
-    """A data set, and how an upstream evaluates on it."""
+    """A dataset, and how an upstream evaluates on it."""
 
     dataset: str
     split: str

@@ -15,7 +15,7 @@ def compiled(model: openvino.Model):
 
 
 def network(channels: int, outputs: int, size: int = 3, stride: int = 1, padding: int = 1, dilation: int = 1) -> openvino.Model:
-    """One convolution, for pictures of any size."""
+    """One convolution, for images of any size."""
     x = op.parameter([-1, channels, -1, -1], np.float32)
     weight = op.constant(torch.randn(outputs, channels, size, size).numpy())
     return openvino.Model([op.convolution(x, weight, [stride] * 2, [padding] * 2, [padding] * 2, [dilation] * 2)], [x])

@@ -66,10 +66,10 @@ WRONG = [
 
 @pytest.mark.parametrize(("id", "change"), WRONG)
 def test_wrong_policy_loads_and_computes_something_else(id, change):
-    row, weights = find(id), random_weights(id)
-    net = build(replace(row, upstream=replace(row.upstream, network=replace(row.upstream.network, **change))))
+    entry, weights = find(id), random_weights(id)
+    net = build(replace(entry, upstream=replace(entry.upstream, network=replace(entry.upstream.network, **change))))
     state = {key.removeprefix("module."): value for key, value in weights.state.items()}
-    load_tensors(net, complete(CONVERTERS[row.upstream.family].to_ours(state)), "")
+    load_tensors(net, complete(CONVERTERS[entry.upstream.family].to_ours(state)), "")
     (main, _), _ = difference(net.eval(), weights, id, (71, 83))
     assert main > 0.05
 
@@ -84,12 +84,14 @@ def test_both_generations_of_pytorchcv_names_are_the_same_network():
     assert a.keys() == b.keys() and all(a[key] is b[key] for key in a)
 
 
-# one row of each network: rows that differ in their numbers only have the same keys
-NETWORKS = {(row.architecture, row.upstream.network): row for row in CHECKPOINTS if row.upstream and not row.upstream.twin}
+# one entry of each network: entries that differ in their numbers only have the same keys
+NETWORKS = {
+    (entry.architecture, entry.upstream.network): entry for entry in CHECKPOINTS if entry.upstream and not entry.upstream.twin
+}
 
 
-@pytest.mark.parametrize("row", NETWORKS.values(), ids=lambda row: row.name)
-def test_converter_gives_exactly_the_networks_tensors(row):
-    state = {key.removeprefix("module."): value for key, value in random_weights(row.upstream.id, seed=None).state.items()}
-    ours = complete(CONVERTERS[row.upstream.family].to_ours(state))
-    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in build(row).state_dict().items()}
+@pytest.mark.parametrize("entry", NETWORKS.values(), ids=lambda entry: entry.name)
+def test_converter_gives_exactly_the_networks_tensors(entry):
+    state = {key.removeprefix("module."): value for key, value in random_weights(entry.upstream.id, seed=None).state.items()}
+    ours = complete(CONVERTERS[entry.upstream.family].to_ours(state))
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in build(entry).state_dict().items()}

@@ -1,4 +1,4 @@
-"""mmseg's config, which its files carry, against the row."""
+"""mmseg's config, which its files carry, against the entry."""
 
 from dataclasses import replace
 
@@ -55,7 +55,7 @@ def test_contradictions_are_refused(old, new, message):
 def test_every_contradiction_is_named():
     with pytest.raises(WeightsError, match=r"decode_head.num_classes.*; .*auxiliary_head.num_classes") as error:
         check_config(CONFIG, ROW.architecture, replace(ROW.upstream.network, classes=7))
-    assert str(error.value).count(" in the row") == 2
+    assert str(error.value).count(" in the entry") == 2
 
 
 def test_json_like_and_partial_configs_are_read():
@@ -87,10 +87,12 @@ def test_text_that_is_no_config_is_not_compared_and_said_so(caplog):
 
 
 @pytest.mark.parametrize(
-    "row", [row for row in CHECKPOINTS if row.upstream and row.upstream.family == "mmseg"], ids=lambda row: row.tag
+    "entry", [entry for entry in CHECKPOINTS if entry.upstream and entry.upstream.family == "mmseg"], ids=lambda entry: entry.tag
 )
-def test_flipping_align_corners_contradicts_every_row(row):
-    config = f"model = dict(decode_head=dict(align_corners={row.upstream.network.align_corners}))"
-    check_config(config, row.architecture, row.upstream.network)
+def test_flipping_align_corners_contradicts_every_row(entry):
+    config = f"model = dict(decode_head=dict(align_corners={entry.upstream.network.align_corners}))"
+    check_config(config, entry.architecture, entry.upstream.network)
     with pytest.raises(WeightsError, match="align_corners"):
-        check_config(config, row.architecture, replace(row.upstream.network, align_corners=not row.upstream.network.align_corners))
+        check_config(
+            config, entry.architecture, replace(entry.upstream.network, align_corners=not entry.upstream.network.align_corners)
+        )

@@ -24,10 +24,10 @@ def test_folding_a_bias_into_the_norm_changes_nothing():
     state = {f"x.0.{k}": v for k, v in convolution.state_dict().items()} | {f"x.1.{k}": v for k, v in norm.state_dict().items()}
     folded = fold_biases(state)
     assert state.keys() - folded.keys() == {"x.0.bias"}
-    picture = torch.randn(1, 3, 5, 5)
-    expected = norm(convolution(picture))
+    image = torch.randn(1, 3, 5, 5)
+    expected = norm(convolution(image))
     norm.running_mean.copy_(folded["x.1.running_mean"])
-    torch.testing.assert_close(norm(torch.nn.functional.conv2d(picture, folded["x.0.weight"])), expected)
+    torch.testing.assert_close(norm(torch.nn.functional.conv2d(image, folded["x.0.weight"])), expected)
 
 
 def test_bins_are_reversed_after_x():
