@@ -63,9 +63,10 @@ def distinct_colors(number: int) -> tuple[tuple[int, int, int], ...]:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Size and normalisation of an RGB image; it travels with the weights.
+    """Size and normalisation of an image; it travels with the weights.
 
-    Called on a (..., 3, H, W) uint8 tensor, RGB, it gives (x / 255 * range - mean) / std as float32, with the channels in `order`.
+    Called on a (..., C, H, W) tensor of pixel values, it gives (x / white * range - mean) / std as float32. RGB channels come in
+    RGB order and leave in `order`.
     Sizes are the business of those who give images to networks: `pspnet_zoo.inference.scores`, and so `Predictor` and `evaluate`.
 
     Raises:
@@ -77,7 +78,7 @@ class Preprocess:
     std: tuple[float, ...]
     """Of each channel, on the scale of `range`."""
     range: float = 1.0
-    """What white (255) is scaled to before mean and std are applied."""
+    """What `white` is scaled to before mean and std are applied."""
     max_pixels: int = 2048 * 1024
     """The largest image to give as it is; a predictor shrinks larger ones, near the scale of training and within memory."""
     input_scale: float = 1.0
@@ -85,14 +86,20 @@ class Preprocess:
     trained at. An image is enlarged no further than to `max_pixels`."""
     order: Literal["RGB", "BGR"] = "RGB"
     """Of the channels that the network reads, and of `mean` and `std`."""
+    white: float = 255.0
+    """The pixel value that means white, or 1.0 where values have a unit of their own: 255 of 8 bits, 65535 of 16 bits."""
+    bands: tuple[str, ...] = ()
+    """Names of the channels in the order of `mean`; empty where the file's order is meant."""
 
     def __post_init__(self) -> None:
-        for name in ("std", "range", "max_pixels"):
+        for name in ("std", "range", "max_pixels", "white"):
             value = getattr(self, name)
             if not all(math.isfinite(v) and v > 0 for v in (value if isinstance(value, tuple) else (value,))):
                 raise ValueError(f"{name} is {value}; it must be positive")
         if len(self.mean) != len(self.std) or not all(map(math.isfinite, self.mean)):
             raise ValueError(f"mean is {self.mean} and std is {self.std}; both have a finite number a channel")
+        if self.bands and (len(self.bands) != len(self.mean) or len(set(self.bands)) != len(self.bands)):
+            raise ValueError(f"bands is {self.bands}; it must be empty or have {len(self.mean)} different names, one a channel")
         if not 1 <= self.input_scale < math.inf:
             raise ValueError(f"input_scale is {self.input_scale}; it must be 1 or more")
         if self.order not in ("RGB", "BGR"):
@@ -100,8 +107,8 @@ class Preprocess:
 
     @property
     def mean_color(self) -> tuple[float, ...]:
-        """Of the image's channels, RGB, 0 to 255: what becomes 0."""
-        mean = tuple(m * 255 / self.range for m in self.mean)
+        """The pixel value that becomes 0, for each channel of the image (of RGB in this order), 0 to `white`."""
+        mean = tuple(m * self.white / self.range for m in self.mean)
         return mean[::-1] if self.order == "BGR" else mean
 
     def input_scale_for(self, height: int, width: int) -> float:
@@ -120,7 +127,7 @@ class Preprocess:
             TypeError: If a field is unknown.
         """
         fields = {"input_scale" if key == "enlarge" else key: value for key, value in values.items()}
-        return cls(**{**fields, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
 
     def __call__(self, image: "Tensor") -> "Tensor":
         import torch
@@ -128,7 +135,7 @@ class Preprocess:
         mean, std = (torch.tensor(v, device=image.device).view(-1, 1, 1) for v in (self.mean, self.std))
         if self.order == "BGR":
             image = image.flip(-3)
-        return (image.float() * (self.range / 255) - mean) / std
+        return (image.float() * (self.range / self.white) - mean) / std
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import torch
 
 from pspnet_zoo.meta import Labels, Preprocess, distinct_colors
 
@@ -49,3 +50,21 @@ def test_numbers_that_no_preprocessing_can_have_are_refused(field, value):
 def test_the_mean_colour_is_rgb_from_0_to_255():
     assert PLAIN.mean_color == pytest.approx((25.5, 51, 76.5))
     assert replace(PLAIN, mean=(10, 20, 30), range=255, order="BGR").mean_color == pytest.approx((30, 20, 10))
+
+
+def test_sixteen_bit_pixels_are_scaled_by_their_own_white():
+    eight, sixteen = Preprocess((0.5,) * 2, (0.25,) * 2), Preprocess((0.5,) * 2, (0.25,) * 2, white=65535)
+    pixels = torch.arange(24, dtype=torch.uint8).view(1, 2, 3, 4)
+    assert torch.allclose(sixteen(pixels.to(torch.int32) * 257), eight(pixels), atol=1e-6)
+    assert sixteen.mean_color == (32767.5, 32767.5)
+
+
+@pytest.mark.parametrize("bands", [("red",), ("red", "red"), ("red", "nir", "swir")])
+def test_bands_have_a_name_a_channel(bands):
+    with pytest.raises(ValueError, match="2 different names"):
+        Preprocess((0.5,) * 2, (0.25,) * 2, bands=bands)
+
+
+def test_a_config_of_before_the_first_release_is_read():
+    old = {"mean": [0.5], "std": [0.5], "range": 1.0, "max_pixels": 100, "enlarge": 2.0, "order": "RGB"}
+    assert Preprocess.from_dict(old) == Preprocess((0.5,), (0.5,), max_pixels=100, input_scale=2.0)
