@@ -3,7 +3,10 @@
 The modules of the commands import little; what takes seconds, as torch does, is imported when a command runs.
 """
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -48,14 +51,43 @@ app.command()(info)
 
 def main() -> None:
     """Run the command; what the user can put right is one line on stderr and exit code 2."""
+    with _signals_as_interrupts() as received:
+        try:
+            app()
+        except (WeightsError, MissingExtraError, ValueError, OSError, FloatingPointError) as error:
+            complain(error)
+            sys.exit(2)
+        except KeyboardInterrupt:  # while torch is imported, too, which takes seconds
+            complain("Interrupted")
+            sys.exit(128 + (received or [signal.SIGINT])[0])
+        except SystemExit as end:
+            if end.code == 130 and received:  # typer's, for any KeyboardInterrupt
+                sys.exit(128 + received[0])
+            raise
+
+
+@contextmanager
+def _signals_as_interrupts() -> Iterator[list[int]]:
+    """Make SIGTERM and SIGHUP raise KeyboardInterrupt, so that a command cleans up as after Ctrl-C.
+
+    Yields:
+        The signals received so far. One that is ignored, as `nohup` ignores SIGHUP, stays ignored.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+    replaced = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in replaced:
+        signal.signal(number, interrupt)
     try:
-        app()
-    except (WeightsError, MissingExtraError, ValueError, OSError, FloatingPointError) as error:
-        complain(error)
-        sys.exit(2)
-    except KeyboardInterrupt:  # while torch is imported, too, which takes seconds
-        complain("Interrupted")
-        sys.exit(130)
+        yield received
+    finally:
+        for number in replaced:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,6 +1,8 @@
 """What a person may type, name or have on disk by mistake: one line, and nothing lost."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -101,6 +103,28 @@ def test_an_interruption_is_one_line(run, monkeypatch):
 
     monkeypatch.setattr(cli, "app", interrupted)
     assert run("list") == (130, "", "Error: Interrupted\n")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has other signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
+def test_sigterm_and_sighup_end_a_command_as_ctrl_c_does(run, monkeypatch, number):
+    cleaned_up = []
+
+    def command():
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            cleaned_up.append(number)
+
+    monkeypatch.setattr(cli, "app", command)
+    assert run("list") == (128 + number, "", "Error: Interrupted\n") and cleaned_up == [number]
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has other signals")
+def test_the_exit_code_names_the_signal_where_typer_hears_it_too(run, monkeypatch):
+    monkeypatch.setattr("pspnet_zoo.zoo.table.markdown_page", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert run("list", "--markdown")[0] == 128 + signal.SIGTERM
 
 
 def test_a_licence_is_inherited():
