@@ -11,7 +11,7 @@ function apply() {
   mask.style.clipPath = `inset(0 0 0 ${100 * find(".cut").value}%)`;
 }
 
-async function image(address) {
+async function load(address) {
   const image = new Image();
   image.src = address;
   await image.decode();
@@ -23,7 +23,7 @@ async function render() {
   find(".viewer").hidden = !value;
   if (!value) return;
   const current = value;
-  const image = await image(value.ids);
+  const image = await load(value.ids);
   if (current !== value) return; // a later image was faster
   find(".photo").src = value.photo;
   const mask = find(".mask");
