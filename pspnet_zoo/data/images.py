@@ -44,6 +44,8 @@ def read_image(path: Path | BinaryIO) -> np.ndarray:
         return to_rgb(image)
     except ImageError as error:
         raise ImageError(f"{_name(path)} {error}") from None
+    except Exception as error:
+        raise _unreadable(path, error) from error
 
 
 def to_rgb(image: Any) -> np.ndarray:
@@ -113,8 +115,11 @@ def _read_ids(path: Path, modes: Sequence[str]) -> np.ndarray:
 
 
 def _open(path: Path | BinaryIO) -> Image.Image:
-    if isinstance(path, str | PathLike) and not Path(path).exists():
-        raise FileNotFoundError(f"No file '{path}'")
+    if isinstance(path, str | PathLike):
+        if not Path(path).exists():
+            raise FileNotFoundError(f"No file '{path}'")
+        if not Path(path).is_file():  # opening a pipe would wait for a writer
+            raise ImageError(f"{_name(path)} cannot be read: it is a folder, a pipe or a device, not a file")
     try:
         with _HEADERS, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -132,8 +137,14 @@ def _open(path: Path | BinaryIO) -> Image.Image:
         raise ImageError(
             f"{_name(path)} has more than {most:,} pixels, the most that are read; shrink it, or cut it into parts"
         ) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{_name(path)} cannot be read: {error}") from error
+    except Exception as error:  # Pillow's decoders fail in every way on damaged files
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path | BinaryIO, error: Exception) -> ImageError:
+    if isinstance(error, MemoryError):
+        return ImageError(f"{_name(path)} needs more memory than there is; shrink it, or cut it into parts")
+    return ImageError(f"{_name(path)} cannot be read: {str(error) or type(error).__name__}")
 
 
 def _name(path: Path | BinaryIO) -> str:

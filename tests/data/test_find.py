@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from PIL import Image
 
@@ -46,3 +48,39 @@ def test_nothing_is_said(tree):
         find_files(tree / "empty")
     with pytest.raises(ValueError, match=r"No images in '.*\*.bmp'"):
         find_files(tree / "*.bmp")
+
+
+def test_a_link_to_nothing_and_a_pipe_are_listed_like_files(tree):
+    (tree / "x" / "dead.png").symlink_to(tree / "nowhere.png")
+    os.mkfifo(tree / "x" / "pipe.png")
+    for argument in (tree / "x", tree / "x" / "*.png"):
+        assert names(find_files(argument)) == ["c.png", "dead.png", "pipe.png"]
+
+
+def scandir_as_user(monkeypatch, locked):
+    """Reading a folder fails, as permissions make it do for everybody but root."""
+    scandir = os.scandir
+
+    def refuse(path="."):
+        if os.fspath(path).rstrip("/").endswith(locked):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+
+@pytest.mark.parametrize("argument", ["", "**/*.png", "*/*.png"])
+def test_a_folder_that_cannot_be_read_is_reported_and_the_others_are_listed(tree, monkeypatch, argument):
+    (tree / "locked").mkdir()
+    scandir_as_user(monkeypatch, "locked")
+    errors = []
+    found = find_files(tree / argument, recursive=True, on_error=errors.append)
+    assert "x/c.png" in names(found) and {os.path.basename(error.filename) for error in errors} == {"locked"}
+    with pytest.raises(PermissionError):
+        find_files(tree / argument, recursive=True)
+
+
+def test_an_argument_that_cannot_be_read_is_an_error_of_its_own(tree, monkeypatch):
+    scandir_as_user(monkeypatch, "x")
+    with pytest.raises(PermissionError):
+        find_files(tree / "x", on_error=lambda error: None)

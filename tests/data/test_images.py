@@ -1,10 +1,13 @@
 """Any kind of image file, and every kind that is none."""
 
 import io
+import os
+import struct
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from pspnet_zoo.data.images import SUFFIXES, ImageError, read_image, read_mask, to_rgb
 
@@ -153,3 +156,31 @@ def test_a_files_name_is_said_once(tmp_path):
     with pytest.raises(ImageError) as caught:
         read_image(tmp_path / "text.jpg")
     assert str(caught.value).count("text.jpg") == 1
+
+
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="pipe.png' cannot be read: it is a folder, a pipe or a device, not a file"):
+        read_image(tmp_path / "pipe.png")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (IndexError("out of range"), "cannot be read: out of range"),
+        (ZeroDivisionError(), "cannot be read: ZeroDivisionError"),
+        (struct.error("too short"), "cannot be read: too short"),
+        (MemoryError(), "needs more memory than there is"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("step", ["load", "convert"])
+def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch, error, reason, step):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(PngImageFile if step == "load" else Image.Image, step, fail)
+    with pytest.raises(ImageError, match=f"a.png' {reason}"):
+        read_image(tmp_path / "a.png")
