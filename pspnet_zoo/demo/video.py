@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ..storage.errors import WeightsError
-from ..streams.video import VideoError, overlay_video, probe
+from ..streams.video import VideoError, overlay_video, read_video_info
 from .models import Models
 
 MAX_SECONDS = 120
@@ -60,7 +60,7 @@ def _overlay(offered: Models, file: str | None, model: str, every: int, progress
     """
     if not file:
         raise ValueError("Choose a video first")
-    info = probe(file)
+    info = read_video_info(file)
     if info.seconds and info.seconds > MAX_SECONDS:
         raise VideoError(f"This video has {info.seconds:.0f} seconds; the page takes up to {MAX_SECONDS}")
     segment = offered.predictor(model).smoothed(0)

@@ -1,6 +1,6 @@
-"""Many images through one network: read ahead, segmented in order, written behind.
+"""Runs many images through one network: threads read ahead and write behind, and the network keeps the order.
 
-Reading and writing run in threads, since Pillow's codecs and numpy leave Python's lock; the network runs in the caller's thread.
+Threads are enough, since Pillow's codecs and numpy release Python's lock; the network runs in the caller's thread.
 All queues are bounded, so that memory does not grow with the number of images.
 
 Docs: docs/explanation/scale.md.
@@ -9,7 +9,7 @@ Docs: docs/explanation/scale.md.
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, Full, Queue
@@ -22,25 +22,27 @@ S = TypeVar("S")
 P = TypeVar("P")  # a prediction
 T = TypeVar("T")
 
-_Read = tuple[S, np.ndarray | None, ValueError | OSError | None, float]
-"""An image, its pixels or why there are none, and the seconds that reading took."""
+_Read = tuple[S, np.ndarray | None, Exception | None, float]
+"""An image, its pixels or the error of reading it, and the seconds that reading took."""
+
+_NO_MEMORY = "The image of {}x{} pixels needs more memory than there is; shrink it, or cut it into parts"
 
 WORKERS = min(4, os.cpu_count() or 1)
-"""Threads that read or write images, if no number is given."""
+"""Default number of threads that read, and of threads that write."""
 
 
 @dataclass(frozen=True)
 class Segmented(Generic[S, P]):
-    """What became of one image."""
+    """The result of one image: a prediction or an error."""
 
     source: S
     """The image as it was given."""
     prediction: P | None
-    """None where it could not be read."""
-    error: ValueError | OSError | None
-    """Why it could not be read."""
+    """None if there is an error."""
+    error: Exception | None
+    """The reason why the image was not segmented."""
     seconds: float
-    """Spent on reading it and in the network; a batch's time is shared out evenly."""
+    """Time of reading the image and of the network; a batch's time is divided evenly."""
 
 
 def segment_all(
@@ -51,12 +53,15 @@ def segment_all(
     batch_size: int = 1,
     workers: int = WORKERS,
 ) -> Iterator[Segmented[S, P]]:
-    """Segment images in order, and go on after one that cannot be read.
+    """Segment images in order; one that fails is a result with its error, and the others are still done.
+
+    An image fails if `read` raises any exception, or if `segment` raises ValueError or runs out of memory. The images of a batch
+    that does not fit into memory are segmented one by one.
 
     Args:
         segment: Maps (H, W, 3) uint8 RGB images of one size to their predictions.
-        read: Gives an image's pixels; it is called in threads.
-        images: What `read` takes.
+        read: Maps an item of `images` to its pixels; it is called in threads.
+        images: Arguments of `read`.
         batch_size: The most images that `segment` is given at once: neighbours of one size.
         workers: Threads that read.
 
@@ -70,7 +75,7 @@ def segment_all(
         start = time.perf_counter()
         try:
             pixels, error = read(source), None
-        except (ValueError, OSError) as problem:
+        except Exception as problem:  # a damaged file fails in ways that nobody lists
             pixels, error = None, problem
         return source, pixels, error, time.perf_counter() - start
 
@@ -93,25 +98,36 @@ def _shape(batch: "list[_Read[S]]") -> tuple[int, ...] | None:
 
 
 def _segment(segment: Callable[[list[np.ndarray]], list[P]], batch: "list[_Read[S]]") -> Iterator[Segmented[S, P]]:
-    """Images of one size, or one that could not be read."""
+    """Segment images of one size, or pass on one that could not be read."""
     start = time.perf_counter()
     images = [pixels for _, pixels, _, _ in batch if pixels is not None]
-    predictions = segment(images) if images else [None]
+    predictions: Sequence[P | None] = [None]
+    failure = None
+    try:
+        predictions = segment(images) if images else [None]
+    except (ValueError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error).lower() and "alloc" not in str(error).lower():
+            raise
+        failure = error if isinstance(error, ValueError) else ValueError(_NO_MEMORY.format(*images[0].shape))
+    if failure is not None and len(batch) > 1:
+        for item in batch:
+            yield from _segment(segment, [item])
+        return
     seconds = (time.perf_counter() - start) / len(batch)
     for (source, _, error, reading), prediction in zip(batch, predictions, strict=True):
-        yield Segmented(source, prediction, error, reading + seconds)
+        yield Segmented(source, prediction, error or failure, reading + seconds)
 
 
 def in_order(function: Callable[[S], T], items: Iterable[S], *, workers: int = WORKERS, ahead: int | None = None) -> Iterator[T]:
-    """What `function` makes of each item, in the order of the items, computed in threads.
+    """Map `function` over items in threads, and yield the results in the order of the items.
 
     `items` is read in the caller's thread, so that a generator there, such as one that runs a network, works while the threads do.
 
     Args:
-        function: Called in the threads; what it raises is raised here, in its turn.
+        function: Called in the threads; its exceptions are raised here, in their turn.
         items: May be endless.
-        workers: Threads.
-        ahead: The most results that are computed or wait before the caller takes them; None is twice the threads.
+        workers: Number of threads.
+        ahead: The most results that are computed or wait before the caller takes them; None is twice the number of threads.
 
     Raises:
         ValueError: If a number is not positive.
@@ -133,10 +149,10 @@ def in_order(function: Callable[[S], T], items: Iterable[S], *, workers: int = W
                 future.cancel()
 
 
-def read_ahead(items: Iterable[T], size: int) -> Iterator[T]:
-    """The same items, taken from `items` in a thread of its own, at most `size` before they are asked for.
+def prefetch(items: Iterable[T], size: int) -> Iterator[T]:
+    """Yield the same items, computed in a thread of its own, at most `size` of them ahead of the caller.
 
-    What `items` raises is raised here, in its turn. A caller that stops early ends the thread after the item at work.
+    An exception of `items` is raised here, in its turn. A caller that stops early ends the thread after the item at work.
     """
     queue: Queue[tuple[T | None, BaseException | None, bool]] = Queue(size)
     stopped = Event()

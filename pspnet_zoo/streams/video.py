@@ -1,6 +1,6 @@
-"""Videos: frames as people see them, segmented, and drawn into a video of the same times and sound.
+"""Reads videos, segments their frames, and writes overlay videos with the same times and sound.
 
-Needs the extra `video` (PyAV). Decoding, network and encoding overlap; memory does not grow with the length.
+Needs the extra `video` (PyAV). Decoding, network and encoding overlap; memory does not grow with the video's length.
 
 Docs: docs/how-to/segment-videos.md.
 """
@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..data.images import ImageError
 from ..extras import missing_extra
-from .pipeline import read_ahead
+from .pipeline import prefetch
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"})
-"""File name endings that are taken for videos, lower case."""
+"""Name endings of files that are taken for videos, lower case."""
 
 P = TypeVar("P")
 D = TypeVar("D", bound="Drawable")
@@ -41,26 +41,28 @@ class Drawable(Protocol):
     """A prediction that can be drawn over its frame."""
 
     def overlay(self, alpha: float) -> Image.Image:
-        """The frame under the classes' colours."""
+        """The frame with the class colours laid over it."""
         ...
 
 
 class VideoError(ImageError):
-    """A file that is not a video, or one that is cut off; the message names it."""
+    """The file is not a video, or is cut off; the message names it."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One image of a video."""
+    """One frame of a video."""
 
     index: int
     """Position among all frames of the video, from 0."""
     time: float
-    """When it is shown, in seconds from the video's beginning."""
+    """Time at which it is shown, in seconds from the video's beginning."""
     pts: int
-    """The same in ticks of the video's time base."""
+    """The same time in ticks of the video's time base."""
     pixels: np.ndarray
-    """(H, W, 3) uint8 RGB, turned and mirrored as the file says."""
+    """(H, W, 3) uint8 RGB, rotated and mirrored as the file says."""
+    pixel_aspect: Fraction = Fraction(1)
+    """Width of a pixel divided by its height, as players show it after the rotation."""
 
 
 @dataclass(frozen=True)
@@ -68,24 +70,26 @@ class _Sound:
     """A packet of sound with times from the beginning of the file."""
 
     stream: int
-    """Its number. `packet.stream` must not be asked for it: the file may be closed by now."""
+    """Number of its stream. `packet.stream` cannot be asked: the file may be closed by now."""
     packet: "Packet"
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file's header says of its video."""
+    """The contents of a video's header."""
 
     frames: int | None
-    """How many, or about how many where only the duration is known; None if neither is."""
+    """Number of frames, estimated where only the duration is known; None if neither is."""
     seconds: float | None
     """Duration."""
     sound: list[str]
     """Codecs of its audio streams."""
+    comment: str | None
+    """The file's comment, where overlay videos keep their stamp."""
 
 
-def probe(path: str | os.PathLike[str]) -> VideoInfo:
-    """What a video's header says.
+def read_video_info(path: str | os.PathLike[str]) -> VideoInfo:
+    """Read a video's header.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -97,14 +101,23 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
         seconds = container.duration / 1e6 if container.duration else None
         rate = stream.average_rate or stream.guessed_rate
         frames = stream.frames or (round(seconds * rate) if seconds and rate else None)
-        return VideoInfo(frames, seconds, [audio.codec_context.name for audio in container.streams.audio])
+        sound = [audio.codec_context.name for audio in container.streams.audio]
+        return VideoInfo(frames, seconds, sound, container.metadata.get("comment"))
+
+
+def read_comment(path: str | os.PathLike[str]) -> str | None:
+    """The comment of a video; None if it has none, or the file is missing or not a video."""
+    try:
+        return read_video_info(path).comment
+    except (OSError, ValueError):
+        return None
 
 
 def read_video(path: str | os.PathLike[str], *, every: int = 1) -> Iterator[Frame]:
-    """The frames of a video, decoded in a thread ahead of the caller.
+    """Read the frames of a video; they are decoded in a thread ahead of the caller.
 
     Args:
-        path: Any container and codec that FFmpeg decodes; its first video stream is taken.
+        path: Any container and codec that FFmpeg decodes; the first video stream is read.
         every: 2 takes every second frame, and so on.
 
     Raises:
@@ -115,7 +128,7 @@ def read_video(path: str | os.PathLike[str], *, every: int = 1) -> Iterator[Fram
     """
     if every < 1:
         raise ValueError(f"every is {every}; it must be 1 (each frame) or more")
-    for item in read_ahead(_decode(Path(path), every), _AHEAD):
+    for item in prefetch(_decode(Path(path), every), _AHEAD):
         if isinstance(item, Frame):
             yield item
 
@@ -123,7 +136,7 @@ def read_video(path: str | os.PathLike[str], *, every: int = 1) -> Iterator[Fram
 def segment_video(
     segment: Callable[[np.ndarray], P], source: str | os.PathLike[str], *, every: int = 1
 ) -> Iterator[tuple[Frame, P]]:
-    """Each frame with its prediction; decoding and network work ahead of the caller.
+    """Segment the frames of a video; decoding and network run ahead of the caller.
 
     Args:
         segment: Maps (H, W, 3) uint8 RGB to a prediction; called with the frames in order, in a thread.
@@ -133,7 +146,7 @@ def segment_video(
     Raises:
         ValueError: As `read_video`.
     """
-    return read_ahead(((frame, segment(frame.pixels)) for frame in read_video(source, every=every)), _AHEAD)
+    return prefetch(((frame, segment(frame.pixels)) for frame in read_video(source, every=every)), _AHEAD)
 
 
 def overlay_video(
@@ -143,12 +156,14 @@ def overlay_video(
     *,
     alpha: float = 0.5,
     every: int = 1,
+    comment: str | None = None,
 ) -> Iterator[tuple[Frame, D]]:
-    """Segment a video and write it as mp4 (H.264) with the classes' colours laid over it.
+    """Segment a video and write it as mp4 (H.264) with the class colours laid over it.
 
-    Frames keep their times, so that a variable frame rate stays one. Sound is copied where mp4 can hold it. A side of an odd number
-    of pixels gets one more row or column, the last one repeated, since H.264's usual format has even sides only. The file appears
-    under its name when the last frame has been taken from the iterator, and not at all if that does not happen.
+    Frames keep their times, also at a variable frame rate, and the shape of their pixels. Sound is copied where mp4 can hold it.
+    A side of an odd number of pixels gets one more row or column, which repeats the last one, since H.264's usual format has even
+    sides only. The file appears under its name when the last frame has been taken from the iterator, and not at all if that does
+    not happen.
 
     Args:
         segment: Maps (H, W, 3) uint8 RGB to a prediction.
@@ -156,23 +171,26 @@ def overlay_video(
         target: File to write; an older one is replaced.
         alpha: See `Prediction.overlay`.
         every: See `read_video`.
+        comment: Text to keep in the file, see `VideoInfo.comment`.
 
     Yields:
         Each frame with its prediction, once it is encoded.
 
     Raises:
-        OSError: If the file cannot be written.
-        ValueError: As `read_video`, after what could be read has been written.
+        OSError: If the file cannot be written, or is a device or pipe.
+        ValueError: As `read_video`, after everything that could be read has been written.
     """
     if every < 1:
         raise ValueError(f"every is {every}; it must be 1 (each frame) or more")
     source, target = Path(source), Path(target)
+    if target.exists() and not target.is_file():
+        raise OSError(f"'{target}' is a folder, pipe or device; an overlay video needs the name of a file")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.stem}.{os.getpid()}.part.mp4")
     cut_off: VideoError | None = None
     try:
-        with _Writer(source, part) as writer:
-            items = read_ahead(_segmented(segment, read_ahead(_decode(source, every), _AHEAD)), _AHEAD)
+        with _Writer(source, part, target, comment) as writer:
+            items = prefetch(_segmented(segment, prefetch(_decode(source, every), _AHEAD)), _AHEAD)
             while True:
                 try:
                     item = next(items)
@@ -185,11 +203,13 @@ def overlay_video(
                     writer.sound(item)
                     continue
                 frame, prediction = item
-                writer.frame(np.asarray(prediction.overlay(alpha)), frame.pts)
+                writer.frame(np.asarray(prediction.overlay(alpha)), frame)
                 yield frame, prediction
             del items
             if not writer.frames:
                 raise cut_off or VideoError(f"'{source}' has no frame that can be read")
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())  # a full disk may be noticed only here
         os.replace(part, target)
     finally:
         with suppress(FileNotFoundError):
@@ -199,13 +219,13 @@ def overlay_video(
 
 
 def _segmented(segment: Callable[[np.ndarray], D], items: "Iterator[Frame | _Sound]") -> Iterator[Any]:
-    """Frames with their predictions; packets of sound pass through."""
+    """Pair frames with their predictions; packets of sound pass through."""
     for item in items:
         yield (item, segment(item.pixels)) if isinstance(item, Frame) else item
 
 
 def pyav() -> Any:
-    """The module `av`.
+    """Import the module `av`.
 
     Raises:
         ImportError: If it is not installed.
@@ -232,7 +252,7 @@ def _open(path: Path) -> "InputContainer":
 
 
 def _decode(path: Path, every: int) -> "Iterator[Frame | _Sound]":
-    """Frames and packets of sound, in the order of the file, with times from the beginning of the file."""
+    """Yield frames and packets of sound in the order of the file, with times from the beginning of the file."""
     av = pyav()
     with _open(path) as container:
         stream = container.streams.video[0]
@@ -254,7 +274,9 @@ def _decode(path: Path, every: int) -> "Iterator[Frame | _Sound]":
                     # a broken file may have no times, or one twice; encoders need them to grow
                     last = max(frame.pts - offset if frame.pts is not None else last + 1, last + 1, -offset)
                     if index % every == 0:
-                        yield Frame(index, float(last * base), last, _upright(frame))  # type: ignore[arg-type]
+                        pixels, turned = _upright(frame)
+                        aspect = stream.sample_aspect_ratio or Fraction(1)
+                        yield Frame(index, float(last * base), last, pixels, 1 / aspect if turned else aspect)  # type: ignore[arg-type]
                     index += 1
         except av.FFmpegError as error:
             failure = error.strerror
@@ -264,7 +286,7 @@ def _decode(path: Path, every: int) -> "Iterator[Frame | _Sound]":
         elif container.duration and end + _CUT_OFF < container.duration / 1e6:
             failure = failure or f"{end:.1f} of {container.duration / 1e6:.1f} seconds are there"
         if failure:
-            raise VideoError(f"'{path}' is cut off or damaged: {failure}. What could be read was done")
+            raise VideoError(f"'{path}' is cut off or damaged: {failure}. The frames before that were segmented")
 
 
 def _base(stream: "VideoStream | AudioStream") -> Fraction:
@@ -277,31 +299,37 @@ def _sound(packet: "Packet", start: Fraction) -> _Sound:
     return _Sound(packet.stream_index, packet)
 
 
-def _upright(frame: "VideoFrame") -> np.ndarray:
-    """(H, W, 3) uint8 RGB, turned by quarters and mirrored as the frame's display matrix says."""
+def _upright(frame: "VideoFrame") -> tuple[np.ndarray, bool]:
+    """(H, W, 3) uint8 RGB, rotated by quarters and mirrored as the frame's display matrix says, and whether the sides changed."""
     pixels = frame.to_ndarray(format="rgb24")
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
-        return pixels
+        return pixels, False
     a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5]  # x' = a x + c y, y' = b x + d y
-    if abs(b) > abs(a):
+    if turned := bool(abs(b) > abs(a)):
         pixels, a, d = pixels.transpose(1, 0, 2), c, b
-    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]), turned
 
 
 class _Writer:
-    """An mp4 file of H.264 with the time base and the sound of another file."""
+    """An mp4 file of H.264 with the time base and the sound of another file; `name` is the file's name in errors."""
 
-    def __init__(self, source: Path, path: Path) -> None:
+    def __init__(self, source: Path, path: Path, name: Path, comment: str | None) -> None:
         self.frames = 0
         self._early: list[Packet] = []  # sound before the first image, whose size opens the file
-        self._source, self._path, self._av = source, path, pyav()
+        self._source, self._path, self._name, self._comment, self._av = source, path, name, comment, pyav()
 
     def __enter__(self) -> "_Writer":
         self._input: InputContainer = _open(self._source)
-        self._output: OutputContainer = self._av.open(str(self._path), "w", format="mp4")
+        try:
+            self._output: OutputContainer = self._av.open(str(self._path), "w", format="mp4")
+        except self._av.FFmpegError as error:
+            self._input.close()
+            raise self._unwritable(error) from None
+        if self._comment:
+            self._output.metadata["comment"] = self._comment
         video = self._input.streams.video[0]
-        self._base, self._ratio = _base(video), video.sample_aspect_ratio
+        self._base = _base(video)
         self._video: VideoStream = self._output.add_stream("libx264", rate=video.average_rate or 25)
         self._sound = {
             audio.index: self._output.add_stream_from_template(audio)
@@ -311,36 +339,53 @@ class _Writer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.frames and error[0] is None:
-            self._output.mux(self._video.encode())
-        with suppress(self._av.FFmpegError, ValueError):  # nothing was written
-            self._output.close()
-        self._input.close()
+        whole = self.frames > 0 and error[0] is None
+        try:
+            if whole:
+                self._mux(self._video.encode())
+        finally:
+            try:
+                self._output.close()
+            except (self._av.FFmpegError, ValueError) as problem:
+                if whole:
+                    raise self._unwritable(problem) from None
+            finally:
+                self._input.close()
 
-    def frame(self, pixels: np.ndarray, pts: int) -> None:
+    def _mux(self, packets: "list[Packet] | Packet") -> None:
+        try:
+            self._output.mux(packets)
+        except self._av.FFmpegError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: Exception) -> OSError:
+        return OSError(f"'{self._name}' cannot be written: {getattr(error, 'strerror', None) or error}")
+
+    def frame(self, pixels: np.ndarray, like: Frame) -> None:
         height, width = pixels.shape[:2]
         pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
         if not self.frames:
-            self._begin(pixels.shape[0], pixels.shape[1])
+            self._begin(pixels.shape[0], pixels.shape[1], like.pixel_aspect)
         frame = self._av.VideoFrame.from_ndarray(pixels, format="rgb24")
-        frame.pts, frame.time_base = pts, self._base
+        frame.pts, frame.time_base = like.pts, self._base
         self.frames += 1
-        self._output.mux(self._video.encode(frame))
+        self._mux(self._video.encode(frame))
 
-    def _begin(self, height: int, width: int) -> None:
+    def _begin(self, height: int, width: int, pixel_aspect: Fraction) -> None:
         context = self._video.codec_context
+        context.sample_aspect_ratio = pixel_aspect
         self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
         self._video.time_base = context.time_base = self._base
         context.options = {"crf": "20", "preset": "veryfast"}
         context.colorspace = 6  # SMPTE 170M, what FFmpeg converts RGB to
         for packet in self._early:
-            self._output.mux(packet)
+            self._mux(packet)
 
     def sound(self, sound: _Sound) -> None:
         if (stream := self._sound.get(sound.stream)) is None:
             return
         sound.packet.stream = stream
         if self.frames:
-            self._output.mux(sound.packet)
+            self._mux(sound.packet)
         else:
             self._early.append(sound.packet)

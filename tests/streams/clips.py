@@ -23,7 +23,9 @@ def times(count, seed=0):
     return [0, *np.cumsum(steps).tolist()[:-1]]
 
 
-def write_clip(path, milliseconds, *, height=48, width=64, rotation=0, sound=False, codec="libx264", first=0, options=None):
+def write_clip(
+    path, milliseconds, *, height=48, width=64, rotation=0, sound=False, codec="libx264", first=0, aspect=1, options=None
+):
     """A video with frames at these times.
 
     Args:
@@ -35,6 +37,7 @@ def write_clip(path, milliseconds, *, height=48, width=64, rotation=0, sound=Fal
         sound: Add a tone, as AAC.
         codec: Of the video.
         first: Added to all times, in milliseconds.
+        aspect: Width of a pixel divided by its height, as stored.
         options: Of the container.
     """
     with av.open(str(path), "w", options=options or {}) as output:
@@ -43,6 +46,7 @@ def write_clip(path, milliseconds, *, height=48, width=64, rotation=0, sound=Fal
         video.pix_fmt = "yuv420p" if height % 2 == width % 2 == 0 else "yuv444p"
         video.codec_context.time_base = video.time_base = TICK
         video.codec_context.options = {"crf": "10", "preset": "ultrafast"} if codec == "libx264" else {}
+        video.codec_context.sample_aspect_ratio = Fraction(aspect)
         if rotation:
             video.set_display_rotation(rotation)
         audio = output.add_stream("aac", rate=16000, layout="mono") if sound else None

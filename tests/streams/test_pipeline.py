@@ -9,7 +9,7 @@ from PIL import Image
 from pspnet_zoo import Predictor
 from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.inference.prediction import Prediction
-from pspnet_zoo.streams.pipeline import in_order, read_ahead, segment_all
+from pspnet_zoo.streams.pipeline import in_order, prefetch, segment_all
 
 
 def slow_square(i):
@@ -75,7 +75,7 @@ def test_a_number_that_is_not_positive_is_refused(workers, ahead):
         next(segment_all(lambda p: [], lambda s: s, [1], batch_size=0))
 
 
-def test_read_ahead_gives_the_same_items_and_at_most_so_many_early():
+def test_prefetch_gives_the_same_items_and_at_most_so_many_early():
     taken = []
 
     def items():
@@ -83,7 +83,7 @@ def test_read_ahead_gives_the_same_items_and_at_most_so_many_early():
             taken.append(i)
             yield i
 
-    ahead = read_ahead(items(), 3)
+    ahead = prefetch(items(), 3)
     for i in range(20):
         assert next(ahead) == i
         time.sleep(0.01)
@@ -91,19 +91,19 @@ def test_read_ahead_gives_the_same_items_and_at_most_so_many_early():
     assert list(ahead) == []
 
 
-def test_read_ahead_raises_after_the_items_before():
+def test_prefetch_raises_after_the_items_before():
     def items():
         yield 1
         raise OSError("the end is missing")
 
-    ahead = read_ahead(items(), 4)
+    ahead = prefetch(items(), 4)
     assert next(ahead) == 1
     with pytest.raises(OSError, match="the end is missing"):
         next(ahead)
 
 
 def test_a_caller_that_stops_early_ends_the_thread():
-    ahead = read_ahead(count(), 2)
+    ahead = prefetch(count(), 2)
     assert next(ahead) == 0
     ahead.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("pspnet-zoo")]
@@ -204,3 +204,50 @@ def test_a_stream_gives_what_one_by_one_gives_to_the_byte(net, tmp_path, caplog,
     images = [*files[:5], tmp_path / "bad.png", *map(str, files[5:])]
     assert [p.mask.tobytes() for p in predictor.stream(images, batch_size=batch_size, workers=workers)] == alone
     assert "bad.png' is not an image" in caplog.text
+
+
+def pixels_of(width):
+    return np.zeros((4, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("takes images of 8x8 pixels"), "takes images of 8x8 pixels"),
+        (MemoryError(), "The image of 4x9 pixels needs more memory than there is"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 3 GiB"), "The image of 4x9 pixels needs more memory than there is"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "The image of 4x9 pixels needs more memory than there is"),
+    ],
+    ids=str,
+)
+def test_an_image_that_the_network_cannot_take_is_a_failure_and_the_others_are_done(error, said):
+    def segment(batch):
+        if any(pixels.shape[1] == 9 for pixels in batch):
+            raise error
+        return [predict(pixels) for pixels in batch]
+
+    results = list(segment_all(segment, pixels_of, [6, 9, 6]))
+    assert [r.prediction is None for r in results] == [False, True, False] and said in str(results[1].error)
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_done_one_by_one():
+    def segment(batch):
+        if len(batch) > 1:
+            raise MemoryError
+        return [predict(pixels) for pixels in batch]
+
+    results = list(segment_all(segment, pixels_of, [6] * 5, batch_size=3))
+    assert len(results) == 5 and all(r.error is None for r in results)
+
+
+def test_a_mistake_in_the_network_is_raised():
+    def segment(batch):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        list(segment_all(segment, pixels_of, [6]))
+
+
+def test_whatever_reading_raises_is_the_failure_of_that_image():
+    results = list(segment_all(lambda batch: [predict(p) for p in batch], lambda i: pixels_of(6 // i), [1, 0, 2]))
+    assert [type(r.error) for r in results] == [type(None), ZeroDivisionError, type(None)]

@@ -1,3 +1,5 @@
+import os
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -5,9 +7,11 @@ import pytest
 
 pytest.importorskip("av", reason="the extra video is not installed")
 
+import av
+
 from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.inference.prediction import Prediction
-from pspnet_zoo.streams.video import VideoError, overlay_video, probe, read_video
+from pspnet_zoo.streams.video import VideoError, overlay_video, read_comment, read_video, read_video_info
 from tests.streams.clips import image, read_clip, times, write_clip
 
 COUNT = 40
@@ -121,9 +125,52 @@ def test_an_error_of_the_network_is_raised_and_leaves_no_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
 
 
-def test_probe_says_how_long_a_video_is(tmp_path):
-    info = probe(write_clip(tmp_path / "in.mp4", times(COUNT), sound=True))
+def test_the_header_says_how_long_a_video_is(tmp_path):
+    info = read_video_info(write_clip(tmp_path / "in.mp4", times(COUNT), sound=True))
     assert info.frames == COUNT and info.sound == ["aac"] and info.seconds == pytest.approx(times(COUNT)[-1] / 1000, abs=0.2)
+
+
+@pytest.mark.parametrize(("rotation", "expected"), [(0, Fraction(4, 3)), (90, Fraction(3, 4))])
+def test_pixels_keep_their_shape(tmp_path, rotation, expected):
+    source = write_clip(tmp_path / "in.mkv", times(3), rotation=rotation, aspect=Fraction(4, 3))
+    assert next(read_video(source)).pixel_aspect == expected
+    list(overlay_video(segment, source, tmp_path / "out.mp4"))
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.streams.video[0].sample_aspect_ratio == expected
+
+
+def test_a_comment_is_kept(tmp_path):
+    source = write_clip(tmp_path / "in.mp4", times(3))
+    list(overlay_video(segment, source, tmp_path / "out.mp4", comment='{"a": "b, ü"}'))
+    assert read_comment(tmp_path / "out.mp4") == '{"a": "b, ü"}' and read_comment(source) is None
+    (tmp_path / "text.mp4").write_text("no video")
+    assert read_comment(tmp_path / "text.mp4") is read_comment(tmp_path / "none.mp4") is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of the file size")
+@pytest.mark.parametrize("missing", [1, 200, 3000])
+def test_a_full_disk_leaves_the_older_file(tmp_path, missing):
+    import resource
+
+    source = write_clip(tmp_path / "in.mp4", times(COUNT), height=96, width=128)
+    list(overlay_video(segment, source, tmp_path / "out.mp4"))
+    before = (tmp_path / "out.mp4").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) - missing, limits[1]))
+    try:
+        with pytest.raises(OSError, match="out.mp4' cannot be written: .*"):
+            list(overlay_video(segment, source, tmp_path / "out.mp4"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "out.mp4").read_bytes() == before and sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+def test_a_pipe_is_not_replaced_by_a_video(tmp_path):
+    source = write_clip(tmp_path / "in.mp4", times(3))
+    os.mkfifo(tmp_path / "out.mp4")
+    with pytest.raises(OSError, match="is a folder, pipe or device"):
+        next(overlay_video(segment, source, tmp_path / "out.mp4"))
+    assert (tmp_path / "out.mp4").is_fifo()
 
 
 def test_without_pyav_the_error_says_what_to_install(tmp_path, monkeypatch):
