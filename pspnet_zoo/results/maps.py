@@ -1,0 +1,154 @@
+"""Masks larger than memory as GeoTIFF, written from the top, a band of rows at a time; a run that was stopped resumes.
+
+The bands that are done are kept in a hidden folder beside the map until it is whole. Needs the extra `raster`.
+"""
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from ..extras import missing_extra
+from ..meta import IGNORE, Labels
+from ..storage.files import write_atomically
+
+BLOCK = 512
+"""Side of a tile of the file, in pixels."""
+_KEY = "made_of.json"
+
+
+class MapWriter:
+    """A GeoTIFF of class ids that appears under its name when it is whole; a context manager.
+
+    The file is tiled and compressed, has the classes' colours, their names in the tag CLASS_NAMES, and 255 for no data. What an
+    error, a signal or a power cut left is continued by the next run of the same image and model.
+
+    Args:
+        path: Ends in .tif or .tiff.
+        size: (height, width) in pixels.
+        labels: Names and colours of at most 255 classes.
+        made_of: What the rows depend on, as JSON: digests of image and model, the tiling. Rows made of anything else are dropped.
+        crs, transform: Of the map, as rasterio has them; None for an image without coordinates.
+        cloud_optimized: Write a cloud-optimised GeoTIFF with overviews, which takes a second pass.
+
+    Attributes:
+        next_row: The first row that is missing.
+
+    Raises:
+        ValueError: If the path or the number of classes does not fit.
+        OSError: If another process writes the same map, or the folder cannot be written.
+        ImportError: If the extra is not installed.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        size: tuple[int, int],
+        labels: Labels,
+        made_of: Mapping[str, Any],
+        *,
+        crs: Any = None,
+        transform: Any = None,
+        cloud_optimized: bool = False,
+    ) -> None:
+        self._path = Path(path)
+        if self._path.suffix.lower() not in (".tif", ".tiff"):
+            raise ValueError(f"'{path}' does not end in .tif or .tiff, the format of maps")
+        if len(labels) > IGNORE:
+            raise ValueError(f"There are {len(labels)} classes; a map holds at most {IGNORE}")
+        try:
+            import rasterio.shutil
+        except ImportError as error:
+            raise missing_extra("Writing maps", "raster", error) from None
+        self._rasterio, self._size, self._labels, self._cloud_optimized = rasterio, size, labels, cloud_optimized
+        self._place = {name: value for name, value in (("crs", crs), ("transform", transform)) if value is not None}
+        self._parts = self._path.with_name(f".{self._path.name}.parts")
+        self._lock = FileLock(self._path.with_name(f".{self._path.name}.lock"))
+        self._made_of = json.dumps({**made_of, "size": size}, sort_keys=True)
+
+    def __enter__(self) -> "MapWriter":
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise OSError(f"Another process writes '{self._path}'; wait for it, or choose another output") from None
+        key = self._parts / _KEY
+        if not key.is_file() or key.read_text() != self._made_of:
+            shutil.rmtree(self._parts, ignore_errors=True)
+            self._parts.mkdir()
+            write_atomically(key, self._made_of.encode())
+        self.next_row = sum(rows for _, rows in self._bands())
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release()
+
+    def add(self, ids: np.ndarray) -> None:
+        """Keep the rows from `next_row` on, (rows, width) uint8."""
+        target = self._parts / f"{self.next_row:09}_{len(ids):09}.npz"
+        part = target.with_suffix(".part")
+        with part.open("wb") as file:
+            np.savez_compressed(file, ids=ids)
+        os.replace(part, target)
+        self.next_row += len(ids)
+
+    def _bands(self) -> list[tuple[Path, int]]:
+        """The files of the bands without a gap from the top, and their rows."""
+        bands, row = [], 0
+        for path in sorted(self._parts.glob("*.npz")):
+            first, rows = map(int, path.stem.split("_"))
+            if first != row:
+                break
+            bands.append((path, rows))
+            row += rows
+        return bands
+
+    def _finish(self) -> None:
+        height, width = self._size
+        if self.next_row != height:
+            raise ValueError(f"'{self._path}' has {self.next_row} of {height} rows; it is not whole")
+        part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part.tif")
+        block = BLOCK if min(self._size) >= BLOCK else None
+        options = {"tiled": True, "blockxsize": block, "blockysize": block} if block else {}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", self._rasterio.errors.NotGeoreferencedWarning)
+                with self._rasterio.open(
+                    part, "w", driver="GTiff", width=width, height=height, count=1, dtype="uint8", nodata=IGNORE,
+                    compress="deflate", BIGTIFF="IF_SAFER", **options, **self._place,
+                ) as file:  # fmt: skip
+                    file.write_colormap(1, {i: (*color, 255) for i, color in enumerate(self._labels.colors)})
+                    file.update_tags(CLASS_NAMES=json.dumps(self._labels.names))
+                    for top, rows in self._aligned(block or height):
+                        file.write(rows, 1, window=self._rasterio.windows.Window(0, top, width, len(rows)))
+                if self._cloud_optimized:
+                    whole = part.with_suffix(".cog.tif")
+                    self._rasterio.shutil.copy(part, whole, driver="COG", compress="deflate", overview_resampling="nearest")
+                    os.replace(whole, part)
+            os.replace(part, self._path)
+        finally:
+            part.unlink(missing_ok=True)
+        shutil.rmtree(self._parts)
+
+    def _aligned(self, block: int) -> Iterator[tuple[int, np.ndarray]]:
+        """All rows in whole blocks, since a block that is written twice is stored twice."""
+        top, waiting = 0, np.empty((0, self._size[1]), np.uint8)
+        for path, _ in self._bands():
+            with np.load(path) as arrays:
+                waiting = np.concatenate([waiting, arrays["ids"]])
+            while len(waiting) >= block:
+                yield top, waiting[:block]
+                top, waiting = top + block, waiting[block:]
+        if len(waiting):
+            yield top, waiting

@@ -1,0 +1,101 @@
+"""Tiles of an image, merged in a stream, against the whole image and against evaluation's sliding windows."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from pspnet_zoo.inference.tiles import Tiling, merged_scores
+from pspnet_zoo.inference.windows import sliding_window
+
+
+class InMemory:
+    def __init__(self, pixels):
+        self.pixels, self.shape, self.regions = pixels, pixels.shape, []
+
+    def read(self, region):
+        self.regions.append(region)
+        top, left, height, width = region
+        return self.pixels[:, top : top + height, left : left + width]
+
+
+def noise(height, width, bands=3):
+    return np.random.default_rng(height * width).normal(size=(bands, height, width)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def net():
+    """A network of three 3x3 convolutions: a pixel's scores depend on the 3 pixels around it on each side."""
+    torch.manual_seed(0)
+    return nn.Sequential(*(nn.Conv2d(i, o, 3, padding=1) for i, o in ((3, 8), (8, 8), (8, 5)))).eval()
+
+
+def score(net):
+    def run(pixels):
+        with torch.no_grad():
+            return net(torch.from_numpy(pixels)[None])[0]
+
+    return run
+
+
+def whole(bands):
+    return torch.cat([scores for _, scores in bands], dim=1)
+
+
+@pytest.mark.parametrize("size", [(50, 61), (64, 64), (20, 100), (9, 9), (1, 70), (33, 32)])
+def test_blended_tiles_are_the_whole_image_where_the_network_sees_little(net, size):
+    pixels = noise(*size)
+    tiles = whole(merged_scores(score(net), InMemory(pixels), Tiling(32, 14)))
+    assert torch.allclose(tiles, score(net)(pixels), atol=1e-5)
+    if min(size) > 32:  # evenly averaged, tiles show where they end
+        even = whole(merged_scores(score(net), InMemory(pixels), Tiling(32, 14, blend=False)))
+        assert not torch.allclose(even, score(net)(pixels), atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(50, 61), (64, 64), (20, 100), (9, 9)])
+def test_even_tiles_are_the_sliding_windows_of_evaluation_to_the_last_bit(net, size):
+    pixels = noise(*size)
+    with torch.no_grad():
+        expected = sliding_window(net, torch.from_numpy(pixels)[None], (32, 32), (22, 22))[0]
+    assert torch.equal(whole(merged_scores(score(net), InMemory(pixels), Tiling(32, 10, blend=False))), expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 40), st.data())
+def test_every_row_comes_once_and_a_constant_stays_constant(height, width, tile, data):
+    tiling = Tiling(tile, data.draw(st.integers(0, tile // 2)), data.draw(st.booleans()))
+    first = data.draw(st.integers(0, height - 1))
+    image, counted = InMemory(np.full((1, height, width), 3.0, np.float32)), []
+    bands = list(merged_scores(torch.from_numpy, image, tiling, first_row=first, tile_done=counted.append))
+    rows = [row for top, scores in bands for row in range(top, top + scores.shape[1])]
+    assert rows == list(range(first, height))
+    assert torch.allclose(whole(bands), torch.full((1, height - first, width), 3.0))
+    assert first or sum(counted) == height * width
+
+
+@pytest.mark.parametrize("blend", [False, True])
+def test_a_run_that_resumes_gives_the_same_rows_without_the_tiles_above(net, blend):
+    pixels, tiling = noise(120, 40), Tiling(32, 14, blend)
+    expected = whole(merged_scores(score(net), InMemory(pixels), tiling))
+    for first in (1, 18, 36, 100, 119):
+        image = InMemory(pixels)
+        assert torch.equal(whole(merged_scores(score(net), image, tiling, first_row=first)), expected[:, first:])
+        assert all(region.top + region.height > first for region in image.regions)
+
+
+def test_no_more_than_a_row_of_tiles_is_in_memory(net):
+    bands = list(merged_scores(score(net), InMemory(noise(200, 50)), Tiling(32, 14)))
+    assert max(scores.shape[1] for _, scores in bands) <= 32 and len(bands) > 8
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(0, 0), (32, 17), (32, -1)])
+def test_an_overlap_is_at_most_half_of_a_tile(tile, overlap):
+    with pytest.raises(ValueError, match="the overlap is 0 to half of a tile"):
+        Tiling(tile, overlap)
+
+
+def test_a_network_that_changes_the_size_is_refused():
+    with pytest.raises(ValueError, match="gave .* for a tile of 32x32"):
+        list(merged_scores(lambda pixels: torch.zeros(2, 16, 16), InMemory(noise(40, 40)), Tiling(32, 8)))
