@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from .data_stats import stats
 from .terminal import LayoutOption, complain, err, number_table, out, progress_bar, say
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from ..data.check import SplitContents
 
 app = typer.Typer(help="Look at a dataset.", no_args_is_help=True)
+app.command()(stats)
 
 
 @app.command()
