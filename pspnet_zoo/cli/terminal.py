@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.theme import Theme
 from typer.core import TyperCommand
 
-from ..data.layouts import LAYOUTS
+from ..data.layouts.names import LAYOUTS
 from ..model_source import format_of
 from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
 from ..zoo.registry import find

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from ..data.layouts import LAYOUTS
+from ..data.layouts.names import LAYOUTS
 from ..extras import missing_extra
 from ..inference.protocols import PROTOCOLS
 from ..meta import Labels

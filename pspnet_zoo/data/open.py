@@ -3,9 +3,9 @@
 from pathlib import Path
 from types import ModuleType
 
-from . import camvid, cityscapes, folder
 from .dataset import SegmentationDataset
-from .layouts import LAYOUTS
+from .layouts import camvid, cityscapes, folder
+from .layouts.names import LAYOUTS
 from .pairs import PairedFiles
 
 _MODULES = {"camvid": camvid, "cityscapes": cityscapes, "folder": folder}

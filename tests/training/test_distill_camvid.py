@@ -14,8 +14,8 @@ import torch
 from accelerate.state import AcceleratorState
 
 import pspnet_zoo
-from pspnet_zoo.data.camvid import find
 from pspnet_zoo.data.labels import CAMVID
+from pspnet_zoo.data.layouts.camvid import find
 from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.data.pairs import PairedFiles
 from pspnet_zoo.data.unlabelled import Unlabelled

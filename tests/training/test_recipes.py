@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pspnet_zoo import create
-from pspnet_zoo.data.layouts import LAYOUTS
+from pspnet_zoo.data.layouts.names import LAYOUTS
 from pspnet_zoo.training.recipes import RECIPES, Recipe
 from pspnet_zoo.zoo.registry import find
 from tools.recipes_page import markdown_page

@@ -9,8 +9,8 @@ and ignored.
 
 from pathlib import Path
 
-from .labels import CAMVID, IGNORE
-from .pairs import Pairs, list_images
+from ..labels import CAMVID, IGNORE
+from ..pairs import Pairs, list_images
 
 SPLITS = ("train", "val", "test")
 _UNLABELLED = 11

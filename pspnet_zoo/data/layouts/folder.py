@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .labels import IGNORE, Labels, distinct_colors
-from .pairs import Pairs, list_images
+from ..labels import IGNORE, Labels, distinct_colors
+from ..pairs import Pairs, list_images
 
 _VAL_EVERY = 5
 

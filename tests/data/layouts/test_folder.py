@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pspnet_zoo.data import folder as layout
-from pspnet_zoo.data.folder import read_classes
 from pspnet_zoo.data.images import ImageError
+from pspnet_zoo.data.layouts import folder as layout
+from pspnet_zoo.data.layouts.folder import read_classes
 from pspnet_zoo.data.open import open_dataset
 
 

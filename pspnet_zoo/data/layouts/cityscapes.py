@@ -10,8 +10,8 @@ translated to trainIds; the other labelIds, and 255, are ignored. "test" has no 
 
 from pathlib import Path
 
-from .labels import CITYSCAPES, IGNORE
-from .pairs import Pairs
+from ..labels import CITYSCAPES, IGNORE
+from ..pairs import Pairs
 
 SPLITS = {
     "train": "gtFine",
