@@ -11,8 +11,11 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..data.rasters import Region
+from ..data.rasters import Raster, Region
+from ..meta import IGNORE
+from .scores import Network, class_scores
 
 
 class Tileable(Protocol):
@@ -74,6 +77,46 @@ class Tiling:
         weights[1:] *= rise
         weights[:-1] *= rise.flip(0)
         return weights
+
+
+def segment_raster(
+    model: Network, raster: Raster, tiling: Tiling, *, first_row: int = 0, tile_done: Callable[[int], None] | None = None
+) -> Iterator[np.ndarray]:
+    """Class ids of an open raster, a band of rows at a time; every row comes once, from the top.
+
+    Args:
+        model: Reads the bands of the raster, see `pspnet_zoo.data.rasters.matching_bands`.
+        raster: Pixels without data are given to the network as its mean; they are 255 in the result.
+        tiling: How it is cut; each tile is segmented like a whole image.
+        first_row: See `merged_scores`.
+        tile_done: See `merged_scores`.
+
+    Yields:
+        (rows, width) uint8 class ids.
+
+    Raises:
+        ImageError: If a tile cannot be read.
+    """
+    mean = np.array(model.preprocess.mean_color)[:, None, None]
+
+    class Filled:
+        shape = raster.shape
+
+        def read(self, region: Region) -> np.ndarray:
+            pixels, valid = raster.read(region), raster.valid(region)
+            return pixels if valid.all() else np.where(valid, pixels, mean.astype(pixels.dtype))
+
+    def score(pixels: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32))
+        scores = class_scores(model, tensor[None])
+        if scores.shape[-2:] != tensor.shape[-2:]:  # shrunk for the network
+            scores = F.interpolate(scores, size=tensor.shape[-2:], mode="bilinear")
+        return scores[0].cpu()
+
+    for top, scores in merged_scores(score, Filled(), tiling, first_row=first_row, tile_done=tile_done):
+        ids = scores.argmax(dim=0).numpy().astype(np.uint8)
+        known = raster.valid(Region(top, 0, *ids.shape)).any(axis=0)
+        yield np.where(known, ids, np.uint8(IGNORE))
 
 
 def merged_scores(

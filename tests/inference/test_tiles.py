@@ -7,8 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pspnet_zoo.inference.tiles import Tiling, merged_scores
+from pspnet_zoo.data.rasters import open_raster
+from pspnet_zoo.inference.protocols import Protocol
+from pspnet_zoo.inference.scores import class_ids
+from pspnet_zoo.inference.tiles import Tiling, merged_scores, segment_raster
 from pspnet_zoo.inference.windows import sliding_window
+from pspnet_zoo.meta import Preprocess
+from pspnet_zoo.models.pspnet import PSPNet
+
+pytest.importorskip("rasterio", reason="the extra raster is not installed")
+
+from tests.data.test_rasters import noise as noise_of
+from tests.data.test_rasters import write_tiff
 
 
 class InMemory:
@@ -99,3 +109,39 @@ def test_an_overlap_is_at_most_half_of_a_tile(tile, overlap):
 def test_a_network_that_changes_the_size_is_refused():
     with pytest.raises(ValueError, match="gave .* for a tile of 32x32"):
         list(merged_scores(lambda pixels: torch.zeros(2, 16, 16), InMemory(noise(40, 40)), Tiling(32, 8)))
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A PSPNet of six bands of 16 bits."""
+    torch.manual_seed(0)
+    net = PSPNet("test_resnet", None, classes=4, in_channels=6).eval()
+    net.preprocess = Preprocess((0.4,) * 6, (0.2,) * 6, white=65535)
+    return net
+
+
+@pytest.fixture
+def six_bands(tmp_path):
+    pixels = noise_of("uint16", 6, (150, 170))
+    pixels[:, 90:110, 20:60] = 0
+    return write_tiff(tmp_path / "six.tif", pixels, nodata=0)
+
+
+def test_a_raster_of_other_bands_is_segmented_as_the_whole_image(model, six_bands):
+    with open_raster(six_bands) as raster:
+        pixels, valid = raster.read(), raster.valid()
+        ids = np.concatenate(list(segment_raster(model, raster, Tiling(256, 64))))
+    assert ids.shape == (150, 170) and (ids == 255).sum() == 20 * 40 and (ids[90:110, 20:60] == 255).all()
+    filled = np.where(valid, pixels, np.uint16(0.4 * 65535)).astype(np.float32)
+    expected = class_ids(model, torch.from_numpy(filled)[None])[0].numpy()
+    assert np.array_equal(ids[valid[0]], expected[valid[0]]) and len(np.unique(ids)) > 2
+
+
+def test_a_raster_in_tiles_is_what_evaluation_finds_by_its_sliding_window(model, six_bands):
+    """As the published protocols of aerial checkpoints have it: windows, evenly averaged."""
+    with open_raster(six_bands) as raster:
+        ids = np.concatenate(list(segment_raster(model, raster, Tiling(64, 22, blend=False))))
+        pixels = torch.from_numpy(np.where(raster.valid(), raster.read(), np.uint16(0.4 * 65535)).astype(np.float32))
+    protocol = Protocol(source="here", crop=(64, 64), stride=(42, 42))
+    expected = class_ids(model, pixels[None], protocol)[0].numpy()
+    assert np.array_equal(ids[ids != 255], expected[ids != 255])
