@@ -7,12 +7,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from .model_source import Architecture, ExportedFile, parse_name, parse_weights
 from .models.pspnet import PSPNet
 from .storage import hub
 from .storage.download import Progress
 from .upstream.cache import cached
 from .zoo.entries import Checkpoint
-from .zoo.registry import BUNDLED, find, is_checkpoint, parse_architecture
+from .zoo.registry import BUNDLED, find
 
 DEFAULT_CLASSES = 19  # Cityscapes, the paper's main dataset
 
@@ -50,16 +51,16 @@ def create(
     """
     if unknown := options.keys() - signature(PSPNet).parameters.keys():
         raise TypeError(f"create() has no argument {', '.join(map(_with_hint, sorted(unknown)))}")
-    if not pretrained and not is_checkpoint(name):
-        encoder, defaults = parse_architecture(name)
+    named = find(name, pretrained if isinstance(pretrained, str) else None) if pretrained else parse_name(name)
+    if isinstance(named, Architecture):
         return PSPNet(
-            encoder,
+            named.encoder,
             encoder_weights,
             classes=DEFAULT_CLASSES if classes is None else classes,
             in_channels=in_channels,
-            **{**defaults, **options},
+            **{**named.options, **options},
         )
-    entry = find(name, pretrained if isinstance(pretrained, str) else None)
+    entry = named
     if encoder_weights:
         raise ValueError(f"'{entry.name}' has weights for the encoder too; leave out encoder_weights={encoder_weights!r}")
     if in_channels != 3:
@@ -77,21 +78,25 @@ def _with_hint(name: str) -> str:
 
 
 def load(source: PSPNet | str | PathLike[str], **options: Any) -> PSPNet:
-    """A network as it is, or loaded from a folder, from the Hub ("org/repo", "org/repo@revision"), or by its name in the zoo.
+    """Load a network from a folder, from the Hub ("org/repo", "org/repo@revision") or by its name in the zoo.
 
     Args:
-        source: What to load.
-        options: Of `from_pretrained`, such as `classes`; not for a network as it is.
+        source: See `pspnet_zoo.model_source`; exported files are not for this. A network is returned as it is.
+        options: Arguments of `from_pretrained`, such as `classes`; a network takes none.
 
     Raises:
-        ValueError: If it is neither a path, a repository nor a name.
+        ValueError: If the name is unknown or without weights, or it is an exported file.
+        FileNotFoundError: If it is a path that does not exist.
         WeightsError: If the weights cannot be loaded.
     """
     if isinstance(source, PSPNet):
         return source
-    if Path(source).is_dir() or "/" in str(source):
-        return PSPNet.from_pretrained(source, **options)
-    return create(str(source), pretrained=True, **options)
+    found = parse_weights(source)
+    if isinstance(found, ExportedFile):
+        raise ValueError(f"'{source}' is an exported file, and no PyTorch network: pspnet_zoo.Predictor runs it")
+    if isinstance(found, Checkpoint):
+        return create(found.name, **options)
+    return PSPNet.from_pretrained(source, **options)
 
 
 def fetch(entry: Checkpoint, *, progress: Progress | None = None) -> Path:

@@ -56,7 +56,7 @@ def evaluate(
     from ..evaluation.evaluate import predict_all
     from ..evaluation.page import html_page
     from ..evaluation.report import prediction_saver, report, worst_and_best
-    from ..model_source import format_of
+    from ..model_source import ExportedFile, parse_weights
     from ..runtimes.open import open_runtime
     from ..storage.files import write_atomically
 
@@ -69,7 +69,9 @@ def evaluate(
     save = prediction_saver(images, save_predictions) if save_predictions else None
     bar = progress_bar()
     with _processes() as (rank, count, device):
-        network = open_runtime(model, device=device if format_of(model) is None else None, precision=precision)
+        network = open_runtime(
+            model, device=None if isinstance(parse_weights(model), ExportedFile) else device, precision=precision
+        )
         bar.disable = rank > 0
         task = bar.add_task("evaluating", total=len(range(rank, len(images), count)))
 

@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..meta import Labels
-from ..model_source import format_of
-from ..zoo.entries import Checkpoint
-from ..zoo.registry import CHECKPOINTS, find, is_checkpoint, parse_architecture
-from .terminal import ModelArgument, check_name, say, say_facts
+from ..model_source import Architecture, ExportedFile, ModelSource, parse
+from ..zoo.registry import CHECKPOINTS, Checkpoint
+from .terminal import ModelArgument, say, say_facts
 
 if TYPE_CHECKING:
     from ..models.pspnet import PSPNet
@@ -22,17 +20,14 @@ def info(model: ModelArgument) -> None:
 
     No checkpoint of the zoo is downloaded for it.
     """
-    facts = list(_exported(model) if format_of(model) is not None else _described(model))
+    found = parse(model)
+    facts = list(_exported(model) if isinstance(found, ExportedFile) else _described(model, found))
     say(model)
     say_facts(facts)
 
 
-def _described(model: str) -> Facts:
-    is_stored = Path(model).is_dir() or "/" in model
-    entry = find(model) if is_checkpoint(model) and not is_stored else None
-    if entry is None and not is_stored:
-        parse_architecture(model)  # a wrong name is answered before anything large is imported
-    network = _network(model, entry, is_stored)
+def _described(model: str, found: ModelSource) -> Facts:
+    network = _network(model, found)
     encoder = network.encoder
     yield "parameters", f"{sum(p.numel() for p in network.parameters()):,}"
     yield "encoder", f"{network.config['encoder_name']}, stride {encoder.output_stride}, channels {encoder.out_channels[1:]}"
@@ -43,20 +38,19 @@ def _described(model: str) -> Facts:
         yield key, str(network.config[key])
     yield "preprocess", str(network.preprocess)
     yield "labels", ", ".join(network.labels.names) if network.labels else "none"
-    if entry is None and not is_stored:
+    if isinstance(found, Architecture):
         tags = [other.tag for other in CHECKPOINTS if other.architecture == model]
         yield "weights", ", ".join(tags) or "none in the zoo"
-    if entry is not None:
-        yield "numbers", "\n".join(map(str, entry.metrics))
-        if entry.upstream is not None:
-            yield "license", entry.license
-            yield "source", entry.upstream.urls or f"by hand, from {entry.upstream.page}"
+    if isinstance(found, Checkpoint):
+        yield "numbers", "\n".join(map(str, found.metrics))
+        if found.upstream is not None:
+            yield "license", found.license
+            yield "source", found.upstream.urls or f"by hand, from {found.upstream.page}"
     yield from _provenance(network.provenance)
 
 
 def _exported(model: str) -> Facts:
     """What an exported network says of itself."""
-    check_name(model)
     from ..runtimes.open import open_runtime
 
     runtime: Any = open_runtime(model)
@@ -81,13 +75,13 @@ def _as_fact(value: Any) -> str | Sequence[str]:
     return json.dumps(value, indent=1).splitlines() if isinstance(value, (list, dict)) else str(value)
 
 
-def _network(model: str, entry: Checkpoint | None, is_stored: bool) -> "PSPNet":
+def _network(model: str, found: ModelSource) -> "PSPNet":
     from ..factory import create, load
 
-    if entry is not None and entry.upstream is not None:
+    if isinstance(found, Checkpoint) and found.upstream is not None:
         from ..upstream.convert import build
 
-        network = build(entry)
-        network.labels, network.preprocess = entry.labels, entry.upstream.preprocess
+        network = build(found)
+        network.labels, network.preprocess = found.labels, found.upstream.preprocess
         return network
-    return load(model) if entry is not None or is_stored else create(model)
+    return create(model) if isinstance(found, Architecture) else load(model)

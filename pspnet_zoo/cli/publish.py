@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from ..model_source import Folder, parse_weights
 from ..storage.errors import WeightsError
-from ..zoo.entries import Checkpoint
-from ..zoo.registry import BUNDLED, CHECKPOINTS, find
+from ..zoo.registry import BUNDLED, CHECKPOINTS, Checkpoint
 from .terminal import complain, err, say
 
 
@@ -62,8 +62,11 @@ def _publish_one(model: str, to: str, private: bool, dry_run: bool, photo: Path 
     from ..models.pspnet import PSPNet
     from ..storage.publish import CARD_FILE, check_repo, push, stage
 
-    row = None if Path(model).is_dir() else find(model)
-    source = Path(model) if row is None else fetch(row)
+    found = parse_weights(model)
+    if not isinstance(found, Checkpoint | Folder):
+        raise ValueError(f"'{model}' is no checkpoint of the zoo and no folder; these can be published")
+    row = found if isinstance(found, Checkpoint) else None
+    source = found.path if isinstance(found, Folder) else fetch(found)
     repo = to if "/" in to else f"{to}/{row.name if row else source.resolve().name}"
     check_repo(repo)
     image = None if photo is None else _example(source, photo)

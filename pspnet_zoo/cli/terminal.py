@@ -15,9 +15,8 @@ from rich.theme import Theme
 from typer.core import TyperCommand
 
 from ..data.layouts.names import LAYOUTS
-from ..model_source import format_of
+from ..model_source import parse_weights
 from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
-from ..zoo.registry import find
 
 if TYPE_CHECKING:
     import torch
@@ -68,16 +67,13 @@ def torchrun_device() -> "torch.device":
 
 
 def check_name(model: str) -> None:
-    """Complain about the name of a checkpoint or file before anything large is imported; folders and repositories pass.
+    """Complain about a model that is unknown or has no weights, before anything large is imported.
 
     Raises:
-        ValueError: If there is none of this name.
-        FileNotFoundError: If it is the name of an exported file that is not there.
+        ValueError: If the zoo does not know the name, or has no weights for it.
+        FileNotFoundError: If it is a path that does not exist.
     """
-    if format_of(model) is not None and not Path(model).exists():
-        raise FileNotFoundError(f"No file '{model}'")
-    if "/" not in model and not Path(model).exists():
-        find(model)
+    parse_weights(model)
 
 
 def say(text: str, console: Console = out) -> None:

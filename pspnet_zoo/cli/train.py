@@ -197,11 +197,11 @@ def _images(masked: "SegmentationDataset | None", unlabelled: Sequence[Path], la
 
 def _teachers(names: Sequence[str], cpu: bool) -> "list[Runtime]":
     """What runs them, networks on the GPU of this process if there is one."""
-    from ..model_source import format_of
+    from ..model_source import ExportedFile, parse_weights
     from ..runtimes.open import open_runtime
 
     device = "cpu" if cpu else torchrun_device()
-    return [open_runtime(name, device=None if format_of(name) else device) for name in names]
+    return [open_runtime(name, device=None if isinstance(parse_weights(name), ExportedFile) else device) for name in names]
 
 
 def _labels(teacher: "Runtime", mapping: Mapping[str, Sequence[str]] | None) -> Labels:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from ..factory import fetch
 from ..inference.predictor import Predictor
+from ..model_source import parse_weights
 from ..models.pspnet import PSPNet
 from ..storage.download import Progress
 from ..upstream.cache import is_cached
-from ..zoo.entries import Checkpoint
-from ..zoo.registry import CHECKPOINTS, find, is_checkpoint
+from ..zoo.registry import CHECKPOINTS, Checkpoint
 
 KEPT = 2
 """Networks in memory at a time; the one unused for longest makes room."""
@@ -32,7 +32,8 @@ class Models:
 
     def __init__(self, first: Sequence[str], *, zoo: bool) -> None:
         entries = {entry.name: entry for entry in CHECKPOINTS if _is_offered(entry)}
-        names = [find(name).name if is_checkpoint(name) and not Path(name).exists() else name for name in first]
+        parsed = [(name, parse_weights(name)) for name in first]
+        names = [found.name if isinstance(found, Checkpoint) else name for name, found in parsed]
         self.choices = [(_label(name, entries.get(name)), name) for name in dict.fromkeys(names)]
         if zoo:
             others = [entry for entry in entries.values() if entry.name not in names]
@@ -55,8 +56,8 @@ class Models:
         if name not in self._offered:
             raise ValueError(f"'{name}' is not one of the networks of this page")
         if name not in self._kept:
-            entry = find(name) if is_checkpoint(name) and not Path(name).exists() else None
-            network = name if entry is None else PSPNet.from_pretrained(fetch(entry, progress=progress))
+            found = parse_weights(name)
+            network = PSPNet.from_pretrained(fetch(found, progress=progress)) if isinstance(found, Checkpoint) else name
             self._kept[name] = Predictor(network)
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)

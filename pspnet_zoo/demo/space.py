@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from ..zoo.registry import is_checkpoint
+from ..model_source import ExportedFile, Folder, parse_weights
 from .models import Models
 
 _PACKAGE = Path(__file__).parent.parent
@@ -64,7 +64,7 @@ def write(folder: Path, models: Sequence[str]) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"'{folder}' is not empty; name a new folder")
     Models(models, zoo=False)  # refuses unknown names
-    paths = [Path(name) for name in models if Path(name).exists() and not is_checkpoint(name)]
+    paths = [Path(name) for name in models if isinstance(parse_weights(name), ExportedFile | Folder)]
     if len({path.name for path in paths}) < len(paths):
         raise ValueError(f"{', '.join(map(str, paths))}: two have the same name; rename one")
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from timm.layers.pool2d_same import MaxPool2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .policies import Dilation
+from ..zoo.policies import Dilation
 
 CONVOLUTIONS = (nn.Conv2d, CondConv2d)
 

@@ -9,7 +9,7 @@ timm's own `output_stride` is not used: it leaves average pools and blurs undila
 Source: Chen et al. 2017, "Rethinking Atrous Convolution", section 3.1 (arXiv 1706.05587).
 
 Published checkpoints were trained under other rules too. A state dict does not tell them apart, and the wrong one gives wrong
-answers without an error, so they are named: see `pspnet_zoo.models.policies`.
+answers without an error, so they are named: see `pspnet_zoo.zoo.policies`.
 """
 
 import math
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from ..zoo.policies import Dilation, ShortcutPool
 from .dense import CONVOLUTIONS, Window, dilated_equivalent, pads_as_same
-from .policies import Dilation, ShortcutPool
 
 _PROBE = 512  # pixels; a multiple of every stride, and large beside the border that convolutions without padding cut off
 _OPERATIONS = (*CONVOLUTIONS, nn.AvgPool2d, nn.MaxPool2d, BlurPool2d)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ..storage.errors import WeightsError
 from ..storage.hub import is_cached_or_reachable
+from ..zoo.policies import Dilation, ShortcutPool
 from .dense import pads_as_same
 from .dilated import dilate, probe
-from .policies import Dilation, ShortcutPool
 from .resized import Fit, build, measure
 
 Mechanism = Literal["dilated", "resized"]
@@ -50,8 +50,8 @@ class Encoder(nn.Module):
         in_channels: Channels of the input; timm adapts the first convolution.
         depth: Stages to use, 3 to 5: all, all but the last, all but the last two. Stages beyond are not built.
         output_stride: 8, 16 or 32 pixels: the largest stride of a feature.
-        dilation: How later strides become dilation, see `pspnet_zoo.models.policies.Dilation`. "strided" needs output_stride=32.
-        shortcut_pool: What becomes of average pools there, see `pspnet_zoo.models.policies.ShortcutPool`.
+        dilation: How later strides become dilation, see `pspnet_zoo.zoo.policies.Dilation`. "strided" needs output_stride=32.
+        shortcut_pool: What becomes of average pools there, see `pspnet_zoo.zoo.policies.ShortcutPool`.
         stem_width: Of a ResNet: gives it a deep stem, three 3x3 convolutions of this width, this width and twice that, in place
             of its own. timm has no weights for it.
         image_size: Side, or height and width, in pixels of the largest image, for models that are built for one size; None for

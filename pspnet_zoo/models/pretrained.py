@@ -4,7 +4,6 @@ Loading needs no registry row, no backbone download and no pickle, and is strict
 """
 
 import logging
-import re
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from ..meta import Labels, Metric, Preprocess
+from ..model_source import Folder, Repository, parse
 from ..storage import hub
 from ..storage.files import (
     CONFIG_FILE,
@@ -32,8 +32,6 @@ from ..storage.files import (
 )
 from ..storage.publish import CARD_FILE, push, stage
 from .heads import initialize
-
-_REPO = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>.+))?", re.ASCII)
 
 _log = logging.getLogger(__name__)
 _Network = TypeVar("_Network", bound="Pretrained")
@@ -80,25 +78,27 @@ class Pretrained(nn.Module):
 
         Raises:
             WeightsError: If the checkpoint cannot be had, is not what the Hub says it is, or does not fit its own config.
-            ValueError: If two revisions are asked for, or one of a folder.
+            FileNotFoundError: If the folder does not exist.
+            ValueError: If two revisions are asked for, or one of a folder, or it is neither folder nor repository.
             TypeError: If an option is no argument of PSPNet.
         """
-        match = _REPO.fullmatch(source) if isinstance(source, str) and not Path(source).is_dir() else None
-        if match is None:
+        found = parse(source)
+        if isinstance(found, Folder):
             if revision is not None:
                 raise ValueError(f"'{source}' is a folder, which has no revision {revision!r}; leave it out")
-            folder = Path(source)
-        else:
-            named = match["revision"]
-            if named and revision and named != revision:
-                raise ValueError(f"'{source}' asks for '{named}', but revision={revision!r}; give one of them")
+            folder = found.path
+        elif isinstance(found, Repository):
+            if found.revision and revision and found.revision != revision:
+                raise ValueError(f"'{source}' asks for '{found.revision}', but revision={revision!r}; give one of them")
             folder = hub.download(
-                match["repo"],
-                revision=revision or named,
+                found.name,
+                revision=revision or found.revision,
                 token=token,
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
             )
+        else:
+            raise ValueError(f"'{source}' is neither a folder nor a repository; pspnet_zoo.load takes names of the zoo too")
         model = _read_folder(cls, folder, strict, options)
         if classes is not None and classes != (before := model.config["classes"]):
             remade = model.reset_classifier(classes)

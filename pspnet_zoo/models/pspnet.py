@@ -15,9 +15,9 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from ..meta import Labels, Preprocess
+from ..zoo.policies import Dilation, ShortcutPool
 from .encoder import Encoder
 from .heads import Activation, AuxiliaryHead, ClassificationHead, SegmentationHead, initialize
-from .policies import Dilation, ShortcutPool
 from .pretrained import Pretrained
 from .pyramid import BatchNorm2d, PyramidPooling
 
@@ -45,8 +45,8 @@ class PSPNet(Pretrained):
         encoder_output_stride: 8, 16 or 32 pixels.
         encoder_stem_width: Gives a ResNet a deep stem, see `Encoder`.
         encoder_image_size: Of the largest image, for encoders that are built for one size, see `Encoder`.
-        dilation: "atrous" or the rule of a published checkpoint, see `pspnet_zoo.models.policies.Dilation`.
-        shortcut_pool: "dilated" or "identity", see `pspnet_zoo.models.policies.ShortcutPool`.
+        dilation: "atrous" or the rule of a published checkpoint, see `pspnet_zoo.zoo.policies.Dilation`.
+        shortcut_pool: "dilated" or "identity", see `pspnet_zoo.zoo.policies.ShortcutPool`.
         align_corners: Of every resize in the network. True, as in the paper's code, fits sizes 8k + 1 best; any size works. None
             resizes logits by where the encoder's cells really lie, at any size (and cells of the pyramid as with False).
 

@@ -4,14 +4,13 @@ Every runtime is a `pspnet_zoo.inference.scores.Network`, so that prediction and
 """
 
 from os import PathLike
-from pathlib import Path
 from typing import Literal
 
 import torch
 
 from ..extras import missing_extra
 from ..factory import load
-from ..model_source import format_of
+from ..model_source import ExportedFile, parse_weights
 from ..models.pspnet import PSPNet
 from ..storage.errors import WeightsError
 from .onnx import OnnxRuntime
@@ -45,13 +44,11 @@ def open_runtime(
         ValueError: If an option does not go with an exported file.
         WeightsError: If the network cannot be loaded.
     """
-    kind = None if isinstance(source, PSPNet) else format_of(source)
-    if kind is None or isinstance(source, PSPNet):
+    found = source if isinstance(source, PSPNet) else parse_weights(source)
+    if not isinstance(found, ExportedFile):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return TorchRuntime(load(source), device=device, precision=precision, compile=compile, fast=fast, threads=threads)
-    path = Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f"No file '{path}'")
+    path, kind = found.path, found.format
     if precision != "float32" or compile:
         raise ValueError(f"'{path}' runs as it was exported; leave precision and compile out")
     if kind == "program":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..meta import Labels, Metric, Preprocess
-from ..models.policies import Dilation, ShortcutPool
+from .policies import Dilation, ShortcutPool
 
 Family = Literal["mmseg", "semseg", "pytorchcv", "paddleseg", "ptsemseg", "segmentron", "csail", "gluoncv", "caffe"]
 """Whose keys a foreign state dict has. Files of "gluoncv" and "caffe" are not read; each has a PyTorch twin."""
