@@ -78,7 +78,7 @@ def parse(source: str | PathLike[str]) -> ModelSource:
         FileNotFoundError: If it is a path that does not exist.
     """
     text, path = str(source), Path(source)
-    if path.is_dir():
+    if text and path.is_dir():  # "" is no path, though Path makes "." of it
         exported = path / OPENVINO_FILE
         return ExportedFile(exported, "openvino") if exported.is_file() else Folder(path)
     if format := format_of(path):

@@ -116,7 +116,7 @@ except ValueError:
 
 
 # what stands for a model, in the arguments and variables of the package
-MODEL_NAMES = {"model", "models", "init", "teacher", "teachers", "source", "checkpoint", "network", "architecture", "name", "first"}
+MODEL_NAMES = {"model", "models", "init", "teacher", "teachers", "checkpoint", "network", "architecture"}
 
 ALLOWED = {
     "model_source.py": "the parser",
