@@ -103,7 +103,7 @@ TRAIN = ["train", "--recipe", "camvid", "-o", "run", "--data", "{camvid}"]
         ([*TRAIN, "--crop", "0", "64"], "crop is (0, 64); it must be positive"),
         ([*TRAIN, "--iterations", "0"], "iterations is 0; it must be positive"),
         ([*TRAIN, "--dataset", "kitti"], "dataset is 'kitti'"),
-        ([*TRAIN, "--init", "/nowhere"], "No '/nowhere/config.json'"),
+        ([*TRAIN, "--init", "/nowhere"], "No file or folder '/nowhere'"),
         ([*TRAIN, "--init", "pspnet_lite0.voc"], "'pspnet_lite0' has no weights 'voc'"),
         ([*TRAIN, "--resume"], "No weights at"),
         (["train", "-o", "run"], "Nothing says what is in the images; give --data, or --teacher and --unlabelled"),
