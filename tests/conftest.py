@@ -84,7 +84,9 @@ def chromium():
     if program is None and not ("CI" in os.environ and sys.platform == "linux"):
         pytest.skip("needs a browser: apt-get install chromium")
     with sync_api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -1,38 +1,38 @@
 """The command `pspnet-zoo demo`."""
 
+import threading
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..extras import missing_extra
-from .terminal import DEFAULT_MODEL, check_name, say
-
-_PUBLIC = ("0.0.0.0", "::")
+from .terminal import DEFAULT_MODEL, check_name, err, is_loopback, say
 
 
 def demo(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Offered first: a name of the zoo, a folder, an exported file, or org/repo. Repeat it for more."),
+        typer.Option(help="Model to offer first: a name of the zoo, a folder, an exported file, or org/repo. Repeat it for more."),
     ] = None,
-    zoo: Annotated[bool, typer.Option(help="Offer the zoo's other checkpoints, fetched when they are chosen.")] = True,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for the whole network.")] = "127.0.0.1",
+    zoo: Annotated[bool, typer.Option(help="Also offer the zoo's other models, downloaded when they are chosen.")] = True,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, show_default="the first free one from 7860", help="Port to listen on.")
     ] = None,
     auth: Annotated[
-        str | None, typer.Option(metavar="USER:PASSWORD", envvar="PSPNET_ZOO_DEMO_AUTH", help="Ask visitors for these.")
+        str | None,
+        typer.Option(metavar="USER:PASSWORD", envvar="PSPNET_ZOO_DEMO_AUTH", help="Ask visitors for these."),
     ] = None,
-    fraction: Annotated[bool, typer.Option("--share", help="A public address for a week, through Gradio's servers.")] = False,
+    share: Annotated[bool, typer.Option("--share", help="Also open a public address, through Gradio's servers.")] = False,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
     space: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write a Hugging Face Space into this folder instead, and end.")
+        Path | None, typer.Option(metavar="DIR", help="Write the folder of a Hugging Face Space instead of starting the page.")
     ] = None,
 ) -> None:
-    """Try networks in a page on this machine.
+    """Try models in a page in the browser.
 
-    Photos stay on this machine, and nothing is sent anywhere without --share. Needs the extra 'demo' of the package.
+    Photos stay on this machine, and nothing is sent elsewhere without --share. Needs the extra 'demo'.
     """
     models = model or [DEFAULT_MODEL]
     for name in models:
@@ -40,6 +40,7 @@ def demo(
     user, _, password = (auth or "").partition(":")
     if auth is not None and not (user and password):
         raise ValueError("--auth takes USER:PASSWORD")
+    say("Loading Gradio and PyTorch", err)
     try:
         from ..demo import app as page
         from ..demo import space as spaces
@@ -49,12 +50,16 @@ def demo(
         spaces.write(space, models)
         say(f"Wrote {space}. Publish it: hf upload --repo-type space YOU/NAME {space} .")
         return
-    options: dict[str, Any] = {"server_name": host, "server_port": port, "share": fraction, "inbrowser": browser}
+    options: dict[str, Any] = {"server_name": host, "server_port": port, "share": share, "inbrowser": browser}
     if auth is not None:
         options["auth"] = (user, password)
+    say(f"Loading {models[0]}", err)
     blocks = page.build(models, zoo=zoo)
     _, local, public = page.launch(blocks, prevent_thread_lock=True, **options)
     say(f"The page is at {local}" + (f" and {public}" if public else "") + "; Ctrl-C ends it")
-    if (fraction or host in _PUBLIC) and auth is None:
-        say("Whoever knows the address can use it; --auth asks for a password")
-    blocks.block_thread()
+    if (share or not is_loopback(host)) and auth is None:
+        say("Whoever knows the address can use it; --auth asks for a password", err)
+    try:
+        threading.Event().wait()
+    finally:
+        blocks.close(verbose=False)

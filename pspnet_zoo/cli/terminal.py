@@ -3,6 +3,7 @@
 import os
 import textwrap
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -74,6 +75,14 @@ def check_name(model: str) -> None:
         FileNotFoundError: If it is a path that does not exist.
     """
     parse_weights(model)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens on this address."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def say(text: str, console: Console = out) -> None:

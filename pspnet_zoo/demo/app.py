@@ -1,9 +1,9 @@
-"""The page: a photo in, its classes out. Built with Gradio."""
+"""The page, built with Gradio: a photo in, its classes out."""
 
 import base64
 import io
 import os
-import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio as gr
 import numpy as np
 from PIL import Image
+from starlette.middleware import Middleware
 
 from ..data.images import ImageError
 from ..inference.prediction import Prediction
 from ..inference.predictor import DEFAULT_MODEL
-from ..storage.errors import WeightsError
-from . import video
+from . import video, visitors
 from .models import Models
 
 HERE = Path(__file__).parent
@@ -28,8 +28,12 @@ EXAMPLES = sorted(HERE.glob("examples/*.jpg"))
 
 MAX_FILE = "30mb"
 MAX_PIXELS = 50_000_000
+MAX_RATIO = 50
+"""Longer side of a photo by its shorter one; a network enlarges a thin image to a square of its longer side."""
 MAX_QUEUE = 20
-"""People who wait at a time; more are told to come later."""
+"""Requests that wait at a time; further ones are refused."""
+FORMATS = frozenset({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"})
+"""Pillow's names of the formats that are opened; of some others it runs a program, as Ghostscript for EPS."""
 SHOWN_SIDE = 1600
 """Longest side of what the page shows, in pixels; what it saves has the photo's own size."""
 
@@ -53,71 +57,82 @@ footer button, button[role="tab"] { color: var(--body-text-color) !important }
 footer .divider { display: none }
 #page { max-width: 1180px; margin: 0 auto }
 #status p { min-height: 1.5em }
+#viewer { min-height: 14rem }  /* room for the progress bar, which would cover the buttons below */
 """
 _NAME_EXAMPLES = """() => document.querySelectorAll(".gallery-item").forEach(
     (button, i) => button.setAttribute("aria-label", `Example ${i + 1}`))"""  # for screen readers
+_SCROLL = """matchMedia("(max-width: 700px)").matches
+    && document.querySelector("#status").scrollIntoView({ behavior: "smooth" })"""  # on a phone the result is below the photo
+_BEGIN = f"""() => {{ {_SCROLL}; return "Segmenting." }}"""
+_END = f"() => {{ {_SCROLL} }}"
 
 
 def build(models: Sequence[str] = (DEFAULT_MODEL,), *, zoo: bool = True) -> gr.Blocks:
-    """The page, for `launch`.
+    """The page, for `launch`. The first model is loaded, so that one that cannot be is told here.
 
     Args:
         models: Names of the zoo, folders, exported files or repositories to offer first.
         zoo: Also offer the zoo's other checkpoints, fetched when they are chosen.
 
     Raises:
-        ValueError: If a name is unknown.
+        ValueError: If a name is unknown, or the first model has no labels.
+        WeightsError: If the first model cannot be loaded.
     """
+    visitors.use_private_cache()
     offered = Models(models, zoo=zoo)
+    offered.predictor(offered.choices[0][1])
 
     def segment(file: str | None, model: str, progress: gr.Progress) -> Prediction:
         def fetched(have: int, total: int | None) -> None:
-            progress((have, total) if total else None, desc="Fetching the weights", unit="bytes")
+            progress((have, total) if total else None, desc="Downloading the model", unit="bytes")
 
         _check(file)
+        progress(None, desc="Loading the model")
         predictor = offered.predictor(model, fetched)
-        progress(0.5, desc="Segmenting")
+        progress(None, desc="Segmenting")
         return predictor(str(file))
 
     def on_page(file: str | None, model: str, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
         try:
             prediction = segment(file, model, progress)
-        except _EXPECTED as error:
-            kept = None if isinstance(error, ImageError) else gr.skip()  # the browser would show that it is broken
-            return [kept, f"⚠ {_sentence(error, file)}", None, *[gr.update(value=None, interactive=False)] * 2]
-        overlay, mask = _save(prediction)
+            overlay, mask = _save(prediction)
+        except Exception as error:
+            kept = None if isinstance(error, ImageError) else gr.skip()  # the browser would show a broken image
+            return [kept, f"⚠ {visitors.message(error, file)}", None, *[gr.update(value=None, interactive=False)] * 2]
         height, width = prediction.mask.shape
         said = f"Segmented {width} x {height} pixels. Point at the image to see a class."
         files = [gr.update(value=file, interactive=True) for file in (overlay, mask)]
         return [gr.skip(), said, _shown(prediction), *files]
 
     def by_name(file: str | None, model: str, progress: gr.Progress = gr.Progress()) -> tuple[str, str, dict[str, float]]:  # noqa: B008
-        """Segment one image: the overlay, the mask of class ids, and each class's fraction of the image."""
+        """Segment one image: the overlay, the mask of class ids, and the fraction of the pixels of each class."""
         try:
             prediction = segment(file, model, progress)
-        except _EXPECTED as error:
-            raise gr.Error(_sentence(error, file), print_exception=False) from None
-        return *_save(prediction), prediction.class_fractions
+            return *_save(prediction), prediction.class_fractions
+        except Exception as error:
+            raise gr.Error(visitors.message(error, file), print_exception=False) from None
 
     with gr.Blocks(title="pspnet_zoo", analytics_enabled=False, delete_cache=(600, 3600)) as page, gr.Column(elem_id="page"):
         gr.Markdown(
-            "# pspnet_zoo\nSegment a photo. It is computed on the machine that runs this page, and deleted within an hour or so."
+            "# pspnet_zoo\nSegment a photo. It is processed on the machine that runs this page, and deleted within an hour or so."
         )
         with gr.Tab("Photo"), gr.Row(equal_height=False):
-            photo, model, run, status, *results = _photo_tab(offered)
+            photo, model, run, examples, status, *results = _photo_tab(offered)
         if video.is_possible():
             with gr.Tab("Video"):
                 video.add(offered)
         page.load(None, js=_NAME_EXAMPLES)
-        run.click(
-            on_page,
-            [photo, model],
-            [photo, status, *results],
-            api_visibility="private",
-            show_progress_on=results[0],
-            concurrency_id="network",
-            concurrency_limit=1,
-        )
+        for event in (photo.input, examples.load_input_event.then, run.click):
+            event(None, None, status, js=_BEGIN, api_visibility="private")
+            event(
+                on_page,
+                [photo, model],
+                [photo, status, *results],
+                api_visibility="private",
+                show_progress_on=results[0],
+                concurrency_id="network",
+                concurrency_limit=1,
+            ).then(None, js=_END, api_visibility="private")
         answers = [gr.File(visible=False), gr.File(visible=False), gr.JSON(visible=False)]
         gr.Button(visible=False).click(
             by_name, [photo, model], answers, api_name="segment", concurrency_id="network", concurrency_limit=1
@@ -126,20 +141,19 @@ def build(models: Sequence[str] = (DEFAULT_MODEL,), *, zoo: bool = True) -> gr.B
 
 
 def _photo_tab(offered: Models) -> tuple[Any, ...]:
-    """Photo, network and button; and what the button changes: sentence, viewer, overlay and mask."""
+    """Photo, model, button and examples; and what segmenting changes: status, viewer, overlay and mask."""
     with gr.Column(scale=2, min_width=300):
         photo = gr.Image(label="Photo", sources=["upload", "webcam", "clipboard"], type="filepath", height=300, elem_id="photo")
-        # the file unopened, so that what is wrong with it is told in this package's words
-        photo.preprocess = lambda payload: payload.path if payload else None
-        model = gr.Dropdown(offered.choices, value=offered.choices[0][1], label="Network", interactive=True)
-        run = gr.Button("Segment", variant="primary", elem_id="segment")
-        gr.Examples(
+        visitors.take_uploads_only(photo)
+        examples = gr.Examples(
             [[str(file)] for file in EXAMPLES],
             [photo],
             label="Examples",
             cache_examples=False,
             api_visibility="private",
         )
+        model = gr.Dropdown(offered.choices, value=offered.choices[0][1], label="Model", interactive=True)
+        run = gr.Button("Segment", variant="primary", elem_id="segment")
     with gr.Column(scale=3, min_width=300):
         status = gr.Markdown("Choose a photo, or one of the examples.", elem_id="status")
         viewer = gr.HTML(
@@ -153,7 +167,7 @@ def _photo_tab(offered: Models) -> tuple[Any, ...]:
         with gr.Row():
             overlay = gr.DownloadButton("Save the overlay", interactive=False, elem_id="overlay")
             mask = gr.DownloadButton("Save the mask", interactive=False, elem_id="mask")
-    return photo, model, run, status, viewer, overlay, mask
+    return photo, model, run, examples, status, viewer, overlay, mask
 
 
 def launch(page: gr.Blocks, **options: Any) -> tuple[Any, str, str]:
@@ -166,48 +180,47 @@ def launch(page: gr.Blocks, **options: Any) -> tuple[Any, str, str]:
         footer_links=["api"],
         quiet=True,
         state_session_capacity=100,
+        app_kwargs={"middleware": [Middleware(visitors.LoginLimit)]},
         **options,
     )
 
 
-_EXPECTED = (ImageError, WeightsError, ValueError, OSError)
-
-
 def _check(file: str | None) -> None:
-    """Refuse what would take too long, from the file's header, before a pixel is decoded.
+    """Refuse a photo that would take too long, by the header of its file, before a pixel is decoded.
 
     Raises:
         ImageError: If there is no image, or too large a one.
     """
     if not file:
-        raise ImageError("Choose a photo first")
-    too_large = f"This image has more than {MAX_PIXELS / 1e6:.0f} megapixels, the most that the page takes"
+        raise ImageError("Choose a photo first.")
+    too_large = f"This photo has more than {MAX_PIXELS / 1e6:.0f} megapixels, the most that this page takes. Shrink it."
     try:
-        with Image.open(file) as image:
-            width, height = image.size
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                kind, (width, height) = image.format, image.size
     except Image.DecompressionBombError:
         raise ImageError(too_large) from None
-    except (OSError, ValueError, SyntaxError):
+    except Exception:
         return  # the reader says what is wrong
+    if kind not in FORMATS:
+        raise ImageError(f"This photo is a {kind} file; the page takes {', '.join(sorted(FORMATS))}.")
     if width * height > MAX_PIXELS:
         raise ImageError(too_large)
-
-
-def _sentence(error: Exception, file: str | None) -> str:
-    """The message, with the upload's name in place of the path that Gradio gave it."""
-    return str(error).replace(str(file), Path(file).name) if file else str(error)
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise ImageError(f"This photo has {width} x {height} pixels; the longer side may be {MAX_RATIO} times the shorter one.")
 
 
 def _save(prediction: Prediction) -> tuple[str, str]:
     """Overlay and mask as files, which Gradio deletes in time."""
-    folder = Path(tempfile.mkdtemp(prefix="pspnet_zoo_"))
+    folder = visitors.result_folder()
     prediction.overlay(legend=True).save(folder / "overlay.png")
     prediction.save(folder / "mask.png")
     return str(folder / "overlay.png"), str(folder / "mask.png")
 
 
 def _shown(prediction: Prediction) -> dict[str, Any]:
-    """What viewer.js draws."""
+    """The value of the viewer, see viewer.js."""
     height, width = prediction.mask.shape
     shrink = min(1.0, SHOWN_SIDE / max(height, width))
     size = max(round(width * shrink), 1), max(round(height * shrink), 1)

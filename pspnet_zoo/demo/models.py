@@ -1,4 +1,4 @@
-"""The networks that a demo offers, and those that it keeps in memory."""
+"""The models that a demo offers, and those that it keeps in memory."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from ..upstream.cache import is_cached
 from ..zoo.registry import CHECKPOINTS, Checkpoint
 
 KEPT = 2
-"""Networks in memory at a time; the one unused for longest makes room."""
+"""Models in memory at a time; the one unused for longest makes room."""
 
 
 class Models:
-    """What a demo's list of networks shows, and how a choice becomes a predictor.
+    """The models of a demo: what its list shows, and the predictor of a choice.
 
     Args:
-        first: Names of the zoo, folders, exported files or repositories that whoever starts the demo names; the first is chosen.
-        zoo: Also offer the zoo's other checkpoints, fetched when they are chosen.
+        first: Names of the zoo, folders, exported files or repositories to list first; the first of them is chosen.
+        zoo: Also offer the zoo's other checkpoints, downloaded when they are chosen.
 
     Attributes:
-        choices: (what the list shows, the name) for each network.
+        choices: (what the list shows, the name) of each model.
 
     Raises:
         ValueError: If a name is unknown.
@@ -47,14 +47,14 @@ class Models:
 
         Args:
             name: As in `choices`.
-            progress: Told of bytes as they come, where weights must be fetched.
+            progress: Called with the bytes that have come, where weights are downloaded.
 
         Raises:
             ValueError: If the name is not among the choices.
-            WeightsError: If its weights cannot be had.
+            WeightsError: If its weights cannot be loaded.
         """
         if name not in self._offered:
-            raise ValueError(f"'{name}' is not one of the networks of this page")
+            raise ValueError(f"'{name}' is not one of the models of this page")
         if name not in self._kept:
             found = parse_weights(name)
             network = PSPNet.from_pretrained(fetch(found, progress=progress)) if isinstance(found, Checkpoint) else name
@@ -77,8 +77,13 @@ def _is_here(entry: Checkpoint) -> bool:
 
 
 def _label(name: str, entry: Checkpoint | None) -> str:
+    """What the list shows: the name, and where the zoo knows the model, its dataset, its mIoU and its download."""
     if entry is None:
         return Path(name).name or name
-    if _is_here(entry):
-        return f"{name} ({entry.dataset})"
-    return f"{name} ({entry.dataset}, fetches about {entry.parameters * 4 / 1e6:.0f} MB)"
+    facts = [entry.dataset]
+    mious = sorted((metric for metric in entry.metrics if metric.name == "miou"), key=lambda metric: metric.multi_scale or False)
+    if mious:
+        facts.append(f"mIoU {100 * mious[0].value:.1f} % {mious[0].origin}")
+    if not _is_here(entry):
+        facts.append(f"downloads {entry.parameters * 4 / 1e6:.0f} MB")
+    return f"{name} ({', '.join(facts)})"

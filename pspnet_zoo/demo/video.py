@@ -1,21 +1,19 @@
 """The page's tab for videos; needs the extra 'video' too."""
 
 import importlib.util
-import os
-import tempfile
 import time
 from typing import Any
 
 import gradio as gr
 
-from ..storage.errors import WeightsError
 from ..streams.video import VideoError, overlay_video, read_video_info
+from . import visitors
 from .models import Models
 
 MAX_SECONDS = 120
-"""Of a video."""
+"""Longest video."""
 MAX_COMPUTING = 600
-"""Seconds that one video may be computed for."""
+"""Longest computing time of one video, in seconds."""
 
 
 def is_possible() -> bool:
@@ -29,14 +27,15 @@ def add(offered: Models) -> None:
     def on_video(file: str | None, model: str, every: float, progress: gr.Progress = gr.Progress()) -> tuple[str, Any]:  # noqa: B008
         try:
             return "The video under the classes' colours.", _overlay(offered, file, model, round(every), progress)
-        except (WeightsError, ValueError, OSError) as error:
-            return f"⚠ {str(error).replace(str(file), os.path.basename(str(file)))}", None
+        except Exception as error:
+            return f"⚠ {visitors.message(error, file)}", None
 
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             film = gr.Video(label="Video", sources=["upload", "webcam"], height=300, elem_id="film")
-            model = gr.Dropdown(offered.choices, value=offered.choices[0][1], label="Network", interactive=True)
-            every = gr.Slider(1, 10, value=2, step=1, label="Take every n-th frame")
+            visitors.take_uploads_only(film)
+            model = gr.Dropdown(offered.choices, value=offered.choices[0][1], label="Model", interactive=True)
+            every = gr.Slider(1, 10, value=2, step=1, label="Segment every n-th frame")
             run = gr.Button("Segment the video", variant="primary", elem_id="segment-video")
         with gr.Column(scale=3, min_width=300):
             status = gr.Markdown(f"Choose a video of up to {MAX_SECONDS} seconds.", elem_id="video-status")
@@ -56,21 +55,21 @@ def _overlay(offered: Models, file: str | None, model: str, every: int, progress
     """The file of the segmented video.
 
     Raises:
-        ValueError: If there is no video, or it is too long.
+        VideoError: If there is no video, or it is too long.
     """
     if not file:
-        raise ValueError("Choose a video first")
+        raise VideoError("Choose a video first.")
     info = read_video_info(file)
     if info.seconds and info.seconds > MAX_SECONDS:
-        raise VideoError(f"This video has {info.seconds:.0f} seconds; the page takes up to {MAX_SECONDS}")
+        raise VideoError(f"This video has {info.seconds:.0f} seconds; this page takes up to {MAX_SECONDS}.")
     segment = offered.predictor(model).smoothed(0)
-    target = os.path.join(tempfile.mkdtemp(prefix="pspnet_zoo_"), "overlay.mp4")
+    target = str(visitors.result_folder() / "overlay.mp4")
     end = time.monotonic() + MAX_COMPUTING
     total = -(-info.frames // every) if info.frames else None
     for done, _ in enumerate(overlay_video(segment, file, target, every=every), 1):
         progress((done, total), desc="Segmenting", unit="frames")
         if time.monotonic() > end:
             raise VideoError(
-                f"This video takes longer than {MAX_COMPUTING // 60} minutes here; take fewer frames, or a smaller network"
+                f"This video takes longer than {MAX_COMPUTING // 60} minutes here; take fewer frames, or a smaller model."
             )
     return target

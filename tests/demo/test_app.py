@@ -11,37 +11,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pspnet_zoo import Labels, Predictor, PSPNet
+from pspnet_zoo import Predictor
 
 gradio = pytest.importorskip("gradio", reason="needs the extra 'demo'")
 gradio_client = pytest.importorskip("gradio_client")
 
 from pspnet_zoo.demo import app  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings(
+pytestmark = pytest.mark.filterwarnings(  # all of them Gradio's own; the last where a browser leaves during a download
     "ignore::DeprecationWarning",
     "ignore::PendingDeprecationWarning",
-    "ignore::ResourceWarning",
-    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore:unclosed file <_io.FileIO name='.*/pspnet_zoo_demo_:ResourceWarning",
 )
 
 PHOTO = Path(__file__).parent.parent.parent / "docs" / "assets" / "lund_20.jpg"
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
-    """A checkpoint that is fast."""
-    network = PSPNet("test_efficientnet", None, classes=3, psp_out_channels=16)
-    network.labels = Labels(("road", "sky", "car"), ((128, 64, 128), (70, 130, 180), (0, 0, 142)))
-    return network.save_pretrained(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def address(tiny):
-    page = app.build(["pspnet_lite0.camvid", str(tiny)], zoo=True)
-    _, local, _ = app.launch(page, server_name="127.0.0.1", prevent_thread_lock=True)
-    yield local
-    page.close()
+def address(serve, tiny):
+    return serve(["pspnet_lite0.camvid", str(tiny)], zoo=True)
 
 
 @pytest.fixture(scope="module")
@@ -50,18 +38,17 @@ def expected():
 
 
 def upload(page, name: str, content: bytes) -> None:
-    """Put a file in and press the button."""
+    """Put a file in, which is enough to have it segmented."""
     page.wait_for_selector("#photo input[type=file]", state="attached")
     with page.expect_response(re.compile("/upload")):
         page.set_input_files("#photo input[type=file]", {"name": name, "mimeType": "image/jpeg", "buffer": content})
-    page.wait_for_timeout(500)  # Gradio takes the file into the page's state
-    page.click("#segment")
 
 
-def saved(page, button: str) -> Image.Image:
+def saved(page, button: str) -> np.ndarray:
     with page.expect_download() as download:
         page.click(button)
-    return Image.open(download.value.path())
+    with Image.open(download.value.path()) as image:
+        return np.asarray(image)
 
 
 def small_jpeg(color=(10, 120, 200), size=(64, 48)) -> bytes:
@@ -70,7 +57,7 @@ def small_jpeg(color=(10, 120, 200), size=(64, 48)) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_photo_becomes_overlay_mask_and_shares_as_the_predictor_has_them(address, browse, expected):
+def test_an_uploaded_photo_becomes_the_predictors_overlay_mask_and_class_fractions(address, browse, expected):
     page = browse(address)
     upload(page, "street.jpg", PHOTO.read_bytes())
     page.wait_for_selector("#viewer .class_fractions tr")
@@ -80,8 +67,8 @@ def test_a_photo_becomes_overlay_mask_and_shares_as_the_predictor_has_them(addre
         )
     )
     assert shown == {name: f"{fraction:.1%}".replace("%", " %") for name, fraction in expected.class_fractions.items() if fraction}
-    assert np.array_equal(np.asarray(saved(page, "#mask")), expected.mask)
-    assert np.array_equal(np.asarray(saved(page, "#overlay")), np.asarray(expected.overlay(legend=True)))
+    assert np.array_equal(saved(page, "#mask"), expected.mask)
+    assert np.array_equal(saved(page, "#overlay"), np.asarray(expected.overlay(legend=True)))
     box = page.locator("#viewer .mask").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.76, box["y"] + box["height"] * 0.8)  # the car
     assert page.inner_text("#viewer .tip") == "car"
@@ -99,10 +86,16 @@ def test_what_is_no_photo_gets_a_sentence_and_the_page_goes_on(address, browse, 
     Image.new("1", (20_000, 10_000)).save(big)  # 200 megapixels in a small file
     large = tmp_path / "large.png"
     Image.new("1", (10_000, 6_000)).save(large)
+    thin = tmp_path / "thin.png"
+    Image.new("1", (100_000, 1)).save(thin)  # 92 bytes, which a network would enlarge to 100000 x 100000
+    eps = tmp_path / "page.eps"
+    Image.new("L", (8, 8)).save(eps)
     for name, content, said in (
         ("notes.jpg", b"this is a text", "notes.jpg' is not an image"),
         ("big.png", big.read_bytes(), "more than 50 megapixels"),
         ("large.png", large.read_bytes(), "more than 50 megapixels"),
+        ("thin.png", thin.read_bytes(), "100000 x 1 pixels"),
+        ("page.png", eps.read_bytes(), "is a EPS file"),
         ("empty.jpg", b"", "empty"),
     ):
         page = browse(address)
@@ -113,24 +106,25 @@ def test_what_is_no_photo_gets_a_sentence_and_the_page_goes_on(address, browse, 
         page.wait_for_selector("#photo :text('Drop Image Here')")  # instead of a sign that the image is broken
 
 
-def test_ten_users_at_once_get_their_own_results(address, tiny, tmp_path):
+def test_ten_users_at_once_get_their_own_results(address, visit, tiny, tmp_path):
     predictor = Predictor(tiny)
 
     def use(number: int) -> bool:
         file = tmp_path / f"{number}.jpg"
         file.write_bytes(small_jpeg((25 * number, 255 - 25 * number, 90), (40 + 8 * number, 64)))
-        client = gradio_client.Client(address, verbose=False, download_files=tmp_path / f"downloads{number}")
+        client = visit(address, download_files=tmp_path / f"downloads{number}")
         overlay, mask, class_fractions = client.predict(gradio_client.handle_file(str(file)), str(tiny), api_name="/segment")
         mine = predictor(file)
-        same = np.array_equal(np.asarray(Image.open(mask)), mine.mask)
-        return same and class_fractions == pytest.approx(mine.class_fractions) and Image.open(overlay).height >= 64
+        with Image.open(mask) as shown, Image.open(overlay) as drawn:
+            same = np.array_equal(np.asarray(shown), mine.mask) and drawn.height >= 64
+        return same and class_fractions == pytest.approx(mine.class_fractions)
 
     with ThreadPoolExecutor(10) as pool:
         assert all(pool.map(use, range(10)))
 
 
-def test_the_api_says_what_is_wrong(address, tmp_path):
-    client = gradio_client.Client(address, verbose=False)
+def test_the_api_says_what_is_wrong(address, visit, tmp_path):
+    client = visit(address)
     text = tmp_path / "notes.jpg"
     text.write_text("a text")
     with pytest.raises(Exception, match=r"notes\.jpg' is not an image"):
@@ -139,13 +133,29 @@ def test_the_api_says_what_is_wrong(address, tmp_path):
         client.predict(gradio_client.handle_file(str(PHOTO)), "/etc/passwd", api_name="/segment")
 
 
-def test_networks_are_named_with_what_they_cost(tiny):
+def test_an_example_is_segmented_at_once_and_a_phone_shows_the_result(address, browse):
+    page = browse(address, viewport={"width": 390, "height": 844})
+    page.click(".gallery-item >> nth=0")
+    page.wait_for_selector("#viewer .class_fractions tr")
+    page.wait_for_function("document.querySelector('#viewer .mask').getBoundingClientRect().bottom <= innerHeight")
+
+
+def test_the_progress_covers_no_button(address, browse):
+    page = browse(address)
+    page.click(".gallery-item >> nth=0")
+    progress = page.wait_for_selector("#viewer .progress-text, #viewer .wrap:not(.hide)").bounding_box()
+    assert progress["y"] + progress["height"] <= page.locator("#overlay").bounding_box()["y"]
+    page.wait_for_selector("#viewer .class_fractions tr")
+
+
+def test_models_are_listed_with_dataset_accuracy_and_download(tiny):
     page = app.build([str(tiny)])
     choices = next(block for block in page.blocks.values() if isinstance(block, gradio.Dropdown)).choices
     assert choices[0] == ("tiny", str(tiny))
     labels = dict((value, label) for label, value in choices)
-    assert "fetches about" in labels["pspnet_r101c.mmseg_cityscapes"] and "MB" in labels["pspnet_r101c.mmseg_cityscapes"]
-    assert "fetches" not in labels["pspnet_lite0.camvid"]
+    listed = labels["pspnet_r101c.mmseg_cityscapes"]
+    assert re.fullmatch(r"pspnet_r101c\.mmseg_cityscapes \(Cityscapes, mIoU 79\.8 % claimed, downloads 2\d\d MB\)", listed)
+    assert re.fullmatch(r"pspnet_lite0\.camvid \(CamVid, mIoU \d\d\.\d % measured\)", labels["pspnet_lite0.camvid"])
 
 
 def test_an_unknown_name_is_refused():

@@ -1,0 +1,120 @@
+"""Visitors of the page: which files it opens for them, what it tells them, and how often they may try a password."""
+
+import atexit
+import json
+import logging
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections import OrderedDict, deque
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..data.images import ImageError
+from ..storage.errors import WeightsError
+
+MAX_LOGINS = 10
+"""Passwords that may be tried from one address in `LOGIN_SECONDS`."""
+LOGIN_SECONDS = 60.0
+_REMEMBERED = 10_000  # addresses
+
+_log = logging.getLogger(__name__)
+
+
+def use_private_cache() -> None:
+    """Keep Gradio's files in a folder that only this user can read and that is deleted when the process ends.
+
+    Gradio deletes single files an hour after they were made; `GRADIO_TEMP_DIR`, if set, names another folder, which is kept.
+    """
+    if "GRADIO_TEMP_DIR" not in os.environ:
+        os.environ["GRADIO_TEMP_DIR"] = folder = tempfile.mkdtemp(prefix="pspnet_zoo_demo_")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def result_folder() -> Path:
+    """A new folder in Gradio's cache, whose files Gradio neither copies nor forgets to delete."""
+    cache = gr.utils.get_upload_folder()
+    os.makedirs(cache, exist_ok=True)
+    return Path(tempfile.mkdtemp(dir=cache))
+
+
+def take_uploads_only(component: gr.components.Component) -> None:
+    """Let an input component accept uploaded files only, and hand on their paths without opening them.
+
+    Gradio checks a path only where the request carries its own mark, `meta`; it downloads addresses for visitors; and it opens
+    images before this package can say what is wrong with them.
+    """
+
+    async def in_place(path: str | os.PathLike[str] | None) -> str | None:
+        return None if path is None else uploaded(str(path))
+
+    component.async_move_resource_to_block_cache = in_place  # type: ignore[method-assign]
+    component.preprocess = lambda payload: uploaded(payload.path) if payload else None  # type: ignore[method-assign]
+
+
+def uploaded(path: str | None) -> str:
+    """The path, if it is that of a regular file in Gradio's upload cache; no link is followed out of it.
+
+    Raises:
+        gr.Error: If it is anything else; the message does not tell whether the file exists.
+    """
+    cache = os.path.realpath(gr.utils.get_upload_folder())
+    real = os.path.realpath(path or "")
+    if real.startswith(cache + os.sep) and os.path.isfile(real) and not stat.S_ISLNK(os.lstat(str(path)).st_mode):
+        return real
+    raise gr.Error("This page opens uploaded files only; upload the file again", print_exception=False)
+
+
+def message(error: Exception, file: str | None) -> str:
+    """What to tell of an error: a sentence without the machine's paths and commands, which go into the log."""
+    if isinstance(error, ImageError):
+        return str(error).replace(str(file), Path(file).name) if file else str(error)
+    _log.error("A visitor's file was not segmented", exc_info=error)
+    if isinstance(error, WeightsError):
+        return "This model cannot be loaded now. Choose another one."
+    if isinstance(error, MemoryError) or "memory" in str(error):
+        return "This machine has not enough memory for it. Try a smaller file, or a smaller model."
+    return "This did not work. Whoever runs this page finds the reason in its log."
+
+
+class LoginLimit:
+    """ASGI middleware that refuses passwords from an address that has tried too many."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self._tried: OrderedDict[str, deque[float]] = OrderedDict()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        is_login = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/login")
+        if not is_login:
+            await self.app(scope, receive, send)
+            return
+        address, now = (scope.get("client") or ("",))[0], time.monotonic()
+        tried = self._tried.setdefault(address, deque())
+        self._tried.move_to_end(address)
+        while len(self._tried) > _REMEMBERED:
+            self._tried.popitem(last=False)
+        while tried and tried[0] < now - LOGIN_SECONDS:
+            tried.popleft()
+        if len(tried) >= MAX_LOGINS:
+            await _refuse(send, seconds=round(tried[0] + LOGIN_SECONDS - now) + 1)
+            return
+        tried.append(now)  # before the password is looked at, so that many at once are counted too
+
+        async def watched(message: Any) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                tried.clear()
+            await send(message)
+
+        await self.app(scope, receive, watched)
+
+
+async def _refuse(send: Any, *, seconds: int) -> None:
+    body = json.dumps({"detail": f"Too many wrong passwords; try again in {seconds} seconds."}).encode()
+    headers = [(b"content-type", b"application/json"), (b"retry-after", str(seconds).encode())]
+    await send({"type": "http.response.start", "status": 429, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,153 @@
+"""What visitors may do to the machine that runs the page."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from pspnet_zoo.data.images import ImageError
+
+gradio = pytest.importorskip("gradio", reason="needs the extra 'demo'")
+gradio_client = pytest.importorskip("gradio_client")
+
+from pspnet_zoo.demo import app, visitors  # noqa: E402
+from pspnet_zoo.storage.errors import WeightsError  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings(  # all of them Gradio's own; the last where a browser leaves during a download
+    "ignore::DeprecationWarning",
+    "ignore::PendingDeprecationWarning",
+    "ignore:unclosed file <_io.FileIO name='.*/pspnet_zoo_demo_:ResourceWarning",
+)
+
+
+@pytest.fixture(scope="module")
+def address(serve, tiny):
+    return serve([str(tiny)])
+
+
+@pytest.fixture
+def secret(tmp_path) -> Path:
+    """An image of the machine that nobody has uploaded."""
+    Image.new("RGB", (64, 48)).save(tmp_path / "secret.png")
+    return tmp_path / "secret.png"
+
+
+def answer(address: str, function: dict, data: list) -> dict:
+    """The last message that the page sends of a request for one of its functions."""
+    with httpx.Client(base_url=address, timeout=60, trust_env=False) as client:
+        request = {"data": data, "session_hash": "visitor", "event_data": None, **function}
+        client.post("/gradio_api/queue/join", json=request).raise_for_status()
+        with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": "visitor"}) as lines:
+            for line in lines.iter_lines():
+                if line.startswith("data: ") and (message := json.loads(line[6:]))["msg"] == "process_completed":
+                    return message
+    raise AssertionError("the page did not answer")
+
+
+def inputs(address: str) -> list[tuple[dict, list[str]]]:
+    """Each function of the page that takes a file, with its inputs' types."""
+    config = httpx.get(f"{address}config", trust_env=False).json()
+    kinds = {component["id"]: component["type"] for component in config["components"]}
+    functions = [({"fn_index": d["id"]}, [kinds[i] for i in d["inputs"]]) for d in config["dependencies"] if d["backend_fn"]]
+    return [(function, types) for function, types in functions if {"image", "video", "file"} & set(types)]
+
+
+MARK = {"meta": {"_type": "gradio.FileData"}}  # with it, Gradio checks the path itself
+
+
+def test_no_function_of_any_tab_opens_a_file_that_was_not_uploaded(address, tiny, secret):
+    cache = Path(gradio.utils.get_upload_folder())
+    link, pipe = cache / "link.png", cache / "pipe.png"
+    link.symlink_to(secret)
+    os.mkfifo(pipe)
+    functions, told = inputs(address), {}
+    assert {"image"} <= {kind for _, types in functions for kind in types}
+    paths = [secret, link, pipe, cache / ".." / secret.relative_to("/"), "/dev/ptmx", "/nowhere.png"]
+    try:
+        for function, types in functions:
+            for path, mark in [*((path, {}) for path in paths), (secret, MARK), ("http://127.0.0.1:9/a.png", MARK)]:
+                file = {"path": str(path), **mark}
+                values = {"image": file, "video": file, "dropdown": str(tiny), "slider": 1}
+                said = answer(address, function, [values[kind] for kind in types])
+                assert not said["success"] and not said["output"].get("data"), (path, types, mark, said)
+                told.setdefault((*types, bool(mark)), set()).add(re.sub(r"Cannot move \S+", "", str(said["output"])))
+        assert all(len(messages) <= 1 + marked for (*_, marked), messages in told.items()), "messages tell which files exist"
+    finally:
+        link.unlink()
+        pipe.unlink()
+
+
+def test_an_upload_is_opened_where_it_lies(address, visit, tiny, secret):
+    before = len(list(Path(gradio.utils.get_upload_folder()).rglob("secret.png")))
+    visit(address).predict(gradio_client.handle_file(str(secret)), str(tiny), api_name="/segment")
+    assert len(list(Path(gradio.utils.get_upload_folder()).rglob("secret.png"))) == before + 1
+
+
+def test_wrong_passwords_are_refused_after_ten(serve, tiny):
+    with httpx.Client(base_url=serve([str(tiny)], auth=("me", "right")), trust_env=False) as client:
+        said = [client.post("/login", data={"username": "me", "password": f"wrong{i}"}) for i in range(12)]
+        assert [answer.status_code for answer in said] == [400] * 10 + [429] * 2
+        assert "try again in" in said[-1].text and int(said[-1].headers["retry-after"]) > 0
+        assert client.post("/login", data={"username": "me", "password": "right"}).status_code == 429
+
+
+def test_the_right_password_is_let_in_again_and_again(serve, tiny):
+    with httpx.Client(base_url=serve([str(tiny)], auth=("me", "right")), trust_env=False) as client:
+        assert all(client.post("/login", data={"username": "me", "password": "right"}).status_code == 200 for _ in range(12))
+
+
+def test_messages_have_no_path_and_no_command_of_the_machine(caplog):
+    file = "/tmp/gradio/abc/street.jpg"
+    assert visitors.message(ImageError(f"'{file}' is damaged"), file) == "'street.jpg' is damaged"
+    for error in (WeightsError("no '/home/me/x'; run hf auth login"), OSError("'/home/me'"), RuntimeError("/x: not enough memory")):
+        said = visitors.message(error, file)
+        assert "/" not in said and "hf" not in said
+    assert "hf auth login" in caplog.text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_no_copy_of_a_photo_stays_when_the_page_ends(visit, tiny, secret, tmp_path, number):
+    (tmp_path / "tmp").mkdir()
+    command = [sys.executable, "-m", "pspnet_zoo.cli", "demo", "--no-zoo", "--no-browser", "--model", str(tiny)]
+    environment = {name: value for name, value in os.environ.items() if name != "GRADIO_TEMP_DIR"}
+    environment["TMPDIR"] = str(tmp_path / "tmp")
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            address = process.stdout.readline().split()[4].rstrip(";")
+            visit(address, download_files=False).predict(gradio_client.handle_file(str(secret)), str(tiny), api_name="/segment")
+            assert len(list((tmp_path / "tmp").rglob("*.png"))) == 3  # the photo, the overlay and the mask
+            process.send_signal(number)
+            process.wait(30)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + number and not list((tmp_path / "tmp").rglob("*.png"))
+
+
+def test_what_the_page_writes_is_in_the_cache_and_forgotten_in_time(tiny):
+    page = app.build([str(tiny)], zoo=False)
+    folder = visitors.result_folder()
+    assert folder.parent == Path(gradio.utils.get_upload_folder()) and page.delete_cache == (600, 3600)
+    folder.rmdir()
+
+
+def test_gradio_still_calls_what_is_replaced(tiny):
+    """The page replaces two methods of its input components; a version of Gradio that has others must not pass in silence."""
+    page = app.build([str(tiny)], zoo=False)
+    photo = next(block for block in page.blocks.values() if isinstance(block, gradio.Image))
+    for method in ("preprocess", "async_move_resource_to_block_cache"):
+        assert callable(getattr(gradio.Image, method)) and getattr(photo, method) is not getattr(gradio.Image, method)
+    with pytest.raises(gradio.Error, match="uploaded files only"):
+        photo.preprocess(gradio.data_classes.ImageData(path="/etc/hostname"))
+    start = time.monotonic()
+    with pytest.raises(gradio.Error, match="uploaded files only"):
+        visitors.uploaded("/dev/ptmx")
+    assert time.monotonic() - start < 1
