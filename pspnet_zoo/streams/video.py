@@ -35,6 +35,10 @@ D = TypeVar("D", bound="Drawable")
 
 _AHEAD = 4  # frames that wait between two steps
 _CUT_OFF = 0.5  # seconds that a file may end before its header says, as rounding does
+_OWN_FILE_ONLY = {  # playlists and scripts would have other files and addresses opened
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg,gif,h264,hevc",
+    "protocol_whitelist": "file",
+}
 
 
 class Drawable(Protocol):
@@ -242,7 +246,7 @@ def _open(path: Path) -> "InputContainer":
     if not path.is_file():
         raise FileNotFoundError(f"No file '{path}'")
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), options=_OWN_FILE_ONLY)
     except av.FFmpegError as error:
         raise VideoError(f"'{path}' cannot be read as a video: {error.strerror}") from None
     if not container.streams.video:

@@ -178,3 +178,14 @@ def test_without_pyav_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(ImportError, match=r"pip install 'pspnet-zoo\[video\]'"):
         next(read_video(source))
+
+
+def test_a_video_that_names_other_files_opens_none(tmp_path):
+    write_clip(tmp_path / "other.mp4", times(4))
+    for name, script in (
+        ("script.mp4", "ffconcat version 1.0\nfile other.mp4\n"),
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\nother.mp4\n#EXT-X-ENDLIST\n"),
+    ):
+        (tmp_path / name).write_text(script)
+        with pytest.raises(VideoError, match="cannot be read as a video"):
+            next(read_video(tmp_path / name))
