@@ -73,7 +73,7 @@ def check_dataset(
         for index, image_file in enumerate(pairs.images):
             try:
                 if pairs.masks:
-                    image, mask = read_pair(image_file, pairs.masks[index], pairs.ids)
+                    image, mask = read_pair(image_file, pairs.masks[index], pairs.ids, pairs.preprocess)
                     contents[each].pixels += np.bincount(mask.ravel(), minlength=IGNORE + 1)
                 else:
                     image = read_image(image_file)

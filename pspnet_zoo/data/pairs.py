@@ -9,8 +9,12 @@ import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from ..meta import IGNORE, Preprocess
+from . import rasters
 from .images import SUFFIXES, ImageError, read_image, read_mask
 from .labels import Labels
+
+_ONLY_RASTERS = rasters.SUFFIXES - SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,15 @@ class Pairs:
     labels: Labels
     ids: Mapping[int, int]
     """The class id, 255 if ignored, of each id that a mask may hold."""
+    preprocess: Preprocess | None = None
+    """How the images are read, where they are not 8-bit RGB; see `pspnet_zoo.data.stats`."""
 
 
 class PairedFiles(Dataset):
     """The images and masks of a split.
 
-    Items are (Image (3, H, W) uint8 RGB, Mask (H, W) uint8 class ids, 255 where ignored), as tv_tensors.
+    Items are (Image, Mask (H, W) uint8 class ids, 255 where ignored), as tv_tensors. The image is (3, H, W) uint8 RGB, or
+    (bands, H, W) of the files' own type where the dataset states its preprocessing; no-data pixels are ignored in the mask.
 
     Args:
         pairs: The files; `pspnet_zoo.data.open.open_dataset` finds those of a layout.
@@ -43,12 +50,13 @@ class PairedFiles(Dataset):
         for image, mask in zip(pairs.images, pairs.masks, strict=bool(pairs.masks)):
             _require_mask(image, mask)
         self.images, self.masks, self.labels, self._ids = pairs.images, pairs.masks, pairs.labels, pairs.ids
+        self.preprocess = pairs.preprocess
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        image, mask = read_pair(self.images[index], self._mask_file(index), self._ids)
+        image, mask = read_pair(self.images[index], self._mask_file(index), self._ids, self.preprocess)
         return tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)), tv_tensors.Mask(torch.from_numpy(mask))
 
     def mask(self, index: int) -> tv_tensors.Mask:
@@ -61,21 +69,34 @@ class PairedFiles(Dataset):
         return self.masks[index]
 
 
-def read_pair(image_file: Path, mask_file: Path, ids: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W, 3) uint8 RGB, and (H, W) uint8 class ids translated by `ids`.
+def read_pair(
+    image_file: Path, mask_file: Path, ids: Mapping[int, int], preprocess: Preprocess | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) uint8 RGB or (H, W, bands), and (H, W) uint8 class ids translated by `ids`, 255 where there is no data.
 
     Raises:
         FileNotFoundError: If a file is missing.
         ImageError: If a file is unreadable, the sizes differ, or the mask holds an id that is not in `ids`.
     """
     _require_mask(image_file, mask_file)
-    image, mask = read_image(image_file), read_mask(mask_file)
+    (image, known), mask = _read_pixels(image_file, preprocess), read_mask(mask_file)
     if image.shape[:2] != mask.shape:
         raise ImageError(
             f"'{mask_file}' is {mask.shape[1]}x{mask.shape[0]}, its image is {image.shape[1]}x{image.shape[0]}; "
             "they must be of one size"
         )
-    return image, _translate(mask, mask_file, ids)
+    ids_of_pixels = _translate(mask, mask_file, ids)
+    return image, ids_of_pixels if known is None else np.where(known, ids_of_pixels, np.uint8(IGNORE))
+
+
+def _read_pixels(path: Path, preprocess: Preprocess | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """(H, W, channels), and where there is data; None for everywhere."""
+    if preprocess is not None:
+        pixels, known = rasters.read_bands(path, preprocess)
+        return np.moveaxis(pixels, 0, -1), known
+    if path.suffix.lower() in _ONLY_RASTERS:
+        raise ImageError(f"'{path}' is no 8-bit RGB image; state how it is read: pspnet-zoo data stats DIR --write")
+    return read_image(path), None
 
 
 def read_ids(mask_file: Path, ids: Mapping[int, int]) -> np.ndarray:
@@ -106,7 +127,8 @@ def list_images(folder: Path) -> tuple[Path, ...]:
     if not folder.is_dir():
         raise FileNotFoundError(f"No folder '{folder}'")
     # macOS leaves a hidden ._NAME beside each file on foreign disks
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    suffixes = SUFFIXES | _ONLY_RASTERS
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
     if not files:
         raise FileNotFoundError(f"No images in '{folder}'")
     by_stem: dict[str, Path] = {}

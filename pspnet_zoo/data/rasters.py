@@ -193,6 +193,28 @@ def matching_bands(raster: Raster, preprocess: Preprocess) -> Sequence[int | str
     return None
 
 
+def read_bands(path: Path, preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
+    """An image for a network: the bands that it reads, and where there is data.
+
+    Returns:
+        (bands, H, W) of the file's own type, with the network's mean where there is no data; and (H, W) bool, False where no band
+        has data.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImageError: If it cannot be read, has other bands than the network reads, or no data at all.
+        ImportError: If the extra is not installed.
+    """
+    with open_raster(path) as raster:
+        bands = matching_bands(raster, preprocess)
+    with open_raster(path, bands=bands) as raster:
+        pixels, valid = raster.read(), raster.valid()
+    if not valid.any():
+        raise ImageError(f"'{path}' has no data in any pixel")
+    mean = np.array(preprocess.mean_color)[:, None, None].astype(pixels.dtype)
+    return (pixels if valid.all() else np.where(valid, pixels, mean)), valid.any(axis=0)
+
+
 def _open(path: Path, suffix: str, dicom_window: bool) -> "_Gdal | _Array":
     if suffix == ".dcm":
         return _Array(_dicom(path, dicom_window))

@@ -1,8 +1,9 @@
 """Data of one's own: a folder with `classes.txt` or `classes.json`, and images and masks.
 
 With a folder for each split, `SPLIT/images/` and `SPLIT/masks/`, the splits are those folders. Where the folder holds `images/`
-and `masks/` itself, every fifth image by name, from the first on, is "val", and the others are "train". A mask is a PNG with its
-image's stem; 255 is ignored.
+and `masks/` itself, every fifth image by name, from the first on, is "val", and the others are "train". A mask is a PNG, or a
+TIFF, with its image's stem; 255 is ignored. Images that are not 8-bit RGB have a `preprocess.json` beside the classes, which
+`pspnet-zoo data stats DIR --write` makes.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import Any
 
 from ..labels import IGNORE, Labels, distinct_colors
 from ..pairs import Pairs, list_images
+from ..stats import read_preprocess
 
 _VAL_EVERY = 5
 
@@ -39,7 +41,13 @@ def find(root: Path, split: str) -> Pairs:
             raise FileNotFoundError(f"'{root / 'images'}' has one image, and it is in val; nothing is left to train on")
     else:
         masks, images = root / split / "masks", list_images(root / split / "images")
-    return Pairs(images, tuple(masks / f"{p.stem}.png" for p in images), labels, ids)
+    return Pairs(images, tuple(_mask(masks, p) for p in images), labels, ids, read_preprocess(root))
+
+
+def _mask(folder: Path, image: Path) -> Path:
+    """A PNG, or a TIFF where there is no PNG."""
+    tiff = folder / f"{image.stem}.tif"
+    return tiff if tiff.is_file() and not tiff.with_suffix(".png").is_file() else tiff.with_suffix(".png")
 
 
 def read_classes(root: Path) -> tuple[Labels, dict[int, int]]:
