@@ -1,5 +1,7 @@
-"""What the documents say can be typed."""
+"""Every code block of the documents works, and every link leads somewhere."""
 
+import ast
+import importlib
 import json
 import re
 import shlex
@@ -11,6 +13,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+import pspnet_zoo
 from pspnet_zoo import PSPNet
 from pspnet_zoo.cli.app import app
 from pspnet_zoo.data.labels import CITYSCAPES
@@ -24,6 +27,61 @@ DOCUMENTS = [
 
 def blocks(document: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+
+
+LANGUAGES = {"python", "py", "pycon", "sh", "json", "text", "js", "bibtex"}
+"""`python` is run, `py` and `pycon` are checked for names, `sh` for commands and options."""
+
+
+def fences(document: Path) -> list[tuple[str, str, str]]:
+    """The language and the text of each code block, and the line above it."""
+    pattern = r"^([^\n]*)\n+ *```([^\n]*)\n(.*?)^ *```$"
+    return [
+        (language, code, above) for above, language, code in re.findall(pattern, document.read_text(), re.MULTILINE | re.DOTALL)
+    ]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_every_block_has_a_language_that_is_tested_or_known(document):
+    found = fences(document)
+    assert 2 * len(found) == len(re.findall("^ *```", document.read_text(), re.MULTILINE))
+    assert {language for language, _, _ in found} <= LANGUAGES
+    for language, code, above in found:
+        if language == "py":
+            assert above.startswith("<!-- not run: "), f"say why this is not run, or run it:\n{code}"
+        if language == "json":
+            json.loads(code)
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "py") or blocks(d, "pycon")], ids=lambda d: d.name)
+def test_names_in_python_that_is_not_run_exist(document):
+    console = re.sub("^(>>> |[.]{3} )", "", "\n".join(blocks(document, "pycon")), flags=re.MULTILINE)
+    for node in ast.walk(ast.parse("\n".join([*blocks(document, "py"), console]))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pspnet_zoo"):
+            module = importlib.import_module(str(node.module))
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "pspnet_zoo":
+            assert hasattr(pspnet_zoo, node.attr)
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "sh")], ids=lambda d: d.name)
+def test_programs_and_extras_in_commands_exist(document):
+    commands = "\n".join(blocks(document, "sh"))
+    for file in re.findall(r"python ((?:tools|benchmarks)/\S+)", commands):
+        assert (ROOT / file).is_file()
+    for module in re.findall(r"-m ((?:tools|benchmarks|pspnet_zoo)\.[\w.]+)", commands):
+        assert (ROOT / module.replace(".", "/")).is_dir() or (ROOT / f"{module.replace('.', '/')}.py").is_file()
+    known = re.search(
+        r"^\[project.optional-dependencies\]\n(.*?)^\[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert known
+    extras = set(re.findall(r"^(\w+) = \[", known[1], re.MULTILINE))
+    assert {extra for names in re.findall(r"'\.\[([\w,]+)\]'", commands) for extra in names.split(",")} <= extras
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_nothing_is_installed_from_pypi_before_there_is_a_release(document):
+    assert not re.search(r"pip install '?pspnet[-_]zoo", re.sub("`[^`]*` finds nothing", "", document.read_text()))
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning")  # both of Lightning
