@@ -111,6 +111,17 @@ class Preprocess:
         mean = tuple(m * self.white / self.range for m in self.mean)
         return mean[::-1] if self.order == "BGR" else mean
 
+    @property
+    def is_rgb(self) -> bool:
+        """Whether images are 8-bit RGB, as photos are."""
+        return len(self.mean) == 3 and self.white == 255 and not self.bands
+
+    @property
+    def std_color(self) -> tuple[float, ...]:
+        """Standard deviation of each channel in pixel values, in the order of `mean_color`."""
+        std = tuple(s * self.white / self.range for s in self.std)
+        return std[::-1] if self.order == "BGR" else std
+
     def input_scale_for(self, height: int, width: int) -> float:
         """How much larger than an image of that size the network is given it, 1 or more."""
         return max(min(self.input_scale, (self.max_pixels / (height * width)) ** 0.5), 1.0)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
+from torchvision import tv_tensors
 
 from ..data.dataset import SegmentationDataset
 from ..meta import IGNORE, Preprocess
@@ -35,6 +36,7 @@ class Stream(Dataset):
             cat_max_ratio=recipe.cat_max_ratio,
             photometric=recipe.photometric,
             mean=preprocess.mean_color,
+            std=None if preprocess.is_rgb else preprocess.std_color,
         )
 
     def index(self, position: int) -> int:
@@ -57,6 +59,8 @@ class Stream(Dataset):
     def _read(self, position: int) -> tuple[Tensor, Tensor, int, Tensor]:
         index = self.index(position)
         pair = self.dataset[index]
+        if pair[0].dtype != torch.uint8:
+            pair = tv_tensors.Image(pair[0].float()), pair[1]
         where = [places(*pair[0].shape[-2:])] if self.teacher else []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.seed, position))

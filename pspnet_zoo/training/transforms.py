@@ -49,6 +49,7 @@ def training_transform(
     blur: float = 0.0,
     cat_max_ratio: float = 1.0,
     photometric: bool = True,
+    std: Sequence[float] | None = None,
 ) -> v2.Compose:
     """Scale, rotate, crop, blur, flip, distort and pad an (Image, Mask) pair of uint8, or that and its `Places`, in this order.
 
@@ -67,15 +68,16 @@ def training_transform(
         rotate: Bound of the angle, in degrees; half of the images are turned.
         blur: Probability of a Gaussian blur over 5x5 pixels.
         cat_max_ratio: The share of a crop's pixels that count which its largest class should stay under, 0 to 1. See `RandomCrop`.
-        photometric: Whether to distort the colours. See `PhotometricDistortion`.
+        photometric: Whether to distort the colours. See `PhotometricDistortion`, and `BandDistortion` where `std` is given.
+        std: Standard deviation of each band, in pixel values; None for 8-bit RGB images.
 
     Source: hszhao/semseg tool/train.py (2338a13) and util/transform.py (5e5a0ba); mmsegmentation 1.2.2
     configs/_base_/datasets/cityscapes.py and mmseg/models/data_preprocessor.py.
     """
-    fill = [float(round(m)) for m in mean]
+    fill = [float(round(m)) for m in mean] if std is None else list(mean)
     # 1.1 is the sigma that OpenCV states for 5 pixels and semseg's sigma of 0; each weight is within 0.01 of OpenCV's 1 4 6 4 1
     smoothing = [v2.RandomApply([v2.GaussianBlur(5, sigma=1.1)], p=blur)] if blur else []
-    distortion = [PhotometricDistortion()] if photometric else []
+    distortion = [PhotometricDistortion() if std is None else BandDistortion(mean, std)] if photometric else []
     return v2.Compose(
         [
             RandomScale(scale),
@@ -182,6 +184,34 @@ class PhotometricDistortion(v2.Transform):
         return tv_tensors.Image(x.round().to(torch.uint8))
 
 
+class BandDistortion(v2.Transform):
+    """Brightness and contrast of each band, each changed with probability 0.5: images of any bands, type and range.
+
+    Adds up to half of the band's standard deviation, and multiplies the distance from its mean by 0.5 to 1.5.
+
+    Args:
+        mean: Mean of each band, in pixel values.
+        std: Standard deviation of each band, in pixel values.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        def drawn(low: float, high: float, neutral: float) -> Tensor:
+            values = torch.empty(len(self.mean), 1, 1).uniform_(low, high)
+            return torch.where(torch.rand(len(self.mean), 1, 1) < 0.5, values, torch.tensor(neutral))
+
+        return {"brightness": drawn(-0.5, 0.5, 0.0), "contrast": drawn(0.5, 1.5, 1.0)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if not isinstance(inpt, tv_tensors.Image):
+            return inpt
+        x = inpt.as_subclass(Tensor).float()
+        return tv_tensors.Image((x - self.mean) * params["contrast"] + self.mean + params["brightness"] * self.std)
+
+
 class PadTo(v2.Transform):
     """Put a smaller image in the middle of `crop`, (height, width), amid `fill`, RGB of 0 to 255, ignored in the mask.
 
@@ -226,7 +256,7 @@ def _turn_and_crop(inpt: Tensor, window: Window, angle: float, fill: float | lis
     mode = "nearest" if isinstance(inpt, tv_tensors.Mask) else "bilinear"
     turned = functional.grid_sample(pixels[None], grid, mode, "zeros", align_corners=False)[0] + background
     turned = turned.reshape(*inpt.shape[:-2], height, width)
-    return (turned if isinstance(inpt, Places) else turned.round().to(torch.uint8)).as_subclass(type(inpt))
+    return (turned if inpt.is_floating_point() else turned.round().to(torch.uint8)).as_subclass(type(inpt))
 
 
 def _uniform(low: float, high: float) -> float:

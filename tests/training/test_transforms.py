@@ -207,3 +207,18 @@ def test_off_means_untouched():
         flipped = not torch.equal(result, image)
         assert torch.equal(result.flip(-1) if flipped else result, image)
         assert torch.equal(result_mask.flip(-1) if flipped else result_mask, mask)
+
+
+def test_bands_of_any_range_are_distorted_by_their_own_spread_and_not_rounded():
+    mean, std = (300.0, 0.2, 9000.0), (10.0, 0.05, 800.0)
+    pixels = torch.tensor(mean).view(3, 1, 1) + torch.tensor(std).view(3, 1, 1) * torch.randn(3, 64, 64)
+    transform = training_transform(crop=(32, 48), mean=mean, std=std, rotate=10, blur=0.5, scale=(0.8, 1.2))
+    seen = []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        image, mask = transform(tv_tensors.Image(pixels), tv_tensors.Mask(torch.zeros(64, 64, dtype=torch.uint8)))
+        assert image.dtype == torch.float32 and image.shape == (3, 32, 48) and mask.shape == (32, 48)
+        seen.append((image.mean((1, 2)) - torch.tensor(mean)) / torch.tensor(std))
+    shifts = torch.stack(seen).abs()
+    assert (shifts.amax(0) < 1).all() and (shifts.amax(0) > 0.2).all()  # every band, on its own scale
+    assert (image != image.round()).any()
