@@ -123,7 +123,7 @@ def main() -> None:
     names = options.only.split(",") if options.only else everything
     if unknown := set(names) - set(everything):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    warnings.filterwarnings("ignore", module="mmseg|mmruntime")
+    warnings.filterwarnings("ignore", module="mmseg|mmengine")
     seconds = compare(names, options.size, options.rounds)
     print("| network | s | ratio |\n|---|---|---|")
     for name, own in seconds.items():
