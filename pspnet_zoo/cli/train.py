@@ -1,10 +1,12 @@
 """The command `pspnet-zoo train`."""
 
 import inspect
+import math
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
@@ -13,27 +15,31 @@ import typer
 from ..data.layouts.names import LAYOUTS
 from ..extras import missing_extra
 from ..inference.protocols import PROTOCOLS
-from ..meta import Labels
-from ..training.recipes import RECIPES, Recipe
+from ..meta import Labels, Preprocess
+from ..training.recipes import RECIPES, NamedRecipe, Recipe
+from ..training.trainer import Stopped, Trainer
 from ..zoo.registry import parse_architecture
 from .terminal import check_name, err, progress_bar, say, torchrun_device, torchrun_process
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from ..data.dataset import SegmentationDataset
     from ..models.pspnet import PSPNet
     from ..runtimes.open import Runtime
     from ..training.distill import TeacherScores
 
-TAUGHT = "From a teacher"
+DISTILLATION = "Knowledge distillation"
+_LINE_EVERY = 10  # seconds
 
 
 def _with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Declare the keywords of the command: an option for each field of the recipe, None where the recipe's own number stands."""
+    """Give the command an option for each field of the recipe; None keeps the recipe's own value."""
     signature = inspect.signature(command)
     parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     for name, hint in get_type_hints(Recipe, include_extras=True).items():
         kind, text = get_args(hint)
-        annotation = Annotated[kind | None, typer.Option(help=text, rich_help_panel="Numbers of the recipe")]
+        annotation = Annotated[kind | None, typer.Option(help=text, rich_help_panel="Settings of the recipe")]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
         command.__annotations__[name] = annotation
     command.__dict__["__signature__"] = signature.replace(parameters=parameters)
@@ -44,7 +50,7 @@ def _with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; in the end it holds model/.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the dataset; not needed with a teacher and --unlabelled.")] = None,
-    recipe: Annotated[str, typer.Option(help=f"Numbers to start from: {', '.join(RECIPES)}.")] = "finetune",
+    recipe: Annotated[str, typer.Option(help=f"Recipe to start from: {', '.join(RECIPES)}.")] = "finetune",
     dataset: Annotated[
         str | None, typer.Option(show_default="the recipe's", help=f"Layout of the data: {', '.join(LAYOUTS)}.")
     ] = None,
@@ -53,110 +59,65 @@ def train(
     init: Annotated[
         str | None, typer.Option(help="Checkpoint to start from instead of --model: a name of the zoo, a folder, or org/repo.")
     ] = None,
-    output_stride: Annotated[int, typer.Option(help="Of the encoder: 8, 16 or 32 pixels.")] = 8,
+    output_stride: Annotated[
+        int | None, typer.Option(show_default="8, or that of --init", help="Output stride of the encoder: 8, 16 or 32 pixels.")
+    ] = None,
     teacher: Annotated[
         list[str],
         typer.Option(
-            help="Checkpoint or exported network whose probabilities are a target; repeat it for several, which are averaged.",
-            rich_help_panel=TAUGHT,
+            help="Checkpoint or exported network whose probabilities are soft labels; repeat it for several, which are averaged.",
+            rich_help_panel=DISTILLATION,
         ),
     ] = [],  # noqa: B006
     teacher_protocol: Annotated[
-        str, typer.Option(help=f"How it sees an image: {', '.join(PROTOCOLS)}.", rich_help_panel=TAUGHT)
+        str, typer.Option(help=f"How it segments an image: {', '.join(PROTOCOLS)}.", rich_help_panel=DISTILLATION)
     ] = "whole",
     teacher_mapping: Annotated[
         Path | None,
-        typer.Option(help='JSON file for other classes: {"class": ["teacher\'s class", ...], ...}.', rich_help_panel=TAUGHT),
+        typer.Option(help='JSON file for other classes: {"class": ["teacher\'s class", ...], ...}.', rich_help_panel=DISTILLATION),
     ] = None,
     teacher_cache: Annotated[
-        Path | None, typer.Option(show_default="OUTPUT/teacher", help="Folder of its probabilities.", rich_help_panel=TAUGHT)
+        Path | None, typer.Option(show_default="OUTPUT/teacher", help="Folder of its soft labels.", rich_help_panel=DISTILLATION)
     ] = None,
     teacher_stride: Annotated[
-        int, typer.Option(help="They are kept for so many by so many pixels: 4 takes a sixteenth of 1.", rich_help_panel=TAUGHT)
+        int,
+        typer.Option(help="Pixels in each direction for one soft label: 4 takes a sixteenth of 1.", rich_help_panel=DISTILLATION),
     ] = 1,
     unlabelled: Annotated[
         list[Path],
-        typer.Option(help="Folder of images without masks, for the teacher; repeat it for more.", rich_help_panel=TAUGHT),
+        typer.Option(help="Folder of images without masks, for the teacher; repeat it for more.", rich_help_panel=DISTILLATION),
     ] = [],  # noqa: B006
     workers: Annotated[int, typer.Option(help="Processes that read images.")] = 1,
     cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU though there is a GPU.")] = False,
-    compile: Annotated[bool, typer.Option("--compile", help="Through torch.compile: a slow start, then faster steps.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Run through torch.compile: a slow start, then faster steps.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUTPUT exactly where it stopped.")] = False,
-    **numbers: Any,
+    **settings: Any,
 ) -> None:
-    """Train a network, on masks or on what other networks see.
+    """Train a network on masks, or on soft labels of other networks.
 
     It has the paper's auxiliary head and is trained on the train split; needs the extra 'train' of the package.
 
-    Ctrl-C and SIGTERM stop it with a checkpoint, from which --resume goes on.
+    Ctrl-C and SIGTERM stop it with a checkpoint, from which --resume continues.
 
     On several GPUs: torchrun --nproc-per-node N -m pspnet_zoo.cli train ...
     """
-    _check_names([init, *teacher], model, teacher_protocol, recipe)
-    if (unlabelled and not teacher) or not (data or unlabelled):
-        raise ValueError("Nothing says what is in the images; give --data, or --teacher and --unlabelled")
-    checkpoint, run = _training()
-    from ..data.open import open_dataset
-    from ..training.distill import read_mapping
-
-    named = RECIPES[recipe]
-    resolved = replace(named.recipe, **{name: value for name, value in numbers.items() if value is not None})
-    layout = dataset or named.dataset
-    masked = open_dataset(layout, data, "train") if data else None
-    validation = _validation(layout, data) if data and resolved.evaluate_every else None
-    mapping = read_mapping(teacher_mapping) if teacher_mapping else None
-    teachers = _teachers(teacher, cpu)
-    images = _images(masked, unlabelled, masked.labels if masked else _labels(teachers[0], mapping))
-    if (output / checkpoint).exists() and not resume:
-        raise ValueError(f"'{output}' already holds a run; continue it with --resume, or choose another folder with -o")
-    options = {"classes": len(images.labels), "encoder_output_stride": output_stride}
-    network = _network(init, model or named.model, encoder_weights, resolved.seed, options, named.network)
-    network.labels = images.labels
-    network.provenance = {
-        "data": _said(layout, masked, len(images)),
-        "start": init or (f"encoder weights {encoder_weights}" if encoder_weights else "untrained"),
-        "start_provenance": network.provenance,
-        "recipe": asdict(resolved),
-    }
-    scores = None
-    if teachers:
-        networks = [{"name": name, "provenance": net.provenance} for name, net in zip(teacher, teachers, strict=True)]
-        network.provenance["teachers"] = {"protocol": teacher_protocol, "mapping": mapping, "networks": networks}
-        folder = teacher_cache or output / "teacher"
-        scores = _teacher_scores(teachers, teacher_protocol, mapping, images, folder, teacher_stride)
-    is_main = torchrun_process()[0] == 0
-    received: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: received.append(number))
-    with _progress(resolved, is_main) as show:
-        steps = run(
-            network,
-            images,
-            resolved,
-            output,
-            validation=validation,
-            teacher=scores,
-            resume=resume,
-            workers=workers,
-            cpu=cpu,
-            compile=compile,
-            progress=show,
-        )
-    if steps < resolved.iterations:
-        if is_main:
-            say(f"Stopped after step {steps} of {resolved.iterations} with a checkpoint; go on with --resume", err)
-        raise typer.Exit(128 + (received or [signal.SIGTERM])[0])  # as of a process that the signal ended
-    if is_main:
-        say(f"Wrote {network.save_pretrained(output / 'model')}")
-
-
-def _training() -> tuple[str, Callable[..., int]]:
-    """The name of a run's checkpoint, and what runs it."""
-    try:
-        from ..training.train import CHECKPOINT, train
-    except ModuleNotFoundError as error:
-        raise missing_extra("Training", "train", error) from None
-    return CHECKPOINT, train
+    with Trainer(output, leads=torchrun_process()[0] == 0) as trainer:
+        _check_names([init, *teacher], model, teacher_protocol, recipe)
+        named, layout = RECIPES[recipe], dataset or RECIPES[recipe].dataset
+        chosen = replace(named.recipe, **{name: value for name, value in settings.items() if value is not None})
+        teachers = _Teachers(teacher, teacher_protocol, teacher_mapping, teacher_cache or output / "teacher", teacher_stride, cpu)
+        start = _Start(named, model, init, encoder_weights, output_stride)
+        try:
+            run = _Run(trainer, chosen, _Data(layout, data, unlabelled, bool(teacher)), start, teachers, resume)
+            steps = run.train(workers=workers, cpu=cpu, compile=compile)
+        except Stopped:
+            raise _stopped(trainer, f"before {'the next' if resume else 'the first'} step; nothing was changed") from None
+        if steps < chosen.iterations:
+            raise _stopped(trainer, f"after step {steps} of {chosen.iterations} with a checkpoint; continue with --resume")
+        if trainer.leads:
+            say(f"Wrote {run.network.save_pretrained(output / 'model')}")
+        if trainer.signal is not None:
+            raise _stopped(trainer, "after the last step; the run is complete")
 
 
 def _check_names(checkpoints: Sequence[str | None], model: str | None, protocol: str, recipe: str) -> None:
@@ -171,110 +132,241 @@ def _check_names(checkpoints: Sequence[str | None], model: str | None, protocol:
         raise ValueError(f"recipe is '{recipe}'; it can be {', '.join(RECIPES)}")
 
 
-def _said(layout: str, masked: "SegmentationDataset | None", total: int) -> str:
-    """What the provenance says of the images."""
-    with_masks = len(masked) if masked else 0
-    counts = [f"{layout}, split train, {with_masks} images"] if masked else []
-    return "; ".join(counts + [f"{total - with_masks} images without masks"] * (total > with_masks))
+def _stopped(trainer: Trainer, when: str) -> typer.Exit:
+    """What ends the command as a process that the signal ended."""
+    if trainer.leads:
+        say(f"Stopped {when}", err)
+    return typer.Exit(128 + (trainer.signal or signal.SIGTERM))  # another process may have had the signal
 
 
-def _validation(layout: str, data: Path) -> "SegmentationDataset":
-    from ..data.open import open_dataset
+class _Run:
+    """A run, loaded and ready."""
 
-    try:
-        return open_dataset(layout, data, "val")
-    except (ValueError, OSError) as error:
-        raise ValueError(f"There is no val split to evaluate on: {error}. Train without one by --evaluate-every 0") from None
+    def __init__(
+        self, trainer: Trainer, recipe: Recipe, data: "_Data", start: "_Start", teachers: "_Teachers", resume: bool
+    ) -> None:
+        try:
+            from ..training.train import CHECKPOINT
+        except ModuleNotFoundError as error:
+            raise missing_extra("Training", "train", error) from None
+        if (trainer.folder / CHECKPOINT).exists() and not resume:
+            raise ValueError(f"'{trainer.folder}' already holds a run; continue it with --resume, or choose another folder with -o")
+        self.trainer, self.recipe, self.resume = trainer, recipe, resume
+        masked = data.masked()
+        self.validation = data.validation() if recipe.evaluate_every else None
+        self.teachers = teachers.load()
+        self.images = data.images(masked, masked.labels if masked else teachers.labels())
+        self.network = start.network(self.images.labels, recipe.seed, getattr(self.images, "preprocess", None))
+        self.network.provenance = {
+            "data": data.description(masked, len(self.images)),
+            "start": start.description,
+            "start_provenance": self.network.provenance,
+            "recipe": asdict(recipe),
+            **teachers.provenance(),
+        }
+        self.scores = teachers.scores(self.images)
 
+    def train(self, **how: Any) -> int:
+        """The number of steps done."""
+        from ..training.train import train
 
-def _images(masked: "SegmentationDataset | None", unlabelled: Sequence[Path], labels: Labels) -> "SegmentationDataset":
-    """What to train on: images with masks, without, or both."""
-    from ..data.unlabelled import Joined, Unlabelled
-
-    parts = [*([masked] if masked else []), *(Unlabelled(folder, labels) for folder in unlabelled)]
-    return Joined(parts) if unlabelled else parts[0]
-
-
-def _teachers(names: Sequence[str], cpu: bool) -> "list[Runtime]":
-    """What runs them, networks on the GPU of this process if there is one."""
-    from ..model_source import ExportedFile, parse_weights
-    from ..runtimes.open import open_runtime
-
-    device = "cpu" if cpu else torchrun_device()
-    return [open_runtime(name, device=None if isinstance(parse_weights(name), ExportedFile) else device) for name in names]
-
-
-def _labels(teacher: "Runtime", mapping: Mapping[str, Sequence[str]] | None) -> Labels:
-    """The student's classes, where there are no masks: the mapping's, or else the teacher's."""
-    from ..data.labels import distinct_colors
-
-    if mapping is not None:
-        return Labels(tuple(mapping), distinct_colors(len(mapping)))
-    if teacher.labels is None:
-        raise ValueError("The teacher has no labels, so its classes have no names; say with --teacher-mapping what they form")
-    return teacher.labels
-
-
-def _teacher_scores(
-    teachers: "Sequence[Runtime]",
-    protocol: str,
-    mapping: Mapping[str, Sequence[str]] | None,
-    images: "SegmentationDataset",
-    folder: Path,
-    stride: int,
-) -> "TeacherScores":
-    """The teachers' scores of the images: computed by every process for its share, with a bar, unless they are there."""
-    from ..training.distill import TeacherScores, network_teacher
-
-    rank, processes, _ = torchrun_process()
-    made = [network_teacher(runtime, PROTOCOLS[protocol], images.labels, mapping) for runtime in teachers]
-    scores = TeacherScores(folder, made, images, stride=stride)
-    bar = progress_bar()
-    bar.disable = rank > 0
-    if rank == 0:
-        size = sum(map(scores.size, range(len(images)))) / 1e9
-        say(f"The teacher's probabilities of {len(images)} images take {size:.1f} GB in {scores.folder}", err)
-    with bar:
-        task = bar.add_task("teacher", total=None)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        scores.prepare(process=rank, processes=processes, progress=show)
-    return scores
+        with _progress(self.recipe, self.scores, self.trainer.leads) as show:
+            return train(
+                self.network,
+                self.images,
+                self.recipe,
+                self.trainer.folder,
+                validation=self.validation,
+                teacher=self.scores,
+                resume=self.resume,
+                progress=show,
+                trainer=self.trainer,
+                **how,
+            )
 
 
-def _network(
-    init: str | None,
-    model: str,
-    encoder_weights: str | None,
-    seed: int,
-    options: dict[str, Any],
-    of_recipe: Mapping[str, Any],
-) -> "PSPNet":
+@dataclass(frozen=True)
+class _Data:
+    """Images to train on: with masks, without, or both."""
+
+    layout: str
+    folder: Path | None
+    unlabelled: Sequence[Path]
+    has_teacher: bool
+
+    def __post_init__(self) -> None:
+        if (self.unlabelled and not self.has_teacher) or not (self.folder or self.unlabelled):
+            raise ValueError("There is nothing to train on; give --data, or --teacher and --unlabelled")
+
+    def masked(self) -> "SegmentationDataset | None":
+        from ..data.open import open_dataset
+
+        return open_dataset(self.layout, self.folder, "train") if self.folder else None
+
+    def validation(self) -> "SegmentationDataset | None":
+        from ..data.open import open_dataset
+
+        if self.folder is None:
+            return None
+        try:
+            return open_dataset(self.layout, self.folder, "val")
+        except (ValueError, OSError) as error:
+            raise ValueError(f"There is no val split to evaluate on: {error}. Train without one by --evaluate-every 0") from None
+
+    def images(self, masked: "SegmentationDataset | None", labels: Labels) -> "SegmentationDataset":
+        from ..data.unlabelled import Joined, Unlabelled
+
+        if self.unlabelled and getattr(masked, "preprocess", None):
+            raise ValueError(
+                "--unlabelled images are read as 8-bit RGB, and the dataset states another preprocessing; leave them out"
+            )
+        parts = [*([masked] if masked else []), *(Unlabelled(folder, labels) for folder in self.unlabelled)]
+        return Joined(parts) if self.unlabelled else parts[0]
+
+    def description(self, masked: "SegmentationDataset | None", total: int) -> str:
+        """For the provenance."""
+        with_masks = len(masked) if masked else 0
+        counts = [f"{self.layout}, split train, {with_masks} images"] if masked else []
+        return "; ".join(counts + [f"{total - with_masks} images without masks"] * (total > with_masks))
+
+
+@dataclass
+class _Teachers:
+    """Networks whose predictions are soft labels."""
+
+    names: Sequence[str]
+    protocol: str
+    mapping_file: Path | None
+    cache: Path
+    stride: int
+    cpu: bool
+    mapping: Mapping[str, Sequence[str]] | None = None
+    runtimes: "Sequence[Runtime]" = ()
+
+    def load(self) -> "Sequence[Runtime]":
+        """The teachers, those that are networks on the GPU of this process if there is one."""
+        from ..model_source import ExportedFile, parse_weights
+        from ..runtimes.open import open_runtime
+        from ..training.distill import read_mapping
+
+        self.mapping = read_mapping(self.mapping_file) if self.mapping_file else None
+        if self.names:
+            device = "cpu" if self.cpu else torchrun_device()
+            self.runtimes = [
+                open_runtime(name, device=None if isinstance(parse_weights(name), ExportedFile) else device) for name in self.names
+            ]
+        return self.runtimes
+
+    def labels(self) -> Labels:
+        """The student's classes, where there are no masks: the mapping's, or else the first teacher's."""
+        if self.mapping is not None:
+            return Labels(tuple(self.mapping))
+        if self.runtimes[0].labels is None:
+            raise ValueError("The teacher has no labels, so its classes have no names; give --teacher-mapping")
+        return self.runtimes[0].labels
+
+    def provenance(self) -> dict[str, Any]:
+        """For the network that is trained."""
+        if not self.names:
+            return {}
+        networks = [{"name": name, "provenance": net.provenance} for name, net in zip(self.names, self.runtimes, strict=True)]
+        return {"teachers": {"protocol": self.protocol, "mapping": self.mapping, "networks": networks}}
+
+    def scores(self, images: "SegmentationDataset") -> "TeacherScores | None":
+        """Their soft labels of the images, not yet computed."""
+        from ..training.distill import TeacherScores, network_teacher
+
+        if not self.names:
+            return None
+        made = [network_teacher(runtime, PROTOCOLS[self.protocol], images.labels, self.mapping) for runtime in self.runtimes]
+        return TeacherScores(self.cache, made, images, stride=self.stride)
+
+
+@dataclass(frozen=True)
+class _Start:
     """The network to train: a checkpoint's, or a new one with the auxiliary head."""
-    import torch
 
-    from ..factory import create, load
+    recipe: NamedRecipe
+    model: str | None
+    init: str | None
+    encoder_weights: str | None
+    output_stride: int | None
 
-    torch.manual_seed(seed)  # the first weights of what is not pretrained
-    if init:
-        return load(init, **options)
-    return create(model, encoder_weights=encoder_weights, **options, aux_head=True, **of_recipe)
+    def __post_init__(self) -> None:
+        for option, value in (("--model", self.model), ("--encoder-weights", self.encoder_weights)):
+            if self.init and value:
+                raise ValueError(
+                    f"--init is '{self.init}', which has an architecture and weights of its own; leave out {option} {value}"
+                )
+
+    @property
+    def description(self) -> str:
+        """For the provenance."""
+        return self.init or (f"encoder weights {self.encoder_weights}" if self.encoder_weights else "untrained")
+
+    def network(self, labels: Labels, seed: int, preprocess: Preprocess | None) -> "PSPNet":
+        """With these classes, and for these images where they are not 8-bit RGB.
+
+        The classifier of a checkpoint with other classes is made anew.
+        """
+        import torch
+
+        from ..factory import create, load
+
+        torch.manual_seed(seed)  # the first weights of what is not pretrained
+        options: dict[str, Any] = {"classes": len(labels)}
+        if self.output_stride is not None:
+            options["encoder_output_stride"] = self.output_stride
+        if preprocess is not None:
+            options["in_channels"] = len(preprocess.mean)
+        if self.init:
+            network = load(self.init, **options)
+            if network.labels is not None and network.labels.names != labels.names:
+                network.reset_classifier(len(labels))
+        else:
+            weights = self.encoder_weights
+            network = create(
+                self.model or self.recipe.model, encoder_weights=weights, aux_head=True, **options, **self.recipe.network
+            )
+        network.labels = labels
+        network.preprocess = preprocess or network.preprocess
+        return network
 
 
 @contextmanager
-def _progress(recipe: Recipe, is_main: bool) -> Iterator[Callable[[int, float, float], None]]:
-    """What a run calls after each step, with its loss and rate: a bar on a terminal, lines in a log file."""
-    bar = progress_bar()
-    bar.disable = not is_main
+def _progress(recipe: Recipe, scores: "TeacherScores | None", leads: bool) -> Iterator[Callable[[int, float, float], None]]:
+    """What a run calls after each step: a bar on a terminal, else a line every ten seconds and at the last step."""
+    bar, shown = progress_bar(), -math.inf
+    bar.disable = not leads
     with bar:
-        task = bar.add_task("training", total=recipe.iterations)
+        if scores:
+            _show_teacher(bar, scores, leads)
+        task = bar.add_task("training", total=recipe.iterations, start=not scores)
 
         def show(step: int, loss: float, rate: float) -> None:
+            nonlocal shown
             text = f"loss {loss:.3f}  lr {rate:.5f}"
+            bar.start_task(task)
             bar.update(task, completed=step, description=text)
-            if step % recipe.checkpoint_every == 0 and not err.is_terminal:
+            now = time.monotonic()
+            if not err.is_terminal and (now - shown >= _LINE_EVERY or step == recipe.iterations):
+                shown = now
                 say(f"step {step}/{recipe.iterations}  {text}", err)
 
         yield show
+
+
+def _show_teacher(bar: "Progress", scores: "TeacherScores", leads: bool) -> None:
+    """Show the computation of soft labels; their size is said at its start."""
+    task = None
+
+    def show(done: int, total: int) -> None:
+        nonlocal task
+        if task is None:
+            task = bar.add_task("teacher", total=total)
+        bar.update(task, completed=done)
+
+    scores.progress = show
+    if leads:
+        size = sum(map(scores.size, range(len(scores.dataset)))) / 1e9
+        say(f"The teacher's soft labels of {len(scores.dataset)} images take {size:.1f} GB in {scores.folder}", err)

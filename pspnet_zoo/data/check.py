@@ -1,12 +1,13 @@
-"""A whole dataset read once: what is in it, and what is wrong with it."""
+"""What a dataset holds, and what is wrong with it."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from .dataset import SegmentationDataset
 from .images import read_image
 from .labels import IGNORE, Labels
 from .open import find_layout
@@ -15,15 +16,15 @@ from .pairs import Pairs, read_pair
 
 @dataclass
 class SplitContents:
-    """What the sound images of a split hold."""
+    """What the readable images of a split hold."""
 
     labels: Labels
     images: int
-    """All of them, sound or not."""
+    """Number of images, readable or not."""
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """Number of images of each (width, height)."""
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(IGNORE + 1, np.int64))
-    """(256,) int64: the number of pixels of each class id; 255 are the ignored."""
+    """(256,) int64: the number of pixels of each class id; of 255, the ignored ones."""
 
     @property
     def class_fractions(self) -> dict[str, float] | None:
@@ -45,8 +46,8 @@ def check_dataset(
     """Read every image and mask.
 
     Args:
-        name: Of the layout.
-        root: The folder of the dataset.
+        name: Name of the layout.
+        root: Folder of the dataset.
         split: None for every split that is there.
         progress: Called with the number of images read and their total.
 
@@ -87,25 +88,50 @@ def check_dataset(
 
 
 def doubts(contents: dict[str, SplitContents], split: str | None = None) -> list[str]:
-    """What is allowed, and yet seldom meant: a line each.
+    """What is allowed and seldom meant: a line each.
 
     Args:
         contents: From `check_dataset`.
-        split: The only one that was looked at; None for every split that is there.
+        split: The only one that was read; None for every split that is there.
     """
     found = []
     if split is None and "train" in contents and "val" not in contents:
         found.append("There is no val split to evaluate on; make one, or train with --evaluate-every 0")
     counted = [each for each in contents.values() if each.pixels.any()]
-    pixels = sum((each.pixels for each in counted), np.zeros(IGNORE + 1, np.int64))
-    if not counted:
-        return found
-    names = counted[0].labels.names
-    missing = [name for i, name in enumerate(names) if not pixels[i]]
-    if missing and len(missing) == len(names) - 1 and pixels[0] and pixels[IGNORE]:
-        found.append(
-            f"The masks hold nothing but 0, which is '{names[0]}', and 255, which is ignored. If 255 is '{names[1]}', write 1"
-        )
-    elif missing:
-        found.append(f"No pixel is of {', '.join(repr(name) for name in missing)}")
+    if counted:
+        names, pixels = counted[0].labels.names, sum((each.pixels for each in counted), np.zeros(IGNORE + 1, np.int64))
+        found += filter(None, [_only_ignored_beside_the_first(names, pixels) or _missing(names, pixels)])
     return found
+
+
+def mask_doubts(dataset: SegmentationDataset, most: int = 64) -> tuple[str | None, list[str]]:
+    """What can be told of a dataset from a few of its masks, before training or evaluation.
+
+    Args:
+        dataset: Its masks are read, spread evenly over it, and not its images.
+        most: Number of masks that are read at most.
+
+    Returns:
+        Why the masks cannot be meant so, or None; and a line for each doubt.
+
+    Raises:
+        ImageError: If a mask cannot be read.
+    """
+    pixels = np.zeros(IGNORE + 1, np.int64)
+    chosen = sorted({round(i) for i in np.linspace(0, len(dataset) - 1, min(most, len(dataset)))})
+    for index in chosen:
+        pixels += np.bincount(dataset.mask(index).numpy().ravel(), minlength=IGNORE + 1)
+    error = _only_ignored_beside_the_first(dataset.labels.names, pixels)
+    missing = _missing(dataset.labels.names, pixels) if len(chosen) == len(dataset) else None
+    return error, [missing] if missing and not error else []
+
+
+def _only_ignored_beside_the_first(names: Sequence[str], pixels: np.ndarray) -> str | None:
+    if not (pixels[0] and pixels[IGNORE] and pixels.sum() == pixels[0] + pixels[IGNORE] and len(names) > 1):
+        return None
+    return f"The masks hold nothing but 0, which is '{names[0]}', and 255, which is ignored. If 255 is '{names[1]}', write 1"
+
+
+def _missing(names: Sequence[str], pixels: np.ndarray) -> str | None:
+    missing = [repr(name) for name, count in zip(names, pixels, strict=False) if not count]
+    return f"No pixel is of {', '.join(missing)}" if missing else None

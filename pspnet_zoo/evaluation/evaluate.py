@@ -82,7 +82,7 @@ def evaluate(
         ImageError: If a file cannot be read.
         ConnectionError: If another process stopped.
     """
-    _check_classes(model, dataset.labels)
+    check_classes(model, dataset.labels)
     confusion = ConfusionMatrix(len(dataset.labels))
     losses, image_miou = torch.zeros(2, len(dataset), dtype=torch.float64)
     pairs = in_order(lambda index: (index, *dataset[index]), _share(len(dataset)))
@@ -134,7 +134,7 @@ def predict_all(
         ValueError: If the classes are not the model's.
         ImageError: If an image cannot be read.
     """
-    _check_classes(model, dataset.labels)
+    check_classes(model, dataset.labels)
     images = in_order(lambda index: (index, read_image(dataset.images[index])), _share(len(dataset)))
     for done, (index, pixels) in enumerate(images, start=1):
         image = torch.from_numpy(pixels).permute(2, 0, 1)
@@ -143,7 +143,12 @@ def predict_all(
             progress(done)
 
 
-def _check_classes(model: Network, labels: Labels) -> None:
+def check_classes(model: Network, labels: Labels) -> None:
+    """Refuse a dataset whose classes are not the network's.
+
+    Raises:
+        ValueError: If their number, names or order differ.
+    """
     count = number_of_ids(model)
     if count != len(labels):
         raise ValueError(f"The model has {count} classes and the dataset {len(labels)}; they must be the same")

@@ -20,6 +20,7 @@ from .. import __version__
 from ..data.dataset import SegmentationDataset
 from ..inference import draw
 from ..inference.scores import Network, class_ids
+from ..meta import Preprocess
 from ..models.pspnet import PSPNet
 from ..runtimes.open import Runtime
 from ..storage.files import weights_digest, write_atomically
@@ -107,6 +108,14 @@ def prediction_saver(dataset: SegmentationDataset, folder: Path) -> Callable[[in
     return save
 
 
+def viewable(image: Tensor, preprocess: Preprocess) -> np.ndarray:
+    """(H, W, 3) uint8 to look at: RGB of 8 bits as it is; of other images the first three bands, or the first, near their mean."""
+    if image.dtype == torch.uint8 and image.shape[0] == 3:
+        return image.permute(1, 2, 0).numpy()
+    normalised = preprocess(image)[[0, 1, 2] if image.shape[0] > 2 else [0, 0, 0]]
+    return ((normalised + 2) / 4 * 255).clamp(0, 255).byte().permute(1, 2, 0).numpy()  # two standard deviations about the mean
+
+
 @dataclass(frozen=True)
 class Example:
     """An image of the dataset beside its ground truth and its prediction."""
@@ -127,9 +136,9 @@ def worst_and_best(
     worst, rest = ranked[:count], ranked[count:]
 
     def example(miou: float, index: int) -> Example:
-        image, truth = dataset[index]
-        pixels = image.permute(1, 2, 0).numpy()
-        masks = (truth.numpy(), class_ids(model, image[None], evaluation.protocol)[0].cpu().numpy())
+        image, ground_truth = dataset[index]
+        pixels = viewable(image, model.preprocess)
+        masks = (ground_truth.numpy(), class_ids(model, image[None], evaluation.protocol)[0].cpu().numpy())
         overlays = (draw.overlay(pixels, mask, dataset.labels, 0.6) for mask in masks)
         views = [Image.fromarray(array) for array in (pixels, *overlays)]
         for view in views:

@@ -1,7 +1,7 @@
-"""A teacher's scores as a training target: computed once, kept on disk, and carried through an image's augmentation.
+"""Knowledge distillation: soft labels of teacher networks, cached on disk and augmented with their image.
 
-The augmentation moves a map of places instead of the scores: `places` gives the source of every pixel, any geometric step that
-treats it as an image keeps it right, and `sample` looks the scores up once, for the pixels of the crop alone.
+The augmentation moves a map of coordinates instead of the soft labels: `coordinates` gives the position of every pixel, every
+geometric transform treats it as an image, and `sample` looks the soft labels up once, for the pixels of the crop.
 
 Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), section 2.
 """
@@ -28,23 +28,23 @@ from ..meta import Labels
 from ..runtimes.open import Runtime
 from ..storage.errors import WeightsError
 from ..storage.files import read_state, write_state
-from .transforms import Places
+from .transforms import Coordinates
 
 Progress = Callable[[int, int], None]
-"""Called after each image with how many this process has done, and of how many."""
+"""Called after each image with the number of images that this process has done, and their total."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """What says how likely each of the student's classes is."""
+    """A source of soft labels: probabilities of the student's classes."""
 
     name: str
-    """Tells it from every other: scores that were kept under this name are used again."""
+    """Identifies the teacher: soft labels that were cached under this name are used again."""
     probabilities: Callable[[Tensor], Tensor]
-    """From (3, H, W) uint8 RGB to (C, H, W) float, 0..1. Where they sum to less than 0.5, it does not know; so for a class that
-    `known` leaves out."""
+    """Maps (3, H, W) uint8 RGB to (C, H, W) float, 0..1. Pixels where they sum to less than 0.5 do not count, nor do classes that
+    are not in `known`."""
     known: frozenset[int]
-    """The student's classes that it can tell."""
+    """The student's classes that the teacher predicts."""
 
 
 def network_teacher(
@@ -53,11 +53,11 @@ def network_teacher(
     """A network as a teacher.
 
     Args:
-        model: A network that runs, of `pspnet_zoo.runtimes.open.open_runtime`: of the zoo, a folder, or exported.
+        model: A runtime from `pspnet_zoo.runtimes.open.open_runtime`: of the zoo, a folder, or an exported file.
         protocol: How it segments an image.
-        labels: The student's.
-        mapping: For each of the student's classes, the teacher's classes whose probabilities form it; none where the teacher does
-            not know the class. None where both have the same classes.
+        labels: The student's classes.
+        mapping: For each of the student's classes, the teacher's classes whose probabilities are added up to it; an empty list
+            where the teacher does not have the class. None where both have the same classes.
 
     Raises:
         ValueError: If the teacher has no labels, the classes differ without a mapping, or the mapping does not fit both.
@@ -77,11 +77,11 @@ def network_teacher(
 
 
 def read_mapping(path: Path) -> dict[str, list[str]]:
-    """The mapping of `network_teacher` from a JSON file: {"student's class": ["teacher's class", ...], ...}.
+    """The mapping of `network_teacher` from a JSON file, {"student's class": ["teacher's class", ...], ...}.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it says something else.
+        ValueError: If it holds something else.
     """
     if not path.is_file():
         raise FileNotFoundError(f"No file '{path}'")
@@ -96,18 +96,18 @@ def read_mapping(path: Path) -> dict[str, list[str]]:
 
 
 def _matrix(teacher: Sequence[str], student: Sequence[str], mapping: Mapping[str, Sequence[str]] | None) -> Tensor:
-    """(student's classes, teacher's classes) float: 1 where the one is part of the other."""
+    """(student's classes, teacher's classes) float: 1 where the teacher's class is part of the student's."""
     if mapping is None:
         if tuple(teacher) != tuple(student):
             raise ValueError(
-                f"The teacher's classes are {', '.join(teacher)}; the student's are {', '.join(student)}. Say with a mapping which "
-                "of the teacher's form each of the student's"
+                f"The teacher's classes are {', '.join(teacher)}; the student's are {', '.join(student)}. Give a mapping that says "
+                "which of the teacher's classes form each of the student's"
             )
         return torch.eye(len(student))
     if wrong := sorted(set(student) ^ mapping.keys()):
         raise ValueError(
             f"The mapping must have each of the student's classes and no other; look at {', '.join(wrong)}. An empty list says "
-            "that the teacher does not know a class"
+            "that the teacher does not have a class"
         )
     parts = [name for names in mapping.values() for name in names]
     if unknown := sorted(set(parts) - set(teacher)):
@@ -118,49 +118,63 @@ def _matrix(teacher: Sequence[str], student: Sequence[str], mapping: Mapping[str
 
 
 class TeacherScores:
-    """What teachers say of a dataset's images, averaged, from files.
+    """Soft labels of a dataset's images, averaged over teachers and cached on disk.
 
     Args:
-        folder: Of the files. Scores of several sets of teachers, and of images of any dataset, can share it.
+        folder: Of the cache. Several sets of teachers, and images of any dataset, can share it.
         teachers: One or more.
-        dataset: Its images; its labels are the classes of the teachers' probabilities.
-        stride: An image's sides in the sides of its scores: 1 keeps every pixel, 4 takes a sixteenth of the space.
+        dataset: Its images are read from their files; its labels are the classes of the teachers' probabilities.
+        stride: Pixels of an image in each direction for one soft label: 1 keeps every pixel, 4 takes a sixteenth of the space.
+        progress: Told of the images that `prepare` computes.
 
     Raises:
-        ValueError: If there is no teacher, they know different classes, or the stride is not positive.
+        ValueError: If there is no teacher, they predict different classes, or the stride is not positive.
     """
 
-    def __init__(self, folder: Path, teachers: Sequence[Teacher], dataset: SegmentationDataset, *, stride: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        teachers: Sequence[Teacher],
+        dataset: SegmentationDataset,
+        *,
+        stride: int = 1,
+        progress: Progress | None = None,
+    ) -> None:
         if not teachers or len({t.known for t in teachers}) > 1:
-            raise ValueError(f"{len(teachers)} teachers were given; it takes one or more, which know the same classes")
+            raise ValueError(f"{len(teachers)} teachers were given; it takes one or more, with the same classes")
         if stride < 1:
             raise ValueError(f"stride is {stride}; it must be 1 or more")
-        self.teachers, self.dataset, self.stride = teachers, dataset, stride
+        self.teachers, self.dataset, self.stride, self.progress = teachers, dataset, stride, progress
         self.known = sorted(teachers[0].known)
-        """The student's classes that the teachers can tell."""
+        """The student's classes that the teachers predict."""
         names = sorted(teacher.name for teacher in teachers)
         self.name = hashlib.sha256(json.dumps([names, stride]).encode()).hexdigest()
-        """Tells these scores from those of other teachers."""
+        """Identifies these soft labels."""
         self.folder = folder / self.name[:16]
         self._digests: dict[int, str] = {}
+        self._verified: dict[int, tuple[int, int]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "teachers": ()}  # for the workers, which only read; a network on a GPU cannot go along
+        return {
+            **vars(self),
+            "teachers": (),
+            "progress": None,
+        }  # for workers, which only read; a network on a GPU cannot be pickled
 
     def path(self, index: int) -> Path:
-        """The file with the scores of an image; it follows from what is in the image's file."""
+        """The file with the soft labels of an image; its name is a digest of the image's file."""
         if index not in self._digests:
             self._digests[index] = hashlib.sha256(Path(self.dataset.images[index]).read_bytes()).hexdigest()
         return self.folder / f"{self._digests[index][:32]}.safetensors"
 
     def size(self, index: int) -> int:
-        """Bytes of the scores of an image."""
+        """Bytes of the soft labels of an image."""
         with Image.open(self.dataset.images[index]) as image:
             width, height = image.size
         return 2 * len(self.dataset.labels) * -(-height // self.stride) * -(-width // self.stride)
 
     def compute(self, index: int) -> Tensor:
-        """(C, h, w) float16 scores of an image, 0..1, h and w its sides through the stride, rounded up."""
+        """(C, h, w) float16 soft labels of an image, 0..1; h and w are its sides divided by the stride, rounded up."""
         image = torch.from_numpy(read_image(Path(self.dataset.images[index]))).permute(2, 0, 1)
         scores = torch.stack([teacher.probabilities(image).float() for teacher in self.teachers]).mean(dim=0)
         if self.stride > 1:
@@ -168,8 +182,8 @@ class TeacherScores:
             scores = F.interpolate(scores[None], size=size, mode="bilinear", antialias=True)[0]
         return scores.to("cpu", torch.float16)
 
-    def prepare(self, *, process: int = 0, processes: int = 1, progress: Progress | None = None) -> int:
-        """Compute what is missing or damaged; several processes share the images. Stopped, it goes on where it was.
+    def prepare(self, *, process: int = 0, processes: int = 1) -> int:
+        """Compute what is missing or damaged; several processes divide the images among them. What was computed before is kept.
 
         Returns:
             How many images this process computed.
@@ -191,28 +205,36 @@ class TeacherScores:
                     raise
                 left = sum(self.size(i) for i in todo[done:])
                 raise OSError(self._no_space(f"{done} of {len(todo)} images are done, {_gigabytes(left)} are left")) from None
-            if progress:
-                progress(done + 1, len(todo))
+            if self.progress:
+                self.progress(done + 1, len(todo))
         return len(todo)
 
     def __getitem__(self, index: int) -> Tensor:
-        """(C, h, w) float16, 0..1: what `compute` gave.
+        """(C, h, w) float16, 0..1, as `compute` returned them.
 
         Raises:
             WeightsError: If the file is missing or damaged; `prepare` mends that.
         """
         scores = self._read(index)
         if scores is None:
-            raise WeightsError(f"'{self.path(index)}', a teacher's scores, was damaged while training; go on with --resume")
+            raise WeightsError(
+                f"'{self.path(index)}', soft labels of a teacher, was damaged while training; continue with --resume"
+            )
         return scores
 
     def _read(self, index: int) -> Tensor | None:
+        """The soft labels of a file that is whole; hashed once, and again only if the file has changed since."""
+        path = self.path(index)
         try:
-            tensors, state = read_state(self.path(index))
-            scores = tensors["scores"]
-        except (WeightsError, KeyError):
+            tensors, state = read_state(path)
+            scores, version = tensors["scores"], (path.stat().st_mtime_ns, path.stat().st_size)
+        except (WeightsError, KeyError, OSError):
             return None
-        return scores if state.get("sha256") == _digest(scores) else None
+        if self._verified.get(index) != version:
+            if state.get("sha256") != _digest(scores):
+                return None
+            self._verified[index] = version
+        return scores
 
     def _write(self, index: int, scores: Tensor) -> None:
         state = {"sha256": _digest(scores), "image": Path(self.dataset.images[index]).name}
@@ -220,8 +242,8 @@ class TeacherScores:
 
     def _no_space(self, what: str) -> str:
         return (
-            f"No space for the teacher's scores in '{self.folder}': {what}. Free some, choose a folder on another disk, or a "
-            "larger stride; what is there is kept"
+            f"No space for the soft labels of the teacher in '{self.folder}': {what}. Free some, choose a folder on another disk, "
+            "or a larger stride; what was computed is kept"
         )
 
 
@@ -233,19 +255,21 @@ def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB"
 
 
-def places(height: int, width: int) -> Places:
+def coordinates(height: int, width: int) -> Coordinates:
     """(3, H, W) float: x and y of every pixel's centre, -1..1 between the image's edges, and 1 for inside the image."""
     y = (torch.arange(height) * 2 + 1) / height - 1
     x = (torch.arange(width) * 2 + 1) / width - 1
-    return torch.stack([x.expand(height, width), y[:, None].expand(height, width), torch.ones(height, width)]).as_subclass(Places)
+    return torch.stack([x.expand(height, width), y[:, None].expand(height, width), torch.ones(height, width)]).as_subclass(
+        Coordinates
+    )
 
 
 def sample(scores: Tensor, where: Tensor) -> Tensor:
-    """The scores at the places that an augmentation left.
+    """Soft labels of an augmented image.
 
     Args:
-        scores: (C, h, w) of the whole image, at any size.
-        where: (3, H, W) float, what became of the image's `places`.
+        scores: (C, h, w), soft labels of the whole image, at any size.
+        where: (3, H, W) float, the image's `coordinates` after the augmentation.
 
     Returns:
         (C, H, W) float32; 0 outside the image.
@@ -255,8 +279,8 @@ def sample(scores: Tensor, where: Tensor) -> Tensor:
     return found * (where[2] > 0.999)
 
 
-def taught(target: Tensor, confidence: float) -> Tensor:
-    """(N, H, W) bool: the pixels that the teacher knows, with at least this probability of its likeliest class."""
+def counted_pixels(target: Tensor, confidence: float) -> Tensor:
+    """(N, H, W) bool: the pixels with soft labels whose most likely class has at least this probability."""
     known = target.sum(dim=1) > 0.5
     return known & (target.amax(dim=1) >= confidence) if target.shape[1] else known
 
@@ -270,16 +294,15 @@ def distillation_loss(
     confidence: float = 0.0,
     aux_weight: float = 0.4,
 ) -> Tensor:
-    """Mean Kullback-Leibler divergence of student and teacher over the pixels that are `taught`, times the temperature squared.
+    """Mean Kullback-Leibler divergence of student and teacher over the `counted_pixels`, times the temperature squared.
 
     Args:
         logits: (N, C, H, W), or the pair with the auxiliary head's.
-        target: (N, C, H, W) float, the teacher's probabilities. Where they sum to less than 1, the rest belongs to no class of the
-            student, and they are compared as if it were not there.
+        target: (N, C, H, W) float, the teacher's probabilities. They are scaled to sum to 1 over the classes that are compared.
         known: The classes that are compared.
-        temperature: Both sides' logits are divided by it, so that above 1 the less likely classes count more.
-        confidence: Pixels whose likeliest class has less than this probability do not count, 0 to 1.
-        aux_weight: Of the auxiliary head's loss.
+        temperature: Divides both networks' logits; above 1, the less likely classes count more.
+        confidence: Pixels whose most likely class has less than this probability do not count, 0 to 1.
+        aux_weight: Weight of the auxiliary head's loss.
 
     Returns:
         A scalar, in nats; 0 if no pixel counts.
@@ -288,8 +311,8 @@ def distillation_loss(
         options = {"known": known, "temperature": temperature, "confidence": confidence}
         main, auxiliary = (distillation_loss(part, target, **options) for part in logits)
         return main + aux_weight * auxiliary
-    counted = taught(target, confidence)
-    # a teacher's logits are the logarithms of its probabilities, up to a constant that no softmax sees
+    counted = counted_pixels(target, confidence)
+    # a teacher's logits are the logarithms of its probabilities, up to a constant that softmax cancels
     chosen = target[:, known].float() ** (1 / temperature)
     wanted = chosen / chosen.sum(dim=1, keepdim=True).clamp(min=1e-12)
     found = (logits[:, known].float() / temperature).log_softmax(dim=1)

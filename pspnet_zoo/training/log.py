@@ -1,4 +1,4 @@
-"""What a run tells TensorBoard."""
+"""Curves and example images of a run, for TensorBoard."""
 
 import json
 from dataclasses import asdict
@@ -9,6 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ..data.dataset import SegmentationDataset
 from ..evaluation.evaluate import Evaluation
+from ..evaluation.report import viewable
 from ..inference import draw
 from ..inference.scores import class_ids
 from ..models.pspnet import PSPNet
@@ -19,7 +20,7 @@ RECIPE = "recipe.json"
 
 
 class Log:
-    """TensorBoard's files of a run, written by one process."""
+    """The log of a run, written by one process."""
 
     def __init__(self, folder: Path, recipe: Recipe, step: int, writes: bool) -> None:
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1) if writes else None
@@ -43,13 +44,13 @@ class Log:
             for name in ("miou", "pixel_accuracy", "loss"):
                 self.writer.add_scalar(f"{name}/val", getattr(scores, name), step)
             for index in range(min(3, len(dataset))):
-                name = f"{dataset.images[index].stem}: truth, prediction"
+                name = f"{dataset.images[index].stem}: ground truth, prediction"
                 self.writer.add_image(name, _example(model, dataset, index), step, dataformats="HWC")
 
 
 def _example(model: PSPNet, dataset: SegmentationDataset, index: int) -> np.ndarray:
-    """(H, 2 W, 3) uint8: the image under the truth, and under what the network sees."""
-    image, truth = dataset[index]
-    seen = class_ids(model, image[None])[0].cpu()
-    pixels = image.permute(1, 2, 0).numpy()
-    return np.concatenate([draw.overlay(pixels, mask.numpy(), dataset.labels, 0.5) for mask in (truth, seen)], axis=1)
+    """(H, 2 W, 3) uint8: the image under its ground truth, and under the prediction."""
+    image, ground_truth = dataset[index]
+    prediction = class_ids(model, image[None])[0].cpu()
+    pixels = viewable(image, model.preprocess)
+    return np.concatenate([draw.overlay(pixels, mask.numpy(), dataset.labels, 0.5) for mask in (ground_truth, prediction)], axis=1)

@@ -1,4 +1,4 @@
-"""The training loss: cross entropy over the pixels that count, of both heads, and a share of Dice loss where it is asked for."""
+"""The training loss: cross entropy of both heads over the counted pixels, plus Dice loss by its weight."""
 
 import torch
 from torch import Tensor
@@ -18,22 +18,22 @@ def segmentation_loss(
     ohem_min_kept: int = 100_000,
     dice_weight: float = 0.0,
 ) -> Tensor:
-    """Mean cross entropy, plus the auxiliary head's share where there is one.
+    """Mean cross entropy, plus the weighted loss of the auxiliary head where there is one.
 
     Args:
         logits: (N, C, H, W), or the pair with the auxiliary head's, as of `PSPNet.forward(x, return_aux=True)`. One channel is a
             binary network's, and its loss the binary cross entropy of the ids 0 and 1.
         masks: (N, H, W) int64 ids, 255 where ignored.
-        aux_weight: Of the auxiliary loss; the paper has 0.4.
+        aux_weight: Weight of the auxiliary loss; the paper has 0.4.
         class_weights: (C,) float; None for all alike. The mean is then a weighted one, as torch's.
         ohem_threshold: Only pixels with a lower probability of their own class count, 0 to 1; 0 for all.
-        ohem_min_kept: So many pixels an image, the least probable ones, count whatever the threshold.
-        dice_weight: Of `dice_loss`, which is added for each head.
+        ohem_min_kept: Least number of pixels an image that count, the least probable ones first.
+        dice_weight: Weight of `dice_loss`, which is added for each head.
 
     Returns:
         A scalar, in nats without Dice; 0 if no pixel counts.
 
-    Source: of the online hard example mining, open-mmlab/mmsegmentation mmseg/structures/sampler/ohem_pixel_sampler.py; the mean is
+    Source of the online hard example mining: open-mmlab/mmsegmentation mmseg/structures/sampler/ohem_pixel_sampler.py; the mean is
     over the kept pixels, as in HRNet's and semseg's forks of it.
     """
     if isinstance(logits, tuple):
@@ -91,10 +91,10 @@ def pixel_mass(masks: Tensor, class_weights: Tensor | None = None) -> Tensor:
 
 
 def _hard_pixels(logits: Tensor, masks: Tensor, threshold: float, min_kept: int) -> Tensor:
-    """The masks, with 255 where the network is sure enough of the truth."""
+    """The masks, with 255 where the network is sure enough of the ground truth."""
     counted = masks != IGNORE
-    truth = masks.where(counted, 0)
-    probability = logits.float().softmax(dim=1).gather(1, truth[:, None])[:, 0]  # (N, H, W)
+    ground_truth = masks.where(counted, 0)
+    probability = logits.float().softmax(dim=1).gather(1, ground_truth[:, None])[:, 0]  # (N, H, W)
     candidates = probability[counted]
     if candidates.numel():
         rank = min(min_kept * len(masks), candidates.numel())

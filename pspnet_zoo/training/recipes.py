@@ -1,4 +1,4 @@
-"""How networks are trained, as data: the published recipes and ours."""
+"""Training recipes as data: published ones and ours."""
 
 import math
 from collections.abc import Mapping
@@ -8,52 +8,57 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every number of a training run; it is saved with the run, and each field is an option of `pspnet-zoo train`.
+    """All settings of a training run; it is saved with the run, and each field is an option of `pspnet-zoo train`.
 
     Raises:
         ValueError: If a number is out of its range.
     """
 
-    iterations: Annotated[int, "Steps of the optimizer."]
-    batch_size: Annotated[int, "Images a step, over all processes and accumulated batches."]
+    iterations: Annotated[int, "Optimizer steps."]
+    batch_size: Annotated[int, "Images a step, over all processes and micro-batches."]
     crop: Annotated[tuple[int, int], "Height and width of a training crop, in pixels."]
-    lr: Annotated[float, "Learning rate of the encoder at the first step."]
-    head_factor: Annotated[float, "Learning rate of what follows the encoder, in multiples of lr."] = 10.0
-    momentum: Annotated[float, "Of SGD."] = 0.9
-    weight_decay: Annotated[float, "Of SGD."] = 1e-4
-    decay_norms: Annotated[bool, "Whether norms and biases decay too."] = True
-    power: Annotated[float, "The learning rate falls as (1 - step / iterations) to this power."] = 0.9
-    min_lr: Annotated[float, "What it falls to."] = 0.0
+    lr: Annotated[float, "Peak learning rate of the encoder."]
+    head_factor: Annotated[float, "Learning rate of the decoder and heads, in multiples of lr."] = 10.0
+    momentum: Annotated[float, "Momentum of SGD, 0 to 1."] = 0.9
+    weight_decay: Annotated[float, "Weight decay."] = 1e-4
+    decay_norms: Annotated[bool, "Whether norms, biases and position embeddings decay too."] = True
+    power: Annotated[float, "Exponent of the polynomial schedule: the learning rate falls as (1 - step / iterations) ** power."] = (
+        0.9
+    )
+    min_lr: Annotated[float, "Learning rate at the end of the schedule."] = 0.0
     scale: Annotated[
-        tuple[float, float], "Bounds of the random resizing factor, of the size at which the network sees an image."
+        tuple[float, float], "Bounds of the random resizing factor, relative to the input size of the network at prediction."
     ] = (0.5, 2.0)
     rotate: Annotated[float, "Largest random rotation, in degrees; half of the images are rotated."] = 0.0
     blur: Annotated[float, "Probability of a 5x5 Gaussian blur."] = 0.0
-    cat_max_ratio: Annotated[float, "A crop is drawn again, up to ten times, while one class has more of it than this."] = 1.0
+    cat_max_ratio: Annotated[float, "A crop is drawn again, up to ten times, while one class fills more of it than this."] = 1.0
     photometric: Annotated[bool, "Whether brightness, contrast, saturation and hue vary."] = True
-    aux_weight: Annotated[float, "Of the auxiliary head's loss, where the network has one."] = 0.4
+    aux_weight: Annotated[float, "Weight of the auxiliary head's loss, where the network has one."] = 0.4
     class_weight_power: Annotated[
-        float, "A class counts as its share of the training pixels to the power of minus this: 0 for all alike."
+        float, "A class is weighted by its fraction of the training pixels to the power of minus this; 0 weights all classes alike."
     ] = 0.0
     ohem_threshold: Annotated[
-        float, "Only pixels whose own class is given a lower probability than this train (OHEM); 0 for all pixels."
+        float, "Online hard example mining: only pixels with a lower probability of their class than this count; 0 counts all."
     ] = 0.0
-    ohem_min_kept: Annotated[int, "With OHEM, the pixels of an image that train at least."] = 100_000
-    dice_weight: Annotated[
-        float, "Of the soft Dice loss, which counts a class alike however few pixels it has, beside the cross entropy."
-    ] = 0.0
-    teacher_weight: Annotated[float, "Of the teacher's loss, where there is a teacher, beside the cross entropy."] = 1.0
+    ohem_min_kept: Annotated[int, "With online hard example mining, the least number of pixels of an image that count."] = 100_000
+    dice_weight: Annotated[float, "Weight of the soft Dice loss, added to the cross entropy."] = 0.0
+    teacher_weight: Annotated[float, "Weight of the distillation loss, where there is a teacher."] = 1.0
     teacher_temperature: Annotated[
-        float, "Teacher's and student's logits are divided by it; above 1, the less likely classes count more."
+        float, "Temperature that divides both networks' logits; above 1, the less likely classes count more."
     ] = 1.0
-    teacher_confidence: Annotated[float, "Only pixels whose likeliest class has at least this probability are taught."] = 0.0
-    ema_decay: Annotated[float, "The result is the running average of the weights with this decay; 0 for the last weights."] = 0.0
+    teacher_confidence: Annotated[
+        float, "Least probability of the teacher's most likely class for a pixel to count in the distillation loss."
+    ] = 0.0
+    ema_decay: Annotated[float, "Decay of the running average of the weights, which is the result; 0 for none."] = 0.0
     freeze: Annotated[
-        Literal["nothing", "norms", "encoder"], "What does not learn: 'norms' keep their statistics, an 'encoder' keeps all."
+        Literal["nothing", "norms", "encoder"],
+        "What stays as it is: the statistics of batch norms, or the whole encoder.",
     ] = "nothing"
-    precision: Annotated[Literal["no", "fp16", "bf16"], "Of the arithmetic: 'no' for float32 throughout, or mixed."] = "no"
-    accumulation: Annotated[int, "Parts in which each process works through its share of a step."] = 1
-    seed: Annotated[int, "Of everything random."] = 0
+    precision: Annotated[
+        Literal["no", "fp16", "bf16"], "Mixed precision; 'no' computes in float32 throughout, 'fp16' needs a GPU."
+    ] = "no"
+    accumulation: Annotated[int, "Micro-batches in which each process computes its part of a step (gradient accumulation)."] = 1
+    seed: Annotated[int, "Seed of everything random."] = 0
     checkpoint_every: Annotated[int, "Steps between checkpoints."] = 100
     evaluate_every: Annotated[int, "Steps between evaluations on the val split; 0 for none."] = 500
 
@@ -82,18 +87,18 @@ _FRACTIONS = ("momentum", "blur", "ohem_threshold", "teacher_confidence", "ema_d
 
 @dataclass(frozen=True)
 class NamedRecipe:
-    """A recipe, and what its source used it on."""
+    """A recipe, and what its source trained with it."""
 
     recipe: Recipe
     source: str
     dataset: str
     model: str
     processes: int = 1
-    """GPUs of the source; the batch is shared among them."""
+    """GPUs of the source, among which it divided the batch."""
     network: Mapping[str, Any] = field(default_factory=dict)
-    """Options of `create`."""
+    """Arguments of `create`."""
     checkpoints: tuple[str, ...] = ()
-    """What it trained, in the zoo: their claims are what to expect."""
+    """Checkpoints of the zoo that were trained with it; their claimed mIoU is what to expect."""
 
 
 _MMSEG = Recipe(

@@ -1,10 +1,11 @@
 """The state of a run: what a checkpoint holds, and how a step changes it."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -18,14 +19,14 @@ from .recipes import Recipe
 from .stream import mask_class_fractions
 
 _CHANGEABLE = ("iterations", "checkpoint_every", "evaluate_every")
-"""Numbers of a recipe that another start may change. More iterations stretch the fall of the learning rate."""
+"""Settings of a recipe that may change when a run is resumed. More iterations stretch the schedule of the learning rate."""
 
 
 class Run:
-    """The state of a run: what a checkpoint holds."""
+    """The state of a run."""
 
-    def __init__(self, model: PSPNet, recipe: Recipe, accelerator: Accelerator, path: Path, teacher: str | None) -> None:
-        self.model, self.recipe, self.accelerator, self.path, self.teacher = model, recipe, accelerator, path, teacher
+    def __init__(self, model: PSPNet, recipe: Recipe, accelerator: Accelerator, path: Path, identity: Mapping[str, Any]) -> None:
+        self.model, self.recipe, self.accelerator, self.path, self.identity = model, recipe, accelerator, path, identity
         self.step, self.best = 0, -1.0
         self.class_weights: Tensor | None = None
         self.average = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
@@ -36,11 +37,11 @@ class Run:
 
     @property
     def result(self) -> PSPNet:
-        """What the run is for: the running average where there is one."""
+        """The network that the run is for: the running average where there is one."""
         return self.average.module if self.average else self.model
 
     def weigh_classes(self, dataset: SegmentationDataset) -> None:
-        """Set the classes' weights by their shares of the pixels: counted once a run, in its first process."""
+        """Set the classes' weights by their fractions of the pixels: counted once a run, in its first process."""
         if not self.recipe.class_weight_power or self.class_weights is not None or not dataset.masks:
             return
         class_fractions = torch.zeros(len(dataset.labels), device=self.accelerator.device)
@@ -51,14 +52,14 @@ class Run:
         self.class_weights = class_fractions.clamp(min=1e-6) ** -self.recipe.class_weight_power
 
     def set_rate(self) -> float:
-        """Set and give the learning rate of the step to come."""
+        """Set the learning rate of the next step, and return the encoder's."""
         factor = (1 - self.step / self.recipe.iterations) ** self.recipe.power
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = self.recipe.min_lr + (base - self.recipe.min_lr) * factor
         return self.optimizer.param_groups[0]["lr"]
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """Over the processes."""
+        """The mean over the processes."""
         return cast(Tensor, self.accelerator.reduce(tensor, "mean"))
 
     def take_step(self) -> None:
@@ -76,6 +77,7 @@ class Run:
                     torch.distributed.broadcast(buffer, 0)
 
     def save(self) -> None:
+        """Write the checkpoint whole or not at all."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         state = self.optimizer.optimizer.state
         for name, parameter in self.model.named_parameters():
@@ -87,23 +89,16 @@ class Run:
             tensors["class_weights"] = self.class_weights
         scaler = self.accelerator.scaler
         numbers = {"step": self.step, "best": self.best, "scaler": scaler.state_dict() if scaler else None}
-        write_state(self.path, tensors, {**numbers, "recipe": asdict(self.recipe), "teacher": self.teacher})
+        write_state(self.path, tensors, {**numbers, "recipe": asdict(self.recipe), **self.identity})
 
     def load(self) -> None:
+        """Continue from the checkpoint.
+
+        Raises:
+            WeightsError: If there is none, or it is damaged or of another run; the message names what differs.
+        """
         tensors, state = read_state(self.path)
-        before, now = state.get("recipe") or {}, json.loads(json.dumps(asdict(self.recipe)))
-        differing = [f"{k} was {before.get(k)} and is {now[k]}" for k in now if k not in _CHANGEABLE and before.get(k) != now[k]]
-        if differing:
-            raise WeightsError(
-                f"'{self.path}' is of a run with another recipe: {', '.join(differing)}. Resume with the same numbers; only "
-                f"{', '.join(_CHANGEABLE)} may differ"
-            )
-        if self.recipe.iterations < state["step"]:
-            raise WeightsError(
-                f"'{self.path}' is of step {state['step']}, after the last one of {self.recipe.iterations} iterations"
-            )
-        if state.get("teacher") != self.teacher:
-            raise WeightsError(f"'{self.path}' is of a run with other teachers; resume with the same ones, protocol and mapping")
+        self._check(state)
         try:
             self.model.load_state_dict(_part(tensors, "model."))
             if self.average:
@@ -121,12 +116,57 @@ class Run:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.best = state["step"], state["best"]
 
+    def _check(self, state: Mapping[str, Any]) -> None:
+        """Refuse the checkpoint of another run; one that was written before 0.1.0 tells less of itself."""
+        before, now = ({"recipe": {}, **each} for each in (state, json.loads(json.dumps(self.identity))))
+        now["recipe"] = json.loads(json.dumps(asdict(self.recipe)))
+        differing = [
+            f"{k} was {before['recipe'].get(k)} and is {v}"
+            for k, v in now["recipe"].items()
+            if k not in _CHANGEABLE and before["recipe"].get(k) != v
+        ]
+        for part in ("network", "classes", "dataset", "start", "teacher"):
+            if part in before and before[part] != now[part]:
+                differing += _difference(part, before[part], now[part])
+        if differing:
+            raise WeightsError(
+                f"'{self.path}' is of another run: {'; '.join(differing)}. Resume with the same settings; only "
+                f"{', '.join(_CHANGEABLE)} may differ"
+            )
+        if self.recipe.iterations < state["step"]:
+            raise WeightsError(
+                f"'{self.path}' is of step {state['step']}, after the last one of {self.recipe.iterations} iterations"
+            )
+
     def finish(self) -> int:
         """Leave the result in the caller's network, as it came: without wrappers."""
         self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
         if self.average and self.step == self.recipe.iterations:
             self.model.load_state_dict(self.average.module.state_dict())
         return self.step
+
+
+def identity(model: PSPNet, dataset: SegmentationDataset, teacher: str | None) -> dict[str, Any]:
+    """What must be the same when a run is resumed, beside its recipe, as JSON.
+
+    A dataset is known by the number and names of its files, so that a folder may move and a damaged file be replaced.
+    """
+    names = "\n".join(path.name for path in (*dataset.images, *dataset.masks))
+    return {
+        "network": model.config,
+        "classes": dataset.labels.names,
+        "dataset": f"{len(dataset)} images (names {hashlib.sha256(names.encode()).hexdigest()[:12]})",
+        "start": (model.provenance or {}).get("start"),
+        "teacher": teacher,
+    }
+
+
+def _difference(part: str, before: Any, now: Any) -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key]]
+    if part == "teacher":
+        return ["the teachers, their protocol or mapping were others"]
+    return [f"{part} was {before} and is {now}"]
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

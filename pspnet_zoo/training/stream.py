@@ -1,4 +1,4 @@
-"""The images of a run in their order, each augmented: they follow from the seed and their position in the run alone."""
+"""The augmented images of a run, in their order; both follow from the seed and the position in the run alone."""
 
 import signal
 from collections.abc import Iterable, Iterator
@@ -13,15 +13,15 @@ from torchvision import tv_tensors
 
 from ..data.dataset import SegmentationDataset
 from ..meta import IGNORE, Preprocess
-from .distill import TeacherScores, places, sample
+from .distill import TeacherScores, coordinates, sample
 from .recipes import Recipe
 from .transforms import training_transform
 
 
 class Stream(Dataset):
-    """Augmented images by their position in the whole run: each epoch is a permutation of its own.
+    """Augmented images by their position in the whole run; each epoch is another permutation.
 
-    Each is the image, its mask, its position, and what the teacher says of it, of no class where there is no teacher.
+    An item is the image, its mask, its position, and its soft labels, of no class where there is no teacher.
     """
 
     def __init__(self, dataset: SegmentationDataset, teacher: TeacherScores | None, recipe: Recipe, preprocess: Preprocess) -> None:
@@ -40,7 +40,7 @@ class Stream(Dataset):
         )
 
     def index(self, position: int) -> int:
-        """Of the image at this position."""
+        """The index in the dataset of the image at this position."""
         epoch, place = divmod(position, len(self.dataset))
         order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(seed_of(self.seed, -1 - epoch)))
         return int(order[place])
@@ -50,7 +50,7 @@ class Stream(Dataset):
         return self.dataset.images[self.index(position)]
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int, Tensor] | Exception:
-        """A file that cannot be read is given as its error: raised in a worker, its message would hold a traceback."""
+        """An item, or the error of a file that cannot be read: raised in a worker, its message would hold a traceback."""
         try:
             return self._read(position)
         except (ValueError, OSError) as error:
@@ -61,7 +61,7 @@ class Stream(Dataset):
         pair = self.dataset[index]
         if pair[0].dtype != torch.uint8:
             pair = tv_tensors.Image(pair[0].float()), pair[1]
-        where = [places(*pair[0].shape[-2:])] if self.teacher else []
+        where = [coordinates(*pair[0].shape[-2:])] if self.teacher else []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.seed, position))
             image, mask, *where = self.transform(*pair, *where)
@@ -71,10 +71,10 @@ class Stream(Dataset):
 
 
 def batches(recipe: Recipe, step: int, process: int, processes: int) -> Iterator[list[int]]:
-    """The positions of this process's images, a list for each part of each step that is left."""
+    """The positions of this process's images, a list for each micro-batch of each step that is left."""
     size = recipe.batch_size // (processes * recipe.accumulation)
-    for part in range(step * recipe.accumulation, recipe.iterations * recipe.accumulation):
-        first = (part * processes + process) * size
+    for number in range(step * recipe.accumulation, recipe.iterations * recipe.accumulation):
+        first = (number * processes + process) * size
         yield list(range(first, first + size))
 
 
@@ -83,23 +83,23 @@ def read_ahead(stream: Stream, order: Iterable[list[int]], workers: int) -> Iter
     """(images, masks, positions, targets) for each list of positions, read by worker processes that end with the block.
 
     Raises:
-        ImageError: From the iterator, if a file cannot be read; it names the file.
-        OSError: Likewise.
+        ValueError: From the iterator, if an image or mask cannot be read or used; it names the file.
+        OSError: From the iterator, if a file is gone.
     """
     loader = DataLoader(stream, batch_sampler=order, num_workers=workers, collate_fn=_collate, worker_init_fn=_ignore_stop_signals)
-    parts: Any = iter(loader)
+    read: Any = iter(loader)
 
     def checked() -> Iterator[list[Tensor]]:
-        for part in parts:
-            if isinstance(part, Exception):
-                raise part
-            yield part
+        for micro_batch in read:
+            if isinstance(micro_batch, Exception):
+                raise micro_batch
+            yield micro_batch
 
     try:
         yield checked()
     finally:
         if workers:  # at the interpreter's end, multiprocessing would wait for ever for workers that ignore its signal
-            parts._shutdown_workers()
+            read._shutdown_workers()
 
 
 def _collate(items: list[Any]) -> Any:
@@ -108,18 +108,18 @@ def _collate(items: list[Any]) -> Any:
 
 
 def _ignore_stop_signals(worker: int) -> None:
-    """Workers get the signals of their group too; they end when the run ends."""
+    """Ignore signals, which workers get with their process group: they end when the run ends."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 def seed_of(seed: int, number: int) -> int:
-    """A seed for one use, spread over 64 bits so that neighbours share nothing."""
+    """A seed for one use; neighbouring numbers give unrelated seeds."""
     return (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**63
 
 
 def mask_class_fractions(dataset: SegmentationDataset) -> Tensor:
-    """(classes,) float: the fraction of the pixels that count which each class has; only masks are read.
+    """(classes,) float: each class's fraction of the counted pixels; only masks are read.
 
     Raises:
         ValueError: If every pixel is ignored.
@@ -128,5 +128,5 @@ def mask_class_fractions(dataset: SegmentationDataset) -> Tensor:
     for index in range(len(dataset)):
         counts += torch.bincount(dataset.mask(index).flatten(), minlength=IGNORE + 1)[: len(counts)]
     if not counts.any():
-        raise ValueError("Every pixel of the dataset is ignored; its classes have no shares. Look at 'pspnet-zoo data check'")
+        raise ValueError("Every pixel of the dataset is ignored; its classes have no fractions. Look at 'pspnet-zoo data check'")
     return counts / counts.sum()

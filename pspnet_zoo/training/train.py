@@ -1,32 +1,38 @@
-"""Training on one or many processes, interruptible at any moment and resumed exactly.
+"""Training on one or many processes, which can be interrupted at any moment and resumed exactly.
 
-Nothing random is carried along: the order of images, their augmentation and the dropout of a step follow from the seed and the
-number of the step. Weights, momentum, the running average and that number are thus the whole state of a run.
+No state of a random generator is stored: the order of images, their augmentation and the dropout of a step follow from the seed and
+the number of the step. Weights, the optimizer's state, the running average and that number are thus the whole state of a run.
 """
 
+import logging
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
+from ..data.check import mask_doubts
+from ..data.checked import checked
 from ..data.dataset import SegmentationDataset
-from ..evaluation.evaluate import evaluate
+from ..evaluation.evaluate import check_classes, evaluate
+from ..inference.scores import labels_of
+from ..meta import Preprocess
 from ..models.pspnet import PSPNet
 from ..runtimes.cpu.depthwise import FastDepthwise
-from .distill import TeacherScores, distillation_loss, taught
+from .distill import TeacherScores, counted_pixels, distillation_loss
 from .log import Log
 from .loss import pixel_mass, segmentation_loss
 from .recipes import Recipe
-from .run import Run
+from .run import Run, identity
 from .stream import Stream, batches, read_ahead, seed_of
+from .trainer import Trainer
 
 CHECKPOINT = "checkpoint.safetensors"
 BEST = "best"
@@ -34,92 +40,133 @@ BEST = "best"
 Progress = Callable[[int, float, float], None]
 """Called after each step with the number of steps done, the loss and the encoder's learning rate."""
 
+_log = logging.getLogger(__name__)
+
 
 def train(
     model: PSPNet,
-    dataset: SegmentationDataset,
+    dataset: Any,
     recipe: Recipe,
     folder: Path,
     *,
-    validation: SegmentationDataset | None = None,
+    validation: Any = None,
     teacher: TeacherScores | None = None,
     resume: bool = False,
     workers: int = 0,
     cpu: bool = False,
     compile: bool = False,
     progress: Progress | None = None,
+    trainer: Trainer | None = None,
 ) -> int:
-    """Train a network in place. SIGTERM and SIGINT end the run after the step at hand.
+    """Train a network in place. SIGTERM and SIGINT end the run after the current step.
 
     Started by `torchrun` or `accelerate launch`, the processes share each step's batch; all must call this alike. With several
     GPUs, batch norms take their statistics over all of them.
 
     Args:
         model: Its weights are the start, unless a checkpoint is resumed. It is moved to the GPU of its process, where there is one.
-        dataset: What to train on.
-        recipe: The run's numbers.
+        dataset: What to train on: of `open_dataset`, or any map-style dataset that `pspnet_zoo.data.checked.CheckedDataset` takes.
+        recipe: The run's settings.
         folder: Takes `recipe.json`, a `tensorboard` log, the network with the best mIoU on `validation` as `best`, and
             `checkpoint.safetensors`, replaced every `recipe.checkpoint_every` steps, at a signal, and at the end.
-        teacher: Scores of the images of `dataset`, beside or in place of their masks; those that are missing are computed first.
         validation: Evaluated every `recipe.evaluate_every` steps and at the end; None for never.
-        resume: Continue from the folder's checkpoint, with the weights that an uninterrupted run would have had.
+        teacher: Soft labels of the images of `dataset`, beside or in place of their masks; missing ones are computed first.
+        resume: Continue from the folder's checkpoint, to the weights that an uninterrupted run would have had.
         workers: Processes that read images, for each that trains; 0 reads in this one. The result does not depend on it.
         cpu: Train on the CPU though there is a GPU.
         compile: Whether to run through torch.compile: a slow start, then faster steps.
         progress: See `Progress`; called in the main process only.
+        trainer: What holds the folder and hears signals already, from before this call; None to do so during it.
 
     Returns:
         The steps done: `recipe.iterations`, or fewer if a signal stopped the run.
 
     Raises:
         WeightsError: If there is no checkpoint to resume, or it is damaged or of another run.
-        ValueError: If the batch cannot be shared evenly, or the network has an image-level head.
-        FloatingPointError: If the loss is not finite; it names the images, and the last checkpoint stays.
+        ValueError: If network, dataset and recipe do not fit each other, or another run holds the folder.
+        FloatingPointError: If the loss is NaN or infinite; it names the images, and the last checkpoint stays.
+        Stopped: If a signal arrived before the first step.
     """
-    accelerator = Accelerator(cpu=cpu, mixed_precision=recipe.precision)
-    _check(model, recipe, accelerator.num_processes)
-    model.to(accelerator.device).to(memory_format=torch.channels_last)  # dilated depthwise: several times faster so on CPUs
-    _freeze(model, recipe.freeze)
-    own_norms = _sync_norms(model) if accelerator.num_processes > 1 and accelerator.device.type == "cuda" else {}
-    run = Run(model, recipe, accelerator, folder / CHECKPOINT, teacher.name if teacher else None)
-    if resume:
-        run.load()
-    if teacher:
-        teacher.prepare(process=accelerator.process_index, processes=accelerator.num_processes)
-        accelerator.wait_for_everyone()
-    run.weigh_classes(dataset)
-    stream = Stream(dataset, teacher, recipe, model.preprocess)
-    step = _Step(run, stream, compile)
-    order = batches(recipe, run.step, accelerator.process_index, accelerator.num_processes)
-    model.train()
-    logged = Log(folder, recipe, run.step, accelerator.is_main_process)
-    with _stop_signals() as stopped, logged as log, read_ahead(stream, order, workers) as parts:
-        while run.step < recipe.iterations:
-            rate = run.set_rate()
-            loss = step([next(parts) for _ in range(recipe.accumulation)])
-            mean_loss = run.mean(loss).item()
-            log.step(run.step, mean_loss, rate)
-            if progress and accelerator.is_main_process:
-                progress(run.step, mean_loss, rate)
-            # one process's signal stops all, after the same step
-            stop = bool(run.mean(loss.new_tensor(float(stopped.is_set()))))
-            ends = run.step == recipe.iterations
-            if validation is not None and recipe.evaluate_every and (run.step % recipe.evaluate_every == 0 or ends):
-                _validate(run, validation, log, folder / BEST)
-            if run.step % recipe.checkpoint_every == 0 or stop or ends:
-                run.share_statistics()
-                if accelerator.is_main_process:
-                    run.save()
-            if stop:
-                break
-    done = run.finish()
-    for name, norm in own_norms.items():
-        model.set_submodule(name, norm)
-    return done
+    accelerator = _accelerator(recipe, cpu)
+    _check(model, recipe, accelerator)
+    labels, channels = labels_of(model), model.config["in_channels"]
+    dataset = checked(dataset, labels, channels=channels)
+    validation = None if validation is None else checked(validation, labels, channels=channels)
+    for each in filter(None, (dataset, validation)):
+        check_classes(model, each.labels)
+        _check_pixels(model, each.preprocess)
+    with nullcontext(trainer) if trainer else Trainer(folder, leads=accelerator.is_main_process) as trainer:
+        if accelerator.is_main_process:
+            _check_masks(dataset)
+        loop = _Loop(trainer, accelerator, model, dataset, recipe, folder, validation, teacher, progress)
+        return loop.run(resume=resume, workers=workers, compile=compile)
+
+
+@dataclass
+class _Loop:
+    """The steps of a run, from its preparation to its last checkpoint."""
+
+    trainer: Trainer
+    accelerator: Accelerator
+    model: PSPNet
+    dataset: SegmentationDataset
+    recipe: Recipe
+    folder: Path
+    validation: SegmentationDataset | None
+    teacher: TeacherScores | None
+    progress: Progress | None
+
+    def run(self, *, resume: bool, workers: int, compile: bool) -> int:
+        """Prepare and train; the steps done."""
+        accelerator, model, recipe, teacher = self.accelerator, self.model, self.recipe, self.teacher
+        known_by = identity(model, self.dataset, teacher.name if teacher else None)
+        model.to(accelerator.device).to(memory_format=torch.channels_last)  # dilated depthwise: several times faster so on CPUs
+        _freeze(model, recipe.freeze)
+        own_norms = _sync_norms(model) if accelerator.num_processes > 1 and accelerator.device.type == "cuda" else {}
+        run = Run(model, recipe, accelerator, self.folder / CHECKPOINT, known_by)
+        if resume:
+            run.load()
+        if teacher:
+            teacher.prepare(process=accelerator.process_index, processes=accelerator.num_processes)
+            accelerator.wait_for_everyone()
+        run.weigh_classes(self.dataset)
+        stream = Stream(self.dataset, teacher, recipe, model.preprocess)
+        step = _Step(run, stream, compile)
+        order = batches(recipe, run.step, accelerator.process_index, accelerator.num_processes)
+        model.train()
+        self.trainer.begin()
+        logged = Log(self.folder, recipe, run.step, accelerator.is_main_process)
+        with logged as log, read_ahead(stream, order, workers) as micro_batches:
+            while run.step < recipe.iterations and not self.step(run, step, micro_batches, log):
+                pass
+        done = run.finish()
+        for name, norm in own_norms.items():
+            model.set_submodule(name, norm)
+        return done
+
+    def step(self, run: Run, step: "_Step", micro_batches: Any, log: Log) -> bool:
+        """One step, and what is due after it: evaluation and checkpoint. Whether a signal ends the run."""
+        recipe, is_main = self.recipe, self.accelerator.is_main_process
+        rate = run.set_rate()
+        loss = step([next(micro_batches) for _ in range(recipe.accumulation)])
+        mean_loss = run.mean(loss).item()
+        log.step(run.step, mean_loss, rate)
+        if self.progress and is_main:
+            self.progress(run.step, mean_loss, rate)
+        # one process's signal stops all, after the same step
+        stops = bool(run.mean(loss.new_tensor(float(self.trainer.signal is not None))))
+        ends = run.step == recipe.iterations
+        if self.validation is not None and recipe.evaluate_every and (run.step % recipe.evaluate_every == 0 or ends):
+            _validate(run, self.validation, log, self.folder / BEST)
+        if run.step % recipe.checkpoint_every == 0 or stops or ends:
+            run.share_statistics()
+            if is_main:
+                run.save()
+        return stops
 
 
 class _Step:
-    """One step of the optimizer: every part of its batch forward and backward, then the weights."""
+    """One optimizer step: forward and backward of each micro-batch, then the weights."""
 
     def __init__(self, run: Run, stream: Stream, compile: bool) -> None:
         self.run, self.stream = run, stream
@@ -128,35 +175,35 @@ class _Step:
         by_parts = run.accelerator.device.type == "cpu" and run.recipe.precision == "bf16" and not compile
         self.convolutions = FastDepthwise() if by_parts else nullcontext()
 
-    def __call__(self, parts: list[list[Tensor]]) -> Tensor:
-        """This process's share of the step's loss, from (images, masks, positions, targets) of each part."""
+    def __call__(self, micro_batches: list[list[Tensor]]) -> Tensor:
+        """This process's part of the step's loss, from (images, masks, positions, targets) of each micro-batch."""
         run, accelerator = self.run, self.run.accelerator
-        parts = [[tensor.to(accelerator.device) for tensor in part] for part in parts]
-        masses = [self.mass(masks, targets) for _, masks, _, targets in parts]
-        # every pixel of the step counts alike, whichever process or part it is in
+        micro_batches = [[tensor.to(accelerator.device) for tensor in batch] for batch in micro_batches]
+        masses = [self.mass(masks, targets) for _, masks, _, targets in micro_batches]
+        # every pixel of the step counts alike, whichever process or micro-batch it is in
         mean_mass = run.mean(torch.stack(masses).sum(dim=0)).clamp(min=1e-6)
-        loss = torch.zeros((), device=accelerator.device)
-        for index, ((images, masks, positions, targets), mass) in enumerate(zip(parts, masses, strict=True)):
+        total = torch.zeros((), device=accelerator.device)
+        for index, ((images, masks, positions, targets), mass) in enumerate(zip(micro_batches, masses, strict=True)):
             number = (run.step * run.recipe.accumulation + index) * accelerator.num_processes + accelerator.process_index
             torch.manual_seed(seed_of(run.recipe.seed, number))  # dropout
             is_last = index + 1 == run.recipe.accumulation
             with nullcontext() if is_last else accelerator.no_sync(run.network):
-                part_loss = self.loss(images, masks, targets, mass / mean_mass)
-                self.check(part_loss, positions)
-                accelerator.backward(part_loss)
-            loss += part_loss.detach()
+                loss = self.loss(images, masks, targets, mass / mean_mass)
+                self.check(loss, positions)
+                accelerator.backward(loss)
+            total += loss.detach()
         run.take_step()
-        return loss
+        return total
 
     def mass(self, masks: Tensor, targets: Tensor) -> Tensor:
-        """(2,) float: the pixels that count for the masks' loss, and for the teacher's."""
-        seen = taught(targets, self.run.recipe.teacher_confidence).sum().float()
-        return torch.stack([pixel_mass(masks, self.run.class_weights), seen])
+        """(2,) float: the pixels that count in the loss of the masks, and in the distillation loss."""
+        distilled = counted_pixels(targets, self.run.recipe.teacher_confidence).sum().float()
+        return torch.stack([pixel_mass(masks, self.run.class_weights), distilled])
 
     def loss(self, images: Tensor, masks: Tensor, targets: Tensor, fraction: Tensor) -> Tensor:
-        """Of one part: (N, 3, H, W) uint8 images against (N, H, W) class ids and what the teacher says.
+        """The loss of a micro-batch: (N, C, H, W) uint8 images against (N, H, W) class ids and soft labels.
 
-        `share`, (2,), is what the pixels of the part are of those of the step, for the masks' loss and for the teacher's.
+        `fraction`, (2,), is the micro-batch's fraction of the step's pixels that count, for the masks and for the soft labels.
         """
         model, recipe = self.run.model, self.run.recipe
         x = model.preprocess(images).contiguous(memory_format=torch.channels_last)
@@ -192,16 +239,54 @@ class _Step:
             )
 
 
-def _check(model: PSPNet, recipe: Recipe, processes: int) -> None:
+def _accelerator(recipe: Recipe, cpu: bool) -> Accelerator:
+    """What places tensors, wraps the network for several processes, and casts; accelerate keeps one precision for a process."""
+    try:
+        return Accelerator(cpu=cpu, mixed_precision=recipe.precision)
+    except ValueError:
+        if torch.distributed.is_initialized():
+            raise
+        AcceleratorState._reset_state(True)  # of an earlier run with another precision or device
+        return Accelerator(cpu=cpu, mixed_precision=recipe.precision)
+
+
+def _check(model: PSPNet, recipe: Recipe, accelerator: Accelerator) -> None:
+    processes = accelerator.num_processes
     if recipe.batch_size % (processes * recipe.accumulation):
         raise ValueError(
-            f"batch_size is {recipe.batch_size}; it must divide evenly among {processes} processes "
-            f"times {recipe.accumulation} accumulated parts"
+            f"batch_size is {recipe.batch_size}; it must be a multiple of {processes} processes times {recipe.accumulation} "
+            "micro-batches"
         )
+    if recipe.precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("precision is 'fp16', which needs a GPU; on a CPU it can be 'bf16' or 'no', which is float32")
     if model.classification_head is not None:
         raise ValueError("Training here knows masks only; build the network without aux_params")
     if model.activation not in (None, "identity"):
         raise ValueError(f"Training needs logits; build the network without activation={model.activation!r}")
+
+
+def _check_pixels(model: PSPNet, stated: Preprocess | None) -> None:
+    """Refuse images that the network does not take as the dataset states them."""
+    if stated is not None and replace(model.preprocess, max_pixels=stated.max_pixels, input_scale=stated.input_scale) != stated:
+        raise ValueError(
+            f"The dataset states its preprocessing, {stated}, and the network has {model.preprocess}; set "
+            "net.preprocess = dataset.preprocess, with as many in_channels"
+        )
+
+
+def _check_masks(dataset: SegmentationDataset) -> None:
+    """Refuse masks that cannot be meant so, and log what is doubtful.
+
+    Raises:
+        ValueError: If the masks hold nothing but the first class and ignored pixels.
+    """
+    if not dataset.masks:
+        return
+    error, warnings = mask_doubts(dataset)
+    if error:
+        raise ValueError(error)
+    for warning in warnings:
+        _log.warning("Warning: %s", warning)
 
 
 def _validate(run: Run, validation: SegmentationDataset, log: Log, best: Path) -> None:
@@ -215,7 +300,7 @@ def _validate(run: Run, validation: SegmentationDataset, log: Log, best: Path) -
 
 
 def _sync_norms(model: PSPNet) -> dict[str, nn.Module]:
-    """Batch norms whose statistics are of all processes, on the same tensors; the network's own, by name."""
+    """Replace batch norms by ones with statistics over all processes, on the same tensors; return the network's own by name."""
     own: dict[str, nn.Module] = {
         name: module for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
     }
@@ -228,30 +313,3 @@ def _freeze(model: PSPNet, what: str) -> None:
         model.freeze_encoder()
     elif what == "norms":
         model.freeze_norms()
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, so that a step is finished and saved before the run ends.
-
-    A handler of the caller's is called too.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        event.set()
-        handler = before[number]
-        if callable(handler) and handler is not signal.default_int_handler:
-            handler(number, frame)
-
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -20,15 +20,15 @@ Window = tuple[int, int, int, int]
 """Top, left, height and width, in pixels."""
 
 
-class Places(tv_tensors.TVTensor):
-    """(3, H, W) float: where in its image each pixel comes from, and 1 inside it. See `distill.places`.
+class Coordinates(tv_tensors.TVTensor):
+    """(3, H, W) float: the position of each pixel in its image, and 1 inside it. See `distill.coordinates`.
 
-    Every geometric step here treats it as the image, with 0 outside; what changes colours leaves it alone.
+    Every geometric transform here treats it as the image, with 0 outside; transforms of colours leave it as it is.
     """
 
 
 def _as_image(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda inpt, *args, **options: kernel(inpt.as_subclass(Tensor), *args, **options).as_subclass(Places)
+    return lambda inpt, *args, **options: kernel(inpt.as_subclass(Tensor), *args, **options).as_subclass(Coordinates)
 
 
 for _functional, _kernel in (
@@ -37,7 +37,7 @@ for _functional, _kernel in (
     (F.horizontal_flip, F.horizontal_flip_image),
     (F.pad, F.pad_image),
 ):
-    F.register_kernel(_functional, Places)(_as_image(_kernel))
+    F.register_kernel(_functional, Coordinates)(_as_image(_kernel))
 
 
 def training_transform(
@@ -51,23 +51,23 @@ def training_transform(
     photometric: bool = True,
     std: Sequence[float] | None = None,
 ) -> v2.Compose:
-    """Scale, rotate, crop, blur, flip, distort and pad an (Image, Mask) pair of uint8, or that and its `Places`, in this order.
+    """Scale, rotate, crop, blur, flip, distort and pad an (Image, Mask) pair, and `Coordinates` with it, in this order.
 
-    Each step is one of an upstream, and off where that upstream lacks it, so that both recipes are this one with their numbers:
+    Both upstreams' augmentations are this one with their own settings:
     semseg's with `rotate=10, blur=0.5, photometric=False`, mmseg's with `cat_max_ratio=0.75`.
 
     - semseg scales, rotates, blurs, flips, pads and crops. Flip and crop commute in distribution. Blurring only what the crop
       leaves is several times faster, and differs in its outer two pixels.
     - mmseg scales, crops, flips and distorts, and pads with the batch, on the right and below; here, as in semseg, on all sides.
-    - Both resize with OpenCV's bilinear filter, which aliases when it reduces; here it is smoothed as by Pillow.
+    - Both resize with OpenCV's bilinear filter, which aliases when it shrinks; here it is antialiased, as Pillow's.
 
     Args:
         crop: (height, width) of what comes out, in pixels.
-        mean: RGB, 0 to 255; fills, rounded, what lies outside the image, where the mask is ignored.
+        mean: A pixel value for each channel; fills, rounded, what lies outside the image, where the mask is ignored.
         scale: Bounds of the resizing factor.
-        rotate: Bound of the angle, in degrees; half of the images are turned.
+        rotate: Largest angle, in degrees; half of the images are rotated.
         blur: Probability of a Gaussian blur over 5x5 pixels.
-        cat_max_ratio: The share of a crop's pixels that count which its largest class should stay under, 0 to 1. See `RandomCrop`.
+        cat_max_ratio: Fraction of the counted pixels of a crop that its largest class should stay below, 0 to 1. See `RandomCrop`.
         photometric: Whether to distort the colours. See `PhotometricDistortion`, and `BandDistortion` where `std` is given.
         std: Standard deviation of each band, in pixel values; None for 8-bit RGB images.
 
@@ -110,14 +110,14 @@ class RandomScale(v2.Transform):
 
 
 class RandomCrop(v2.Transform):
-    """Turn about the centre, and cut a window at random; an image smaller than the window keeps its own size.
+    """Rotate about the centre, and crop at random; an image smaller than the crop keeps its own size.
 
     Args:
         crop: (height, width) in pixels.
-        fill: RGB, 0 to 255, of the corners that turning uncovers; the mask is ignored there.
-        rotate: Half of the images are turned, by an angle drawn uniformly between plus and minus this many degrees.
-        cat_max_ratio: Below 1, a window in which one class has this share or more of the pixels that count, or in which none
-            counts, is drawn again, at most 10 times.
+        fill: RGB, 0 to 255, of the corners that rotation uncovers; the mask is ignored there.
+        rotate: Half of the images are rotated, by an angle drawn uniformly between plus and minus this many degrees.
+        cat_max_ratio: Below 1, a crop in which one class has this fraction or more of the counted pixels, or in which none is
+            counted, is drawn again, at most 10 times.
 
     Source: hszhao/semseg util/transform.py, RandRotate; mmsegmentation mmseg/datasets/transforms/transforms.py, RandomCrop.
     """
@@ -132,14 +132,14 @@ class RandomCrop(v2.Transform):
         window = self._draw(mask)
         if self.cat_max_ratio < 1:
             for _ in range(10):
-                counts = torch.bincount(_turn_and_crop(mask, window, angle, IGNORE).flatten(), minlength=IGNORE + 1)[:IGNORE]
+                counts = torch.bincount(_rotate_and_crop(mask, window, angle, IGNORE).flatten(), minlength=IGNORE + 1)[:IGNORE]
                 if counts.max().item() < self.cat_max_ratio * counts.sum().item():
                     break
                 window = self._draw(mask)
         return {"window": window, "angle": angle}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return _turn_and_crop(inpt, params["window"], params["angle"], _fill(inpt, self.fill))
+        return _rotate_and_crop(inpt, params["window"], params["angle"], _fill(inpt, self.fill))
 
     def _draw(self, mask: Tensor) -> Window:
         full_height, full_width = mask.shape
@@ -151,12 +151,12 @@ class RandomCrop(v2.Transform):
 class PhotometricDistortion(v2.Transform):
     """Brightness, contrast, saturation and hue, each changed with probability 0.5; contrast comes before or after the last two.
 
-    Adds up to 32 of 255 to all channels, multiplies them by 0.5 to 1.5, multiplies HSV's saturation by 0.5 to 1.5, and turns the
+    Adds up to 32 of 255 to all channels, multiplies them by 0.5 to 1.5, multiplies HSV's saturation by 0.5 to 1.5, and rotates the
     hue by up to 36 degrees: mmseg's 18 are of OpenCV's 180 to the circle.
 
     Source: mmsegmentation 1.2.2 mmseg/datasets/transforms/transforms.py, PhotoMetricDistortion. It is not torchvision's
-    RandomPhotometricDistort, which multiplies for brightness, blends with grey for contrast and saturation, turns the hue half as
-    far, and shuffles the channels of half of the images.
+    RandomPhotometricDistort, which multiplies for brightness, blends with gray for contrast and saturation, rotates the hue half
+    as far, and shuffles the channels of half of the images.
     """
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class BandDistortion(v2.Transform):
 
 
 class PadTo(v2.Transform):
-    """Put a smaller image in the middle of `crop`, (height, width), amid `fill`, RGB of 0 to 255, ignored in the mask.
+    """Pad a smaller image on all sides to `crop`, (height, width), with `fill`, RGB of 0 to 255; the mask is ignored there.
 
     Source: hszhao/semseg util/transform.py, Crop.
     """
@@ -229,21 +229,21 @@ class PadTo(v2.Transform):
 
 
 def _fill(inpt: Tensor, color: list[float]) -> float | list[float]:
-    """What lies outside."""
+    """The value outside the image."""
     if isinstance(inpt, tv_tensors.Mask):
         return IGNORE
-    return 0.0 if isinstance(inpt, Places) else color
+    return 0.0 if isinstance(inpt, Coordinates) else color
 
 
-def _turn_and_crop(inpt: Tensor, window: Window, angle: float, fill: float | list[float]) -> Tensor:
-    """A window of the image turned by `angle` degrees; only what the window shows is computed, little of a large image."""
+def _rotate_and_crop(inpt: Tensor, window: Window, angle: float, fill: float | list[float]) -> Tensor:
+    """A window of the image rotated by `angle` degrees; only the window is computed."""
     if not angle:
         return F.crop(inpt, *window)
     top, left, height, width = window
     full_height, full_width = inpt.shape[-2:]
     x, y = left + (width - full_width) / 2, top + (height - full_height) / 2  # from the image's centre to the window's
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    # from places in the window to places in the image, both as fractions of half their sides
+    # from positions in the window to positions in the image, both as fractions of half their sides
     theta = torch.tensor(
         [
             [cos * width / full_width, -sin * height / full_width, 2 * (cos * x - sin * y) / full_width],
@@ -254,9 +254,9 @@ def _turn_and_crop(inpt: Tensor, window: Window, angle: float, fill: float | lis
     background = torch.tensor(fill, dtype=torch.float32).view(-1, 1, 1)
     pixels = inpt.as_subclass(Tensor).reshape(-1, full_height, full_width) - background
     mode = "nearest" if isinstance(inpt, tv_tensors.Mask) else "bilinear"
-    turned = functional.grid_sample(pixels[None], grid, mode, "zeros", align_corners=False)[0] + background
-    turned = turned.reshape(*inpt.shape[:-2], height, width)
-    return (turned if inpt.is_floating_point() else turned.round().to(torch.uint8)).as_subclass(type(inpt))
+    rotated = functional.grid_sample(pixels[None], grid, mode, "zeros", align_corners=False)[0] + background
+    rotated = rotated.reshape(*inpt.shape[:-2], height, width)
+    return (rotated if inpt.is_floating_point() else rotated.round().to(torch.uint8)).as_subclass(type(inpt))
 
 
 def _uniform(low: float, high: float) -> float:

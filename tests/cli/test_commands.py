@@ -106,8 +106,8 @@ TRAIN = ["train", "--recipe", "camvid", "-o", "run", "--data", "{camvid}"]
         ([*TRAIN, "--init", "/nowhere"], "No file or folder '/nowhere'"),
         ([*TRAIN, "--init", "pspnet_lite0.voc"], "'pspnet_lite0' has no weights 'voc'"),
         ([*TRAIN, "--resume"], "No weights at"),
-        (["train", "-o", "run"], "Nothing says what is in the images; give --data, or --teacher and --unlabelled"),
-        (["train", "-o", "run", "--unlabelled", "{camvid}/test"], "Nothing says what is in the images"),
+        (["train", "-o", "run"], "There is nothing to train on; give --data, or --teacher and --unlabelled"),
+        (["train", "-o", "run", "--unlabelled", "{camvid}/test"], "There is nothing to train on"),
         ([*TRAIN, "--teacher", "pspnet_lite0.camvid", "--teacher-protocol", "all"], "--teacher-protocol is 'all'; it can be whole"),
         ([*TRAIN, "--teacher", "pspnet_lite0.camvid", "--teacher-mapping", "m.json"], "No file 'm.json'"),
         ([*TRAIN, "--teacher-confidence", "2"], "teacher_confidence is 2.0; it must be between 0 and 1"),
@@ -164,7 +164,7 @@ def test_a_student_is_taught_without_masks_then_with_them_and_other_classes(run,
     options = ["--recipe", "camvid", "--iterations", 2, "--batch-size", 2, "--crop", 32, 48, "--workers", 0]
     options += ["--model", "pspnet_test_efficientnet", "--teacher", model, "--unlabelled", camvid / "test"]
     code, _, err = run("train", "-o", tmp_path / "a", "--unlabelled", camvid / "val", "--teacher-protocol", "whole_ms", *options)
-    assert code == 0 and "The teacher's probabilities of 5 images take 0.0 GB in " in err
+    assert code == 0 and "The teacher's soft labels of 5 images take 0.0 GB in " in err
     assert len(list((tmp_path / "a" / "teacher").glob("*/*.safetensors"))) == 5
     config = json.loads((tmp_path / "a" / "model" / "config.json").read_text())
     assert config["labels"]["names"] == list(CAMVID.names) and config["provenance"]["data"] == "5 images without masks"
@@ -227,7 +227,7 @@ def test_stopped_then_killed_then_resumed_is_as_if_never_interrupted(camvid, tmp
 
     process = start("run")
     written, err = interrupt(process, number, 0)
-    assert process.returncode == 128 + number and "go on with --resume" in err and "Traceback" not in err
+    assert process.returncode == 128 + number and "continue with --resume" in err and "Traceback" not in err
     assert not (tmp_path / "run" / "model").exists()
     process = start("run", "--resume")
     interrupt(process, signal.SIGKILL, written)

@@ -6,7 +6,9 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from pspnet_zoo import PSPNet
 from pspnet_zoo.cli import app as cli
@@ -133,3 +135,70 @@ def test_a_licence_is_inherited():
     assert inherited_license({"start_provenance": {"start_provenance": {"license": "research"}}}) == "research"
     teachers = {"networks": [{"name": "a", "provenance": {"license": "x"}}, {"name": "b", "provenance": {"license": "y"}}]}
     assert inherited_license({"start_provenance": None, "teachers": teachers}) == "x; y"
+
+
+TRAIN = ("--model", "pspnet_test_efficientnet", "--workers", 0, "--evaluate-every", 0, "--crop", 32, 32, "--batch-size", 2, "--cpu")
+
+
+def test_a_checkpoint_keeps_its_stride_unless_another_is_asked_for(run, strange):
+    net = PSPNet("test_efficientnet", None, classes=2, psp_out_channels=8, encoder_output_stride=32)
+    net.labels = Labels(NAMES)
+    net.save_pretrained(strange / "wide")
+    for folder, options, stride in (("a", (), 32), ("b", ("--output-stride", 16), 16)):
+        command = ("train", "--data", strange / "data", "-o", strange / folder, "--init", strange / "wide", *TRAIN[2:], *options)
+        assert run(*command, "--iterations", 1)[0] == 0
+        assert json.loads((strange / folder / "model" / "config.json").read_text())["model"]["encoder_output_stride"] == stride
+
+
+@pytest.mark.parametrize("option", [("--model", "pspnet_resnet18"), ("--encoder-weights", "imagenet")])
+def test_a_checkpoint_to_start_from_goes_with_no_other_weights(run, strange, option):
+    code, _, err = run("train", "--data", strange / "data", "-o", strange / "run", "--init", strange / "model", *option)
+    assert code == 2 and f"leave out {option[0]} {option[1]}" in err and not (strange / "run").exists()
+
+
+def test_the_classifier_is_made_anew_for_other_classes(run, strange):
+    (strange / "data" / "classes.txt").write_text("road\nsky")
+    command = ("train", "--data", strange / "data", "-o", strange / "run", "--init", strange / "model", *TRAIN[2:])
+    assert run(*command, "--iterations", 1, "--lr", 1e-9)[0] == 0
+    before, after = (load_file(strange / path / "model.safetensors") for path in ("model", "run/model"))
+    same = {key for key in before if before[key].is_floating_point() and torch.allclose(before[key], after[key], atol=1e-6)}
+    assert "decoder.pyramid.fuse.0.weight" in same or len(same) > 50
+    assert not any(key.startswith("segmentation_head") and key.endswith("weight") for key in same)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_first_step_ends_the_command_with_its_code(run, strange, monkeypatch, number):
+    def interrupted(dataset):
+        os.kill(os.getpid(), number)
+        raise AssertionError("not reached")
+
+    monkeypatch.setattr("pspnet_zoo.training.run.mask_class_fractions", interrupted)
+    command = ("train", "--data", strange / "data", "-o", strange / "run", "--class-weight-power", 0.5, *TRAIN)
+    code, _, err = run(*command)
+    assert code == 128 + number and "Stopped before the first step; nothing was changed" in err and not (strange / "run").exists()
+
+
+def test_a_signal_after_the_last_step_keeps_the_result_and_the_code(run, strange, monkeypatch):
+    save = PSPNet.save_pretrained
+
+    def interrupted(self, folder, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        return save(self, folder, **options)
+
+    monkeypatch.setattr(PSPNet, "save_pretrained", interrupted)
+    code, out, err = run("train", "--data", strange / "data", "-o", strange / "run", "--iterations", 1, *TRAIN)
+    assert code == 130 and "Wrote" in out and "the run is complete" in err and (strange / "run" / "model" / "config.json").exists()
+
+
+def test_a_run_without_a_terminal_says_a_line_now_and_then(run, strange, monkeypatch):
+    monkeypatch.setattr("pspnet_zoo.cli.train._LINE_EVERY", 0)
+    code, _, err = run("train", "--data", strange / "data", "-o", strange / "run", "--iterations", 3, *TRAIN)
+    assert code == 0 and all(f"step {step}/3  loss" in err for step in (1, 2, 3))
+
+
+def test_one_class_is_refused_by_check_and_train_alike(run, strange):
+    (strange / "data" / "classes.txt").write_text("crack")
+    for command in (("data", "check", strange / "data"), ("train", "--data", strange / "data", "-o", strange / "run", *TRAIN)):
+        code, _, err = run(*command)
+        assert code == 2 and "names one class, 'crack'" in err
+    assert not (strange / "run").exists()

@@ -37,7 +37,7 @@ def test_help_has_every_option_and_what_each_command_does_whole_in_80_columns(ru
 def test_help_has_its_sections(run):
     _, out, _ = run("train", "--help")
     sections = re.split(r"^(\S.*):$", out, flags=re.MULTILINE)
-    assert sections[1::2] == ["Options", "From a teacher", "Numbers of the recipe"]
+    assert sections[1::2] == ["Options", "Knowledge distillation", "Settings of the recipe"]
     assert "--resume" in sections[2] and "--teacher-mapping" in sections[4] and "--ema-decay" in sections[6]
 
 

@@ -27,12 +27,12 @@ from pspnet_zoo.training import distill
 from pspnet_zoo.training.distill import (
     Teacher,
     TeacherScores,
+    coordinates,
+    counted_pixels,
     distillation_loss,
     network_teacher,
-    places,
     read_mapping,
     sample,
-    taught,
 )
 from pspnet_zoo.training.recipes import Recipe
 from pspnet_zoo.training.train import CHECKPOINT, train
@@ -78,7 +78,7 @@ def test_cached_scores_give_the_loss_of_scores_on_the_fly_through_scale_crop_and
     crop, scale = (40, 56), 1.0 + seed / 5
     transform = training_transform(crop=crop, mean=(0, 0, 0), scale=(scale, scale), photometric=False)
     torch.manual_seed(seed)
-    where = transform(image, mask, places(*image.shape[-2:]))[2]
+    where = transform(image, mask, coordinates(*image.shape[-2:]))[2]
     target = sample(scores[0], where)
 
     size = [round(side * scale) for side in image.shape[-2:]]
@@ -100,15 +100,15 @@ def test_cached_scores_give_the_loss_of_scores_on_the_fly_through_scale_crop_and
 
 
 @pytest.mark.parametrize("options", [{"scale": (0.3, 0.6)}, {"scale": (1.0, 1.0), "rotate": 30.0, "blur": 1.0}])
-def test_what_lies_outside_the_image_is_not_taught(options):
+def test_what_lies_outside_the_image_is_not_counted_pixels(options):
     image = tv_tensors.Image(torch.full((3, 45, 67), 200, dtype=torch.uint8))
     mask = tv_tensors.Mask(torch.zeros(45, 67, dtype=torch.uint8))
     transform = training_transform(crop=(60, 80), mean=(0, 0, 0), photometric=False, **options)
     for seed in range(5):
         torch.manual_seed(seed)
-        _, mask_out, where = transform(image, mask, places(45, 67))
+        _, mask_out, where = transform(image, mask, coordinates(45, 67))
         target = sample(torch.ones(1, 45, 67), where)
-        inside = taught(target[None], 0.0)[0]
+        inside = counted_pixels(target[None], 0.0)[0]
         assert 0.01 < inside.float().mean() < 1 and not (inside & (mask_out == IGNORE)).any()
         edge = F.max_pool2d((mask_out == IGNORE).float()[None], 5, 1, 2)[0] > 0
         assert (inside | edge).all()
@@ -117,14 +117,14 @@ def test_what_lies_outside_the_image_is_not_taught(options):
 @pytest.mark.parametrize("stride", [2, 5])
 def test_smaller_scores_stay_aligned(teacher, camvid, tmp_path, stride):
     def x_of(image):
-        return places(*image.shape[-2:])[:1].as_subclass(torch.Tensor).expand(11, -1, -1) + 1
+        return coordinates(*image.shape[-2:])[:1].as_subclass(torch.Tensor).expand(11, -1, -1) + 1
 
     ramp = Teacher("ramp", x_of, frozenset(range(11)))
     scores = TeacherScores(tmp_path, [ramp], open_dataset("camvid", camvid, "train"), stride=stride)
     height, width = scores.dataset[0][0].shape[-2:]
     assert scores.compute(0).shape == (11, -(-height // stride), -(-width // stride))
     assert scores.size(0) == scores.compute(0).numel() * 2
-    where = places(height, width)
+    where = coordinates(height, width)
     found = sample(scores.compute(0), where)[0] - 1
     inner = where[0].abs() < 1 - 3 * stride / width
     torch.testing.assert_close(found[inner], where[0][inner].as_subclass(torch.Tensor), atol=2e-3, rtol=0)
@@ -147,13 +147,15 @@ def test_the_loss_is_hintons(temperature):
 def test_only_confident_pixels_teach():
     target = torch.tensor([[0.9, 0.6, 0.3], [0.1, 0.4, 0.1]])[None, :, None]  # (1, 2, 1, 3); the last knows neither
     logits = torch.randn(1, 2, 1, 3, requires_grad=True)
-    assert taught(target, 0.0).tolist() == [[[True, True, False]]] and taught(target, 0.7).tolist() == [[[True, False, False]]]
+    assert counted_pixels(target, 0.0).tolist() == [[[True, True, False]]] and counted_pixels(target, 0.7).tolist() == [
+        [[True, False, False]]
+    ]
     distillation_loss(logits, target, known=[0, 1], confidence=0.7).backward()
     assert logits.grad is not None and logits.grad.abs().sum(dim=1)[0, 0].gt(0).tolist() == [True, False, False]
     assert distillation_loss(logits, target, known=[0, 1], confidence=1.0).item() == 0
 
 
-def test_a_class_that_the_teacher_does_not_know_is_not_taught():
+def test_a_class_that_the_teacher_does_not_know_is_not_counted_pixels():
     target = torch.tensor([0.5, 0.25, 0.0]).view(1, 3, 1, 1)
     logits = torch.tensor([0.0, 1.0, 5.0]).view(1, 3, 1, 1).requires_grad_()
     loss = distillation_loss(logits, target, known=[0, 1])
@@ -179,7 +181,7 @@ def test_classes_of_the_teacher_are_summed_as_the_mapping_says(net, camvid, tmp_
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        (None, "Say with a mapping which of the teacher's form each"),
+        (None, "Give a mapping that says which of the teacher's classes form each"),
         ({"a": ["sky"]}, "look at b. An empty list says"),
         ({"a": ["sky"], "b": [], "c": []}, "look at c"),
         ({"a": ["sky"], "b": ["heaven"]}, "names heaven; the teacher's classes are sky, building"),
@@ -224,7 +226,8 @@ def test_scores_are_computed_once_and_gone_on_with(teacher, camvid, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         scores.prepare()
     steps = []
-    assert scores.prepare(progress=lambda done, total: steps.append((done, total))) == 3
+    scores.progress = lambda done, total: steps.append((done, total))
+    assert scores.prepare() == 3
     assert steps == [(1, 3), (2, 3), (3, 3)] and len(asked) == 6
     assert scores.prepare() == 0 and len(asked) == 6
     torch.testing.assert_close(scores[4].float(), teacher.probabilities(scores.dataset[4][0]), atol=1e-3, rtol=0)
@@ -243,7 +246,7 @@ def test_damaged_scores_are_found_and_computed_again(scores, damage):
     data[-40] ^= 1
     changed = {"cut": bytes(data[:-7]), "flipped bit": bytes(data), "not a number": b"<html>"}
     path.write_bytes(changed[damage]) if damage in changed else path.unlink()
-    with pytest.raises(WeightsError, match="was damaged while training; go on with --resume"):
+    with pytest.raises(WeightsError, match="was damaged while training; continue with --resume"):
         scores[2]
     assert scores.prepare() == 1
     assert torch.equal(scores[2], before)
@@ -268,7 +271,9 @@ def test_a_full_disk_is_one_clear_line(teacher, camvid, tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
     with monkeypatch.context() as patch:
         patch.setattr(distill.shutil, "disk_usage", lambda path: usage(1000))
-        with pytest.raises(OSError, match="No space for the teacher's scores in .*: 5 images need 0.0 GB, and 0.0 GB are free"):
+        with pytest.raises(
+            OSError, match="No space for the soft labels of the teacher in .*: 5 images need 0.0 GB, and 0.0 GB are free"
+        ):
             scores.prepare()
     write, written = distill.write_state, []
 
@@ -280,7 +285,7 @@ def test_a_full_disk_is_one_clear_line(teacher, camvid, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(distill, "write_state", fills_up)
-        with pytest.raises(OSError, match=r"2 of 5 images are done, 0.0 GB are left\. Free some, .*; what is there is kept"):
+        with pytest.raises(OSError, match=r"2 of 5 images are done, 0.0 GB are left\. Free some, .*; what was computed is kept"):
             scores.prepare()
     assert scores.prepare() == 3
 
@@ -375,7 +380,7 @@ def test_a_taught_run_resumes_to_the_very_same_weights(net, scores, tmp_path, ch
         train(twin, scores.dataset, recipe, tmp_path / "broken", teacher=scores, progress=stop)
     assert train(twin, scores.dataset, recipe, tmp_path / "broken", teacher=scores, resume=True) == 4
     assert same(net, twin)
-    with pytest.raises(WeightsError, match="of a run with other teachers"):
+    with pytest.raises(WeightsError, match="the teachers, their protocol or mapping were others"):
         train(twin, scores.dataset, recipe, tmp_path / "broken", resume=True)
     assert (tmp_path / "whole" / CHECKPOINT).read_bytes() == (tmp_path / "broken" / CHECKPOINT).read_bytes()
 

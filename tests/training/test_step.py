@@ -191,7 +191,7 @@ def test_a_run_goes_on_with_more_iterations(steady, images, tmp_path):
     assert steps == [3]
     with pytest.raises(WeightsError, match="after the last one of 2 iterations"):
         train(steady, images, RECIPE, tmp_path, resume=True)
-    with pytest.raises(WeightsError, match=r"another recipe: momentum was 0\.9 and is 0\.5\. Resume"):
+    with pytest.raises(WeightsError, match=r"another run: momentum was 0\.9 and is 0\.5\. Resume"):
         train(steady, images, replace(longer, momentum=0.5), tmp_path, resume=True)
 
 

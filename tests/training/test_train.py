@@ -122,7 +122,7 @@ def test_what_cannot_be_resumed_is_named(net, camvid, tmp_path):
     with pytest.raises(WeightsError, match=r"No weights at '.*checkpoint.safetensors'"):
         train(net, dataset, RECIPE, tmp_path, resume=True)
     train(net, dataset, replace(RECIPE, iterations=1), tmp_path)
-    with pytest.raises(WeightsError, match="of a run with another recipe"):
+    with pytest.raises(WeightsError, match="of another run: lr was 0.01 and is 0.02"):
         train(net, dataset, replace(RECIPE, lr=0.02), tmp_path, resume=True)
     (tmp_path / CHECKPOINT).write_bytes((tmp_path / CHECKPOINT).read_bytes()[:-10])
     with pytest.raises(WeightsError, match="not a whole safetensors file"):
@@ -192,7 +192,7 @@ def test_parts_of_a_batch_make_the_step_of_the_whole(net, camvid, tmp_path):
 
 
 def test_the_batch_must_divide(net, camvid, tmp_path):
-    with pytest.raises(ValueError, match="batch_size is 3; it must divide evenly among 1 processes times 2"):
+    with pytest.raises(ValueError, match="batch_size is 3; it must be a multiple of 1 processes times 2 micro-batches"):
         train(net, open_dataset("camvid", camvid, "train"), replace(RECIPE, batch_size=3, accumulation=2), tmp_path)
 
 
@@ -209,7 +209,7 @@ def test_validation_keeps_the_best_network_and_logs_scores_and_images(net, camvi
     image, truth = validation[0]
     pixels, seen = image.permute(1, 2, 0).numpy(), class_ids(net, image[None])[0]
     beside = [overlay(pixels, mask.numpy(), CAMVID, 0.5) for mask in (truth, seen)]
-    logged = log.Images(f"{validation.images[0].stem}: truth, prediction")[-1].encoded_image_string
+    logged = log.Images(f"{validation.images[0].stem}: ground truth, prediction")[-1].encoded_image_string
     assert np.array_equal(np.array(Image.open(io.BytesIO(logged))), np.concatenate(beside, axis=1))
 
 

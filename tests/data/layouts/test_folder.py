@@ -48,7 +48,7 @@ def test_without_them_every_fifth_image_is_for_validation(flat):
 
 def test_two_images_are_one_to_train_on_and_one_to_validate_on(tmp_path):
     write_pairs(tmp_path, 2)
-    (tmp_path / "classes.txt").write_text("road")
+    (tmp_path / "classes.txt").write_text("road\nsky")
     assert [len(open_dataset("folder", tmp_path, s)) for s in ("train", "val")] == [1, 1]
     (tmp_path / "images" / "01.jpg").unlink()
     with pytest.raises(FileNotFoundError, match="one image, and it is in val"):
@@ -86,16 +86,17 @@ def test_a_text_of_any_editor_is_read(tmp_path, text):
         ("classes.txt", "", "the name of class 0 is ''"),
         ("classes.txt", "road\nroad", "the name of class 1 is 'road'; it must be a text of its own"),
         ("classes.txt", "road\n\x1b[31m", "the name of class 1 is"),
-        ("classes.txt", "\n".join(map(str, range(256))), "1 to 255 names"),
+        ("classes.txt", "\n".join(map(str, range(256))), "2 to 255 names"),
+        ("classes.txt", "crack", "it names one class, 'crack', .* as 'background' for id 0"),
         ("classes.json", "{", "Expecting property name"),
         ("classes.json", "[" * 100_000, "."),  # deeper than Python nests
         ("classes.json", '["road"]', "it must be an object"),
         ("classes.json", '{"names": ["road"], "colours": []}', "it must be an object"),
-        ("classes.json", '{"names": "road"}', "must be a list of 1 to 255 names"),
+        ("classes.json", '{"names": "road"}', "must be a list of 2 to 255 names"),
         ("classes.json", '{"names": ["a", 2]}', "the name of class 1 is 2"),
-        ("classes.json", '{"names": ["a"], "colors": []}', "1 class names and 0 colours"),
-        ("classes.json", '{"names": ["a"], "colors": ["#ffffff"]}', "must be a list of"),
-        ("classes.json", '{"names": ["a"], "colors": [[0, 0, 256]]}', "The colour of class 'a'"),
+        ("classes.json", '{"names": ["a", "b"], "colors": []}', "2 class names and 0 colours"),
+        ("classes.json", '{"names": ["a", "b"], "colors": ["#ffffff"]}', "must be a list of"),
+        ("classes.json", '{"names": ["a", "b"], "colors": [[0, 0, 256], [0, 0, 0]]}', "The colour of class 'a'"),
         ("classes.json", '{"names": ["a", "b"], "ignore": 1}', '"ignore" is 1; it must be an id from 2 to 255'),
         ("classes.json", '{"names": ["a", "b"], "ignore": "b"}', '"ignore" is'),
     ],
@@ -156,3 +157,37 @@ def test_a_mask_of_another_size_or_with_an_unknown_id_is_named(flat):
         dataset[0]
     with pytest.raises(ImageError, match=r"05.png' holds the ids \[2\]; the dataset has 0 to 1, 255"):
         dataset[1]
+
+
+def test_a_palette_with_the_classes_in_another_order_is_refused(flat):
+    (flat / "classes.txt").unlink()
+    (flat / "classes.json").write_text(json.dumps({"names": ["road", "sky"], "colors": [[9, 9, 9], [80, 90, 200]]}))
+    mask = Image.new("P", (8, 6), 1)
+    mask.putpalette([9, 9, 9, 80, 90, 200])
+    mask.save(flat / "masks" / "05.png")
+    assert len(open_dataset("folder", flat, "val")) == 2
+    mask.putpalette([80, 90, 200, 9, 9, 9])
+    mask.save(flat / "masks" / "05.png")
+    with pytest.raises(ValueError, match=r"05.png' has the colour \(80, 90, 200\) at id 0, which is 'road'; .* that of 'sky'"):
+        open_dataset("folder", flat, "val")
+
+
+def test_palettes_do_not_count_where_colours_were_not_given(flat):
+    mask = Image.new("P", (8, 6), 1)
+    mask.putpalette([0, 0, 0, 128, 0, 0])  # Pascal VOC's, whose first colour is that of the background
+    mask.save(flat / "masks" / "00.png")
+    assert len(open_dataset("folder", flat, "val")) == 2
+
+
+def test_folders_of_another_layout_are_named_with_the_one_that_is_read(flat, tmp_path):
+    for kind in ("images", "masks"):
+        (flat / kind).rename(flat / "train")
+        (flat / kind).mkdir()
+        (flat / "train").rename(flat / kind / "train")
+    with pytest.raises(
+        FileNotFoundError, match=r"No images in '.*images', but the folders train; .* as train/images/ and train/masks/"
+    ):
+        open_dataset("folder", flat, "train")
+    (tmp_path / "voc" / "JPEGImages").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="holds neither images/ and masks/.* It holds JPEGImages/"):
+        open_dataset("folder", tmp_path / "voc", "train")

@@ -1,0 +1,198 @@
+"""A run is alone in its folder, fits its network and data, and hears signals from its first line to its last."""
+
+import json
+import os
+import signal
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+from torch.utils.data import Subset, TensorDataset
+from torchvision import tv_tensors
+
+from pspnet_zoo import PSPNet, WeightsError
+from pspnet_zoo.data.labels import CAMVID, Labels
+from pspnet_zoo.data.open import open_dataset
+from pspnet_zoo.evaluation.evaluate import evaluate
+from pspnet_zoo.meta import Preprocess
+from pspnet_zoo.storage.files import read_state, write_state
+from pspnet_zoo.training.recipes import Recipe
+from pspnet_zoo.training.train import CHECKPOINT, train
+from pspnet_zoo.training.trainer import Stopped, Trainer
+
+RECIPE = Recipe(iterations=2, batch_size=2, crop=(32, 48), lr=0.01, evaluate_every=0)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    yield
+    AcceleratorState._reset_state(True)
+
+
+@pytest.fixture
+def images(camvid):
+    return open_dataset("camvid", camvid, "train")
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_preparation_at_once_and_is_noted_after_it(tmp_path, number):
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped), Trainer(tmp_path / "run") as trainer:
+        send(number)
+    assert trainer.signal == number and not (tmp_path / "run").exists()
+    with Trainer(tmp_path / "run") as trainer:
+        trainer.begin()
+        send(number)
+        assert trainer.signal == number
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_whose_exception_was_lost_ends_the_preparation_all_the_same(tmp_path):
+    with pytest.raises(Stopped), Trainer(tmp_path / "run") as trainer:
+        trainer.signal = signal.SIGINT
+        trainer.begin()
+
+
+def test_a_handler_of_the_caller_is_called_too(tmp_path):
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with Trainer(tmp_path / "run") as trainer:
+            trainer.begin()
+            send(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM] == [trainer.signal]
+
+
+def test_outside_the_main_thread_a_run_goes_without_signals(net, images, tmp_path):
+    steps = []
+    thread = threading.Thread(target=lambda: steps.append(train(net, images, RECIPE, tmp_path / "run")))
+    thread.start()
+    thread.join()
+    assert steps == [2]
+
+
+def test_two_runs_in_one_folder_are_refused(net, images, tmp_path):
+    with Trainer(tmp_path / "run"):
+        with pytest.raises(ValueError, match="Another run is writing to '.*run'; wait for its end, or choose another folder"):
+            train(net, images, RECIPE, tmp_path / "run")
+        with Trainer(tmp_path / "other"), Trainer(tmp_path / "run", leads=False):
+            pass
+    assert train(net, images, RECIPE, tmp_path / "run") == 2
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def network(stride=8, labels=CAMVID, **options):
+    torch.manual_seed(0)
+    net = PSPNet("test_efficientnet", None, classes=len(labels), psp_out_channels=16, encoder_output_stride=stride, **options)
+    net.labels = labels
+    return net
+
+
+def test_a_run_is_resumed_only_as_the_run_that_it_was(camvid, images, tmp_path):
+    train(network(), images, RECIPE, tmp_path)
+    longer = replace(RECIPE, iterations=3)
+    started = network()
+    started.provenance = {"start": "pspnet_lite0.camvid"}
+    swapped = Labels((CAMVID.names[1], CAMVID.names[0], *CAMVID.names[2:]))
+    others = [
+        (network(16), images, "encoder_output_stride was 8 and is 16"),
+        (network(psp_dropout=0.3), images, "psp_dropout was 0.1 and is 0.3"),
+        (network(), Subset(images, range(4)), r"dataset was 5 images \(names [0-9a-f]{12}\) and is 4 images"),
+        (network(), open_dataset("camvid", camvid, "val"), "dataset was 5 images"),
+        (started, images, "start was None and is pspnet_lite0.camvid"),
+    ]
+    for net, dataset, message in others:
+        with pytest.raises(WeightsError, match=f"is of another run: {message}.*. Resume with the same settings"):
+            train(net, dataset, longer, tmp_path, resume=True)
+    images.labels = swapped
+    with pytest.raises(WeightsError, match="classes was .'sky', 'building', .* and is .'building', 'sky'"):
+        train(network(labels=swapped), images, longer, tmp_path, resume=True)
+    images.labels = CAMVID
+    assert train(network(), images, longer, tmp_path, resume=True) == 3
+
+
+def test_a_checkpoint_of_an_earlier_version_is_resumed(images, tmp_path):
+    train(network(), images, RECIPE, tmp_path)
+    tensors, state = read_state(tmp_path / CHECKPOINT)
+    kept = {"step", "best", "scaler", "recipe", "teacher"}
+    write_state(tmp_path / CHECKPOINT, tensors, {key: state[key] for key in kept})
+    assert train(network(), images, replace(RECIPE, iterations=3), tmp_path, resume=True) == 3
+
+
+def test_what_does_not_fit_is_refused_before_the_first_step(camvid, images, tmp_path):
+    few = PSPNet("test_efficientnet", None, classes=9, psp_out_channels=8)
+    with pytest.raises(ValueError, match="The model has 9 classes and the dataset 11"):
+        train(few, images, RECIPE, tmp_path / "run")
+    images.labels = Labels(tuple(reversed(CAMVID.names)))
+    with pytest.raises(ValueError, match="The model's classes are"):
+        train(network(), images, RECIPE, tmp_path / "run")
+    validation = open_dataset("camvid", camvid, "val")
+    validation.labels = Labels(("a", "b"))
+    images.labels = CAMVID
+    with pytest.raises(ValueError, match="the dataset 2; they must be the same"):
+        train(network(), images, RECIPE, tmp_path / "run", validation=validation)
+    with pytest.raises(ValueError, match="precision is 'fp16', which needs a GPU; on a CPU it can be 'bf16' or 'no'"):
+        train(network(), images, replace(RECIPE, precision="fp16"), tmp_path / "run", cpu=True)
+    for path in images.masks:
+        Image.fromarray(np.where(np.array(Image.open(path)) == 3, 0, 11).astype(np.uint8)).save(path)
+    with pytest.raises(ValueError, match="The masks hold nothing but 0, which is 'sky', and 255"):
+        train(network(), images, RECIPE, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Ends(TensorDataset):
+    """A dataset whose items end like an iterator."""
+
+    def __getitem__(self, index):
+        raise StopIteration
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_plain_tensors_train_and_an_early_end_is_said(tmp_path):
+    data = (torch.zeros(4, 3, 64, 64, dtype=torch.uint8), torch.arange(4 * 64 * 64).view(4, 64, 64) % 11)
+    validation = TensorDataset(*(tensor[:2] for tensor in data))
+    recipe = replace(RECIPE, evaluate_every=1)
+    assert train(network(), TensorDataset(*data), recipe, tmp_path / "a", validation=validation, workers=1) == 2
+    with pytest.raises(ValueError, match="'item 0': reading the item raised StopIteration"):
+        train(network(), Ends(*data), RECIPE, tmp_path / "b")
+
+
+def test_runs_of_several_precisions_follow_each_other_in_one_process(images, tmp_path):
+    for name in ("no", "bf16", "no"):
+        train(network(), images, replace(RECIPE, iterations=1, precision=name), tmp_path / name)
+    assert json.loads((tmp_path / "bf16" / "recipe.json").read_text())["precision"] == "bf16"
+
+
+class Bands:
+    """Images of two bands of 16 bits, the second of which tells the classes."""
+
+    labels = Labels(("low", "high"))
+    preprocess = Preprocess((0.5, 0.5), (0.25, 0.25), white=65535.0)
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        mask = torch.arange(40 * 40).view(40, 40) % 40 > 10 + 4 * index
+        image = torch.stack([torch.full((40, 40), 30_000), 60_000 * mask])
+        return tv_tensors.Image(image.to(torch.uint16)), tv_tensors.Mask(mask.to(torch.uint8))
+
+
+def test_images_of_other_bands_train_by_the_preprocessing_that_the_dataset_states(tmp_path):
+    net = PSPNet("test_efficientnet", None, classes=2, psp_out_channels=16, in_channels=2)
+    recipe = replace(RECIPE, iterations=20, photometric=False, rotate=20, crop=(40, 40), evaluate_every=20)
+    with pytest.raises(ValueError, match="set net.preprocess = dataset.preprocess, with as many in_channels"):
+        train(net, Bands(), recipe, tmp_path / "run")
+    net.preprocess = Bands.preprocess
+    assert train(net, Bands(), recipe, tmp_path / "run", validation=Bands()) == 20
+    assert evaluate(net, Bands()).pixel_accuracy > 0.8
