@@ -21,18 +21,18 @@ from pathlib import Path
 import torch
 
 from pspnet_zoo import Predictor
-from pspnet_zoo.cli.predict import _Job, _write
 from pspnet_zoo.data.find import find_files
 from pspnet_zoo.inference.predictor import DEFAULT_MODEL
-from pspnet_zoo.streams.pipeline import WORKERS, in_order, segment_all
+from pspnet_zoo.results.jobs import Job
+from pspnet_zoo.results.sink import ResultSink
+from pspnet_zoo.streams.pipeline import WORKERS
 
 
 def through_pipeline(predictor: Predictor, files: list[Path], output: Path, workers: int) -> None:
     """What `pspnet-zoo predict` does with the images."""
-    jobs = [_Job(file, str(i), output / f"{i}_overlay.png", output / f"{i}_mask.png") for i, file in enumerate(files)]
-    results = segment_all(predictor.segment, lambda job: predictor.read(job.source), jobs, workers=workers)
-    for item in in_order(lambda result: _write(result, 0.5), results, workers=workers):
-        assert item.error is None
+    jobs = [Job(file, str(i), output / f"{i}_overlay.png", output / f"{i}_mask.png") for i, file in enumerate(files)]
+    for _, row in ResultSink("model", "digest").segment(predictor, jobs, workers=workers):
+        assert row.error is None
 
 
 def pipeline(model: str, files: list[Path], rounds: int, workers: int) -> None:

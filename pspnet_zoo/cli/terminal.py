@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from unicodedata import category
 
 import typer
 from rich.console import Console
@@ -48,7 +49,8 @@ class SectionedCommand(TyperCommand):
             panel = getattr(parameter, "rich_help_panel", None)
             section = panel or ("Arguments" if parameter.param_type_name == "argument" else "Options")
             if record := parameter.get_help_record(ctx):
-                sections.setdefault(section, []).append(record)
+                name = record[0].partition(" <")[0] if section == "Arguments" else record[0]  # without typer's <list[str]>
+                sections.setdefault(section, []).append((name, record[1]))
         for section, records in sections.items():
             with formatter.section(section):
                 formatter.write_dl(records)
@@ -85,14 +87,28 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def printable(text: str) -> str:
+    """Text from files, such as names, without what a terminal would obey or cannot show: those characters become escapes.
+
+    Escaped are control characters but for tabs and line ends, marks that change the direction of writing, and bytes of names that
+    are not Unicode.
+    """
+    return "".join(c if c in "\n\t" or category(c) not in ("Cc", "Cf", "Cs") else ascii(c)[1:-1] for c in text)
+
+
+def cell(text: str) -> str:
+    """Text from files for a table or a progress bar: see `printable`, and without rich's markup."""
+    return escape(printable(text))
+
+
 def say(text: str, console: Console = out) -> None:
     """A line as it is: no wrapping, no colours, no markup read from names or paths."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def complain(error: Exception | str) -> None:
     """One line on stderr."""
-    err.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+    err.print(printable(f"Error: {error}"), style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 def say_facts(facts: Sequence[tuple[str, str | Sequence[str]]]) -> None:
@@ -117,9 +133,9 @@ def say_facts(facts: Sequence[tuple[str, str | Sequence[str]]]) -> None:
 
 def number_table(name: str, *numbers: str, title: str | None = None) -> Table:
     """A table with names at the left and numbers at the right; the headings, which may be names of files, are as they are."""
-    table = Table(escape(name), title=title and escape(title))
+    table = Table(cell(name), title=title and cell(title))
     for heading in numbers:
-        table.add_column(escape(heading), justify="right")
+        table.add_column(cell(heading), justify="right")
     return table
 
 

@@ -1,110 +1,119 @@
-"""A table of what is in images, a row for each, written as they come: CSV, JSON lines or Parquet."""
+"""A report: one row an image or frame, written as results come, as CSV, JSON lines or Parquet."""
 
 import csv
+import io
 import json
 import os
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..extras import missing_extra
+from .rows import IMAGE_COLUMNS, VIDEO_COLUMNS, ResultRow, arrow_schema, arrow_table
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 
 _PARQUET_ROWS = 1000  # in memory
 
+_Writers = tuple[Callable[[ResultRow], object], Callable[[], object]]
+"""Functions that write a row, and that finish the file."""
+
 
 class ReportWriter:
     """A file that appears under its name when the report is closed, with all rows up to then.
 
-    Columns: path, frame and time in seconds (of videos only), height and width in pixels, `fraction_NAME` for each class (0..1),
-    seconds of work, and error (empty where there is none). In JSON lines and Parquet the shares are one field, `class_fractions`.
+    Columns: see `IMAGE_COLUMNS` and `VIDEO_COLUMNS`. In CSV, the class fractions are a column a class, `fraction_NAME`.
+    A pipe or device that has the report's name is written to as rows come.
 
     Args:
         path: Ends in .csv, .jsonl or .parquet.
         classes: Names in the order of the ids.
-        video: Add frame and time.
+        video: Add the columns of videos.
 
     Raises:
         ValueError: If the path has another ending.
         ImportError: If it ends in .parquet and pyarrow is not installed.
-        OSError: If it cannot be written.
+        OSError: If it cannot be written, also when it is closed.
     """
 
     def __init__(self, path: str | os.PathLike[str], classes: Sequence[str], *, video: bool = False) -> None:
-        self._path, self._classes = Path(path), list(classes)
-        check_report(self._path)
-        self._head = ["path", *(["frame", "time"] if video else []), "height", "width"]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
-        opened = {".csv": self._csv, ".jsonl": self._jsonl, ".parquet": self._parquet}[self._path.suffix.lower()]()
-        self._write, self._close = opened
+        path = Path(path)
+        check_report(path)
+        self._columns, self._classes = VIDEO_COLUMNS if video else IMAGE_COLUMNS, list(classes)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path.resolve()  # of a link, the file that it leads to
+        is_stream = path.exists() and not path.is_file()
+        self._part = self._path if is_stream else self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
+        self._file: BinaryIO = self._part.open("wb")
+        self._write, self._finish = {".csv": self._csv, ".jsonl": self._jsonl, ".parquet": self._parquet}[path.suffix.lower()]()
 
     def __enter__(self) -> "ReportWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Also after an error or Ctrl-C: the rows so far are true."""
-        self._close()
-        os.replace(self._part, self._path)
+        """Close the file, also after an error or Ctrl-C: the rows so far are true."""
+        with _signals_held():
+            try:
+                with self._file:
+                    self._finish()
+                    self._file.flush()
+                    if self._part != self._path:
+                        os.fsync(self._file.fileno())
+                if self._part != self._path:
+                    os.replace(self._part, self._path)
+            except BaseException:
+                if self._part != self._path:
+                    self._part.unlink(missing_ok=True)
+                raise
 
-    def add(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        size: tuple[int, int] | None = None,
-        class_fractions: dict[str, float] | None = None,
-        seconds: float | None = None,
-        error: Exception | str | None = None,
-        frame: int | None = None,
-        time: float | None = None,
-    ) -> None:
-        """Write a row; `size` is (height, width)."""
-        height, width = size or (None, None)
-        head = {"path": os.fspath(path), "frame": frame, "time": time, "height": height, "width": width}
-        row = {key: head[key] for key in self._head}
-        self._write({**row, "class_fractions": class_fractions, "seconds": seconds, "error": None if error is None else str(error)})
+    def add(self, row: ResultRow) -> None:
+        """Write a row."""
+        self._write(row)
 
-    def _csv(self) -> tuple[Callable[[dict[str, Any]], object], Callable[[], object]]:
-        file = self._part.open("w", newline="", encoding="utf-8", errors="surrogateescape")
-        columns = [*self._head, *(f"fraction_{name}" for name in self._classes), "seconds", "error"]
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
+    def _csv(self) -> _Writers:
+        file = io.TextIOWrapper(self._file, encoding="utf-8", errors="surrogateescape", newline="")
+        fractions = {"class_fractions": [f"fraction_{name}" for name in self._classes]}
+        writer = csv.writer(file)
+        writer.writerow([name for column in self._columns for name in fractions.get(column, [column])])
 
-        def write(row: dict[str, Any]) -> None:
-            class_fractions = row.pop("class_fractions") or {}
-            writer.writerow({**row, **{f"fraction_{name}": fraction for name, fraction in class_fractions.items()}})
+        def write(row: ResultRow) -> None:
+            values: list[Any] = []
+            for column in self._columns:
+                value = getattr(row, column)
+                values += [(value or {}).get(name) for name in self._classes] if column in fractions else [value]
+            writer.writerow(values)
 
-        return write, file.close
+        return write, file.detach
 
-    def _jsonl(self) -> tuple[Callable[[dict[str, Any]], object], Callable[[], object]]:
-        file = self._part.open("w", encoding="utf-8")
-        return lambda row: file.write(json.dumps(row) + "\n"), file.close
+    def _jsonl(self) -> _Writers:
+        def write(row: ResultRow) -> None:
+            self._file.write(json.dumps({column: getattr(row, column) for column in self._columns}).encode() + b"\n")
 
-    def _parquet(self) -> tuple[Callable[[dict[str, Any]], object], Callable[[], object]]:
-        import pyarrow as pa
+        return write, lambda: None
+
+    def _parquet(self) -> _Writers:
         from pyarrow.parquet import ParquetWriter
 
-        types = {"path": pa.string(), "frame": pa.int64(), "time": pa.float64(), "height": pa.int32(), "width": pa.int32()}
-        class_fractions = pa.struct([(name, pa.float64()) for name in self._classes])
-        tail = [("class_fractions", class_fractions), ("seconds", pa.float64()), ("error", pa.string())]
-        schema = pa.schema([*((name, types[name]) for name in self._head), *tail])
-        writer, rows = ParquetWriter(self._part, schema, compression="zstd"), []
+        schema = arrow_schema(self._columns, self._classes)
+        writer, rows = ParquetWriter(self._file, schema, compression="zstd"), []
 
         def flush() -> None:
-            writer.write_table(pa.Table.from_pylist(rows, schema))
+            writer.write_table(arrow_table(rows, self._columns, schema))
             rows.clear()
 
-        def write(row: dict[str, Any]) -> None:
-            rows.append({**row, "path": row["path"].encode(errors="replace").decode()})
+        def write(row: ResultRow) -> None:
+            rows.append(row)
             if len(rows) == _PARQUET_ROWS:
                 flush()
 
-        def close() -> None:
+        def finish() -> None:
             flush()
             writer.close()
 
-        return write, close
+        return write, finish
 
 
 def check_report(path: Path) -> None:
@@ -121,3 +130,24 @@ def check_report(path: Path) -> None:
             import pyarrow  # noqa: F401
         except ImportError as error:
             raise missing_extra("A Parquet report, unlike .csv and .jsonl,", "bulk", error) from None
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and SIGHUP wait until the block is done, so that an impatient user or system cannot lose a report."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    handlers = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+            handlers[number] = signal.signal(number, lambda number, _: received.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in received[:1]:
+            signal.raise_signal(number)

@@ -23,7 +23,7 @@ def image(path, size=(56, 40)):
 
 def test_predict_writes_an_overlay_and_a_mask_and_prints_shares(run, model, tmp_path):
     code, out, _ = run("predict", image(tmp_path / "street.jpg"), "-o", tmp_path / "out", "--model", model)
-    assert code == 0 and "share of the image" in out and "%" in out
+    assert code == 0 and "fraction of the image" in out and "%" in out
     with Image.open(tmp_path / "out" / "street_mask.png") as mask, Image.open(tmp_path / "out" / "street_overlay.png") as overlay:
         assert mask.size == (56, 40) and mask.mode == "P" and overlay.width > 56
 

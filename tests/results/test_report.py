@@ -1,17 +1,20 @@
 import csv
 import json
 import os
+import signal
 
 import pytest
 
 from pspnet_zoo.results.report import ReportWriter, check_report
+from pspnet_zoo.results.rows import ResultRow
 
-SHARES = {"road": 0.75, "sky": 0.25}
+FRACTIONS = {"road": 0.75, "sky": 0.25}
+MODEL = {"model": "street", "model_sha256": "ef"}
 
 
 def fill(report):
-    report.add("a.jpg", size=(3, 4), class_fractions=SHARES, seconds=0.5, frame=7, time=0.28)
-    report.add("ä, b.jpg", error=ValueError("is not an image"))
+    report.add(ResultRow("a.jpg", 3, 4, FRACTIONS, seconds=0.5, input_sha256="ab", frame=7, time=0.28, **MODEL))
+    report.add(ResultRow("ä, b.jpg", error="is not an image", **MODEL))
 
 
 @pytest.mark.parametrize("video", [False, True])
@@ -29,6 +32,8 @@ def test_csv_has_a_row_an_image_and_a_column_a_class(tmp_path, video):
         "fraction_sky": "0.25",
         "seconds": "0.5",
         "error": "",
+        "input_sha256": "ab",
+        **MODEL,
     }
     assert first == {**expected, **({"frame": "7", "time": "0.28"} if video else {})}
     assert second["path"] == "ä, b.jpg" and second["error"] == "is not an image" and second["fraction_road"] == ""
@@ -48,9 +53,11 @@ def test_json_lines_and_parquet_say_the_same(tmp_path):
         "time": 0.28,
         "height": 3,
         "width": 4,
-        "class_fractions": SHARES,
+        "class_fractions": FRACTIONS,
         "seconds": 0.5,
         "error": None,
+        "input_sha256": "ab",
+        **MODEL,
     }
     assert len(rows) == 1200 and rows[0] == expected and rows[1]["class_fractions"] is None
     import pyarrow.parquet as pq
@@ -66,9 +73,9 @@ def test_a_name_that_is_no_text_is_reported_too(tmp_path, suffix):
         pytest.importorskip("pyarrow")
     path = tmp_path / "a new folder" / "for it" / f"r{suffix}"
     with ReportWriter(path, ("road", "sky")) as report:
-        report.add(os.fsdecode(b"\xff.jpg"))
+        report.add(ResultRow(os.fsdecode(b"\xff.jpg")))
     written = path.read_bytes()
-    assert {".csv": b"\n\xff.jpg,,", ".jsonl": b'{"path": "\\udcff.jpg", "height"', ".parquet": b"?.jpg"}[suffix] in written
+    assert {".csv": b"\n\xff.jpg,,", ".jsonl": b'{"path": "\\udcff.jpg", "height"', ".parquet": b"\\udcff.jpg"}[suffix] in written
 
 
 def test_the_rows_so_far_are_kept_when_work_stops(tmp_path):
@@ -91,3 +98,68 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"pip install 'pspnet-zoo\[bulk\]'"):
         check_report(tmp_path / "r.parquet")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path, suffix):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    path = tmp_path / f"r{suffix}"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with ReportWriter(path, ("road", "sky")) as report:
+        fill(report)
+    assert b"a.jpg" in os.read(reader, 1 << 16) and path.is_fifo() and [p.name for p in tmp_path.iterdir()] == [path.name]
+    os.close(reader)
+
+
+def test_a_link_to_a_device_stays_a_link(tmp_path):
+    (tmp_path / "r.csv").symlink_to("/dev/null")
+    with ReportWriter(tmp_path / "r.csv", ("road", "sky")) as report:
+        fill(report)
+    assert (tmp_path / "r.csv").is_symlink() and not os.path.isfile("/dev/null")
+
+
+def test_a_link_to_a_file_stays_a_link_and_its_file_is_replaced(tmp_path):
+    (tmp_path / "r.csv").symlink_to(tmp_path / "elsewhere.csv")
+    (tmp_path / "elsewhere.csv").write_text("old")
+    with ReportWriter(tmp_path / "r.csv", ("road", "sky")) as report:
+        fill(report)
+    assert (tmp_path / "r.csv").is_symlink() and "a.jpg" in (tmp_path / "elsewhere.csv").read_text()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_full_disk_is_an_error_and_leaves_the_older_report(tmp_path, suffix):
+    resource = pytest.importorskip("resource")
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    path = tmp_path / f"r{suffix}"
+    path.write_text("old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"), ReportWriter(path, ("road", "sky")) as report:
+            fill(report)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_until_the_report_is_closed(tmp_path, number):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, interrupt)
+    report = ReportWriter(tmp_path / "r.csv", ("road", "sky"))
+    fill(report)
+    finish = report._finish
+    report._finish = lambda: (signal.raise_signal(number), finish())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            report.__exit__()
+        assert signal.getsignal(number) is interrupt
+    finally:
+        signal.signal(number, before)
+    assert "a.jpg" in (tmp_path / "r.csv").read_text()

@@ -1,0 +1,79 @@
+"""Where the results of each image and video of a command go. Imports nothing heavy: mistakes are found before torch is loaded."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+from typing import Literal
+
+from ..data.find import Found
+from ..streams.video import SUFFIXES as VIDEO_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image or video, and the files of its results."""
+
+    source: Path
+    stem: str
+    """Name of the results below the output folder, without ending; no two jobs of a command share one."""
+    overlay: Path | None
+    mask: Path | None
+    is_video: bool = False
+
+    @property
+    def targets(self) -> list[Path]:
+        """The files that the job writes, in this order: an image whose mask is there is done."""
+        return [path for path in (self.overlay, self.mask) if path is not None]
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """Options that change the results of videos."""
+
+    every: int = 1
+    """2 takes every second frame, and so on."""
+    smooth: float = 0.0
+    """See `Predictor.smoothed`."""
+    masks: Path | None = None
+    """Folder for the mask of each frame; None writes none."""
+
+
+def plan_jobs(
+    found: Sequence[Found],
+    output: Path,
+    *,
+    masks_only: bool,
+    kind: Literal["image", "video"] | None = None,
+    fail: Callable[[Exception], object],
+) -> list[Job]:
+    """Give every image and video the files of its results.
+
+    Args:
+        found: The inputs.
+        output: Folder for the results.
+        masks_only: Write no overlays.
+        kind: Take all inputs for images, or for videos; None tells by the name's ending.
+        fail: Called with the error of each input that one of the result files would overwrite; it gets no job.
+    """
+    inputs = {file.path.resolve() for file in found}
+    jobs = []
+    for file, stem in zip(found, _unique_stems([f.name for f in found]), strict=True):
+        is_video = kind == "video" or (kind is None and file.path.suffix.lower() in VIDEO_SUFFIXES)
+        overlay = None if masks_only else output / f"{stem}_overlay.{'mp4' if is_video else 'png'}"
+        job = Job(file.path, stem, overlay, None if is_video else output / f"{stem}_mask.png", is_video)
+        if taken := [path for path in job.targets if path.resolve() in inputs]:
+            fail(ValueError(f"'{taken[0]}' is one of the images to segment; choose another folder with -o"))
+        else:
+            jobs.append(job)
+    return jobs
+
+
+def _unique_stems(names: Sequence[Path]) -> list[str]:
+    """Names for the results, with their folders; those that would fall together get numbers."""
+    stems: dict[str, None] = {}  # in order
+    for name in names:
+        stem = name.with_suffix("").as_posix()
+        numbered = (f"{stem}_{n}" for n in count(2))
+        stems[next(s for s in chain([stem], numbered) if s not in stems)] = None
+    return list(stems)
