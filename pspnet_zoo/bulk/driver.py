@@ -1,8 +1,8 @@
-"""Images by the million, on one machine or a cluster: Ray Data carries the work.
+"""Segments millions of images with Ray Data, on one machine or a cluster.
 
-The source is cut into shards of neighbouring images. A row of the Ray dataset is the name of a shard, so that images never
-pass through the driver: an actor, which holds the network, reads the shard's images, segments them and writes the shard, whole or
-not at all. What exists is done; a shard that was lost with its actor is made again and is the same.
+The source is cut into shards of neighbouring images. A row of the Ray dataset names a shard, so that images never pass through the
+driver: an actor, which holds the network, reads the shard's images, segments them and writes the shard, whole or not at all. A
+shard that exists is done; one that was lost with its actor is made again, with the same contents.
 
 Needs the extra `bulk` (Ray, pyarrow).
 
@@ -12,8 +12,10 @@ Docs: docs/how-to/segment-in-bulk.md, docs/explanation/scale.md.
 import hashlib
 import logging
 import os
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -34,26 +36,33 @@ from ..data.images import read_image
 from ..inference.prediction import Prediction
 from ..inference.predictor import Predictor
 from ..model_source import format_of
+from ..results.rows import ResultRow, named_error
+from ..results.sink import model_digest
 from ..runtimes.exported import ExportedRuntime, files_of
-from ..streams.pipeline import in_order, segment_all
-from .shards import Destination, Manifest, Row, mask_name
-from .sources import Input, Source, open_source, read_part
+from ..streams.pipeline import Segmented, in_order, segment_all
+from .shards import Destination, Manifest, mask_name
+from .sources import Input, Kind, Source, open_source, read_part
 
 READERS = 4
-"""Threads of a worker that read ahead."""
+"""Number of threads of a worker that read ahead."""
 
 
 @dataclass
 class Summary:
-    """What a run did; what was there before is not counted."""
+    """The numbers of a run."""
 
+    source: str = ""
+    """Description of the source: the number and place of the images, and the kind that it was taken for."""
     images: int = 0
+    """Number of images of this run."""
     failures: int = 0
-    """Of the images: those whose row has an error."""
+    """Number of those images whose row has an error."""
     skipped: int = 0
-    """Images whose shards were there before."""
+    """Number of images whose shards were there already."""
+    errors: tuple[OSError, ...] = ()
+    """Errors of folders of the source that cannot be read."""
     seconds: float = 0.0
-    """From the first shard's start to the last one's end, without the start of the workers."""
+    """Time from the first shard's start to the last one's end, without the start of the workers."""
     workers: dict[str, tuple[int, float]] = field(default_factory=dict)
     """Images and seconds at work, by worker, host:process."""
 
@@ -64,6 +73,7 @@ def run(
     model: str,
     *,
     column: str | None = None,
+    kind: Kind | None = None,
     workers: int | None = None,
     gpus_per_worker: float = 0,
     rows_per_shard: int = 256,
@@ -71,63 +81,67 @@ def run(
     address: str | None = None,
     progress: Callable[[Summary, int], None] | None = None,
 ) -> Summary:
-    """Segment every image of a source exactly once; the same call again does what is missing.
+    """Segment every image of a source exactly once; the same call again does the shards that are missing.
 
     Args:
         source: See `open_source`.
         destination: A folder for the shards, local or a URI; every machine must reach it under this name.
-        model: What `Predictor` takes by name, folder or file.
+        model: A name, folder or file, see `Predictor`.
         column: See `open_source`.
-        workers: Actors, each with the network and one core; None is one for each core of the cluster, or as many as its GPUs hold.
+        kind: See `open_source`.
+        workers: Number of actors, each with the network and one core; None is one for each core of the cluster, or as many as its
+            GPUs hold.
         gpus_per_worker: 0.5 lets two workers share a GPU; 0 runs on CPUs.
-        rows_per_shard: Images a shard, which is also what is done again when a worker is lost.
+        rows_per_shard: Images a shard; a shard is made again when its worker is lost.
         as_files: Write each mask as a PNG file below masks/ instead of into the shards.
-        address: Of a running cluster, such as "auto" or "ray://host:10001"; None starts a local one, or takes the process's own.
-        progress: Called after each shard with what was done so far and the number of images of the source.
+        address: Address of a running cluster, such as "auto" or "ray://host:10001"; None starts a local one, or takes the
+            process's own.
+        progress: Called after each shard with the numbers so far and the number of images of the source.
 
     Raises:
         FileNotFoundError: If the source is not there.
         ValueError: If it holds no images, or the destination has results of another model or source.
-        OSError: If the destination cannot be written.
+        OSError: If the destination cannot be written, or another run writes to it.
     """
     if rows_per_shard < 1:
         raise ValueError(f"rows_per_shard is {rows_per_shard}; it must be positive")
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; it must be positive")
-    inputs = open_source(source, column=column)
+    inputs = open_source(source, column=column, kind=kind, without=destination)
     if as_files:
         _check_names(inputs)
-    files = model_files(model)
-    manifest = Manifest(source, inputs.digest, len(inputs), rows_per_shard, model, _digest(files), as_files)
-    missing = Destination(destination).begin(manifest)
-    sizes = {shard: min(rows_per_shard, len(inputs) - shard * rows_per_shard) for shard in missing}
-    summary = Summary(skipped=len(inputs) - sum(sizes.values()))
-    if progress:
-        progress(summary, len(inputs))
-    if not missing:
-        return summary
-    own = not ray.is_initialized()
-    if own:
-        _start(address)
-    try:
-        started: float | None = None
-        for result in _results(inputs, missing, destination, manifest, files, workers, gpus_per_worker):
-            if result["problem"]:
-                raise OSError(f"The worker {result['worker']} failed: {result['problem']}")
-            ended = result["ended"]
-            started = min(started or ended, ended - result["seconds"])
-            summary.seconds = ended - started
-            summary.images += result["images"]
-            summary.failures += result["failures"]
-            images, seconds = summary.workers.get(result["worker"], (0, 0.0))
-            summary.workers[result["worker"]] = images + result["images"], seconds + result["seconds"]
-            if progress:
-                progress(summary, len(inputs))
-    except RayError as error:
-        raise OSError(f"The workers failed: {str(error).strip().splitlines()[-1]}") from error
-    finally:
-        if own:
-            ray.shutdown()
+    files, digest = pack_model(model)
+    manifest = Manifest(source, inputs.digest, len(inputs), rows_per_shard, model, digest, as_files)
+    with Destination(destination).locked():
+        missing = Destination(destination).begin(manifest)
+        sizes = {shard: min(rows_per_shard, len(inputs) - shard * rows_per_shard) for shard in missing}
+        summary = Summary(str(inputs), skipped=len(inputs) - sum(sizes.values()), errors=inputs.errors)
+        if progress:
+            progress(summary, len(inputs))
+        if not missing:
+            return summary
+        own = not ray.is_initialized()
+        try:
+            if own:
+                _start(address)
+            started: float | None = None
+            for result in _results(inputs, missing, destination, manifest, files, workers, gpus_per_worker):
+                if result["problem"]:
+                    raise OSError(f"The worker {result['worker']} failed: {result['problem']}")
+                ended = result["ended"]
+                started = min(started or ended, ended - result["seconds"])
+                summary.seconds = ended - started
+                summary.images += result["images"]
+                summary.failures += result["failures"]
+                images, seconds = summary.workers.get(result["worker"], (0, 0.0))
+                summary.workers[result["worker"]] = images + result["images"], seconds + result["seconds"]
+                if progress:
+                    progress(summary, len(inputs))
+        except RayError as error:
+            raise OSError(f"The workers failed: {str(error).strip().splitlines()[-1]}") from error
+        finally:
+            if own:
+                ray.shutdown()
     return summary
 
 
@@ -135,10 +149,13 @@ def _start(address: str | None) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
-            handler.setLevel(logging.CRITICAL)  # what goes wrong is raised; progress is our own
-    # None would join whatever cluster ran here last
+            handler.setLevel(logging.CRITICAL)  # errors are raised here; progress is our own
     dashboard = None if address else False
+    handler = signal.getsignal(signal.SIGTERM)
+    # without an address, Ray would join whatever cluster ran here last
     ray.init(address=address or "local", include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray puts its own there, which ends the process with an exit code of its own
 
 
 def _results(
@@ -150,7 +167,7 @@ def _results(
     workers: int | None,
     gpus_per_worker: float,
 ) -> Any:
-    """A row for each shard that is done, as it comes."""
+    """Yield a row for each shard when it is done."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -160,21 +177,21 @@ def _results(
         resources = ray.cluster_resources()
         available = resources.get("GPU", 0) / gpus_per_worker if gpus_per_worker else resources.get("CPU", 1)
         workers = max(int(available), 1)
-    weights = ray.put(files)  # once a cluster; held here for actors that start again
+    weights = ray.put(files)  # once a cluster; kept for actors that start again
     work = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
         _Worker,
         fn_constructor_args=(weights, destination, manifest, None if gpus_per_worker else "cpu"),
         batch_size=1,
         num_cpus=1,
         num_gpus=gpus_per_worker or None,
-        # a node that is lost takes its actors with it; the others go on
+        # a node that is lost takes its actors with it; the others continue
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=min(workers, len(shards))),
     )
     yield from work.iter_rows()
 
 
 class _Worker:
-    """An actor with the network."""
+    """An actor that holds the network."""
 
     def __init__(self, files: "ray.ObjectRef", destination: str, manifest: Manifest, device: str | None) -> None:
         # one thread, whatever the machine, so that a mask does not depend on where it was made
@@ -189,11 +206,11 @@ class _Worker:
         problem = ""
         try:
             if not self._destination.has(shard):  # else another worker finished it just before it was lost
-                rows = segment_part(self._predictor, part, self._manifest.as_files)
+                rows = segment_part(self._predictor, part, self._manifest, self._destination)
                 self._destination.write(shard, rows, self._manifest, self._predictor.labels)
                 images, failures = len(rows), sum(row.error is not None for row in rows)
-        except OSError as error:  # of the storage; those of single images are rows
-            problem = str(error)
+        except (OSError, ValueError) as error:  # errors of the storage; those of single images are rows
+            problem = str(error) or type(error).__name__
         return {
             "shard": [shard],
             "images": [images],
@@ -205,49 +222,47 @@ class _Worker:
         }
 
 
-def segment_part(predictor: Predictor, part: str, as_files: bool = False) -> list[Row]:
-    """The results of a part of a source, in order; an image that cannot be read is a row with its error."""
-    results = segment_all(
-        lambda images: [predictor(pixels) for pixels in images],
-        lambda item: read_image(BytesIO(item.read())),
-        read_part(part),
-        workers=READERS,
-    )
-    return list(in_order(lambda r: _row(r.source, r.prediction, r.error, as_files), results, workers=1, ahead=2))
+def segment_part(predictor: Predictor, part: str, manifest: Manifest, destination: Destination) -> list[ResultRow]:
+    """Segment a part of a source, in order; an image that fails is a row with its error."""
+    digests: dict[int, str] = {}  # by id, since a list may name an image twice
+
+    def read(item: Input) -> Any:
+        data = item.read()
+        digests[id(item)] = hashlib.sha256(data).hexdigest()
+        return read_image(BytesIO(data))
+
+    def row(result: Segmented[Input, Prediction]) -> ResultRow:
+        item, prediction = result.source, result.prediction
+        fixed = {"path": item.name, "input_sha256": digests.pop(id(item), None), "model": manifest.model}
+        fixed["model_sha256"] = manifest.model_sha256
+        if prediction is None:
+            return ResultRow(**fixed, error=named_error("", result.error or ValueError("it was not segmented")))
+        height, width = prediction.mask.shape
+        mask = destination.write_mask(item.place, prediction.png()) if manifest.as_files else prediction.png()
+        return ResultRow(**fixed, height=height, width=width, mask=mask, class_fractions=prediction.class_fractions)
+
+    results = segment_all(lambda images: [predictor(pixels) for pixels in images], read, read_part(part), workers=READERS)
+    return list(in_order(row, results, workers=1, ahead=2))
 
 
-def _row(source: Input, prediction: Prediction | None, error: Exception | None, as_files: bool) -> Row:
-    if prediction is None:
-        return Row(source.name, None, None, None, None, None, str(error) or type(error).__name__)
-    file = mask_name(source.place) if as_files else None
-    height, width = prediction.mask.shape
-    return Row(source.name, file, height, width, prediction.png(), prediction.class_fractions, None)
-
-
-def model_files(model: str) -> dict[str, bytes]:
-    """Everything that makes a model, by file name: its checkpoint's folder, or the exported file."""
+def pack_model(model: str) -> tuple[dict[str, bytes], str]:
+    """All files of a model by name, those of its checkpoint's folder or the exported ones, and its digest."""
     predictor = Predictor(model)
+    digest = model_digest(predictor)
     if isinstance(predictor.runtime, ExportedRuntime):
-        return {path.name: path.read_bytes() for path in files_of(predictor.runtime.path)}
+        return {path.name: path.read_bytes() for path in files_of(predictor.runtime.path)}, digest
     with tempfile.TemporaryDirectory() as folder:
         predictor.model.save_pretrained(folder)
-        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}, digest
 
 
 def load_files(files: Mapping[str, bytes], device: str | None = None) -> Predictor:
-    """The predictor of what `model_files` gave, with one thread; see `Predictor` for the device."""
+    """The predictor of the files of `pack_model`, with one thread; see `Predictor` for the device."""
     with tempfile.TemporaryDirectory() as folder:
         for name, data in files.items():
             (Path(folder) / name).write_bytes(data)
         exported = next(filter(format_of, files), "")
         return Predictor(Path(folder) / exported, device=device, threads=1)
-
-
-def _digest(files: Mapping[str, bytes]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        digest.update(f"{name}\t{len(files[name])}\n".encode() + files[name])
-    return digest.hexdigest()
 
 
 def _check_names(source: Source) -> None:

@@ -1,6 +1,6 @@
-"""Where the results of many images go: Parquet shards, each there whole or not at all, and a manifest that says of what.
+"""The results of bulk work: Parquet shards, each whole or absent, and a manifest of the source and model that they belong to.
 
-Shard k holds the inputs k * rows to (k + 1) * rows of the source, in its order, so that the shards that exist say what is done.
+Shard k holds the inputs k * rows to (k + 1) * rows of the source, in its order, so that the existing shards tell what is done.
 
 Needs the extra `bulk` (pyarrow).
 """
@@ -8,24 +8,33 @@ Needs the extra `bulk` (pyarrow).
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
+from datetime import datetime, timedelta, timezone
+from pathlib import Path, PurePosixPath
+from typing import Any
 from uuid import uuid4
 
-import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 from pyarrow import fs
 
 from ..meta import Labels
-from .sources import open_uri
+from ..results.rows import ResultRow, arrow_schema, arrow_table
+from ..storage.files import write_atomically
+from .sources import MANIFEST, open_uri
 
-MANIFEST = "_manifest.json"
+COLUMNS = ("path", "height", "width", "mask", "class_fractions", "error", "input_sha256", "model", "model_sha256")
+"""Columns of a shard."""
+
+_ABANDONED = timedelta(days=1)
+"""Age of an unfinished shard that no run writes any more, where a run cannot lock the destination."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a destination holds, or will."""
+    """The contents of a destination, present and to come."""
 
     source: str
     source_digest: str
@@ -33,35 +42,17 @@ class Manifest:
     images: int
     rows_per_shard: int
     model: str
-    """Its name as it was given."""
-    digest: str
-    """SHA-256 of the model's files."""
+    """The model's name as the user gave it."""
+    model_sha256: str
+    """See `model_digest`."""
     as_files: bool
     """Masks are PNG files below masks/ instead of bytes in the shards."""
-    format: int = 1
+    format: int = 2
 
     @property
     def shards(self) -> int:
-        """How many there will be."""
+        """Number of shards of the whole source."""
         return -(-self.images // self.rows_per_shard)
-
-
-@dataclass(frozen=True)
-class Row:
-    """The result of one image."""
-
-    path: str
-    """The image's name in the source."""
-    mask_file: str | None
-    """Where its mask is below the destination, if masks are files."""
-    height: int | None
-    width: int | None
-    mask: bytes | None
-    """An indexed PNG of the class ids, with the classes' colours."""
-    class_fractions: dict[str, float] | None
-    """Fraction of the image by class name."""
-    error: str | None
-    """Why there is none; None if there is."""
 
 
 class Destination:
@@ -74,37 +65,61 @@ class Destination:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._system, self._root = open_uri(uri)
+        self._is_local = isinstance(self._system, fs.LocalFileSystem)
 
-    def begin(self, manifest: Manifest) -> list[int]:
-        """Write the manifest, or compare it with the one that is there; the numbers of the shards that are missing.
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out of the destination; object storage has no locks, so nothing keeps them out there.
 
         Raises:
-            ValueError: If something of another model or source is there.
+            OSError: If another run writes to it, or it cannot be written.
+        """
+        self._system.create_dir(self._root, recursive=True)
+        try:
+            with FileLock(f"{self._root}/_lock", timeout=0) if self._is_local else nullcontext():
+                yield
+        except Timeout:
+            raise OSError(f"Another run writes to '{self.uri}'; wait for its end, or choose another destination") from None
+
+    def begin(self, manifest: Manifest) -> list[int]:
+        """Write the manifest, or compare it with the one that is there, and return the numbers of the missing shards.
+
+        Unfinished shards of runs that were killed are removed; call it while the destination is `locked`.
+
+        Raises:
+            ValueError: If results of another model or source are there, or the manifest is damaged.
             OSError: If it cannot be written.
         """
         self._system.create_dir(self._root, recursive=True)
         path = f"{self._root}/{MANIFEST}"
         if self._system.get_file_info(path).type == fs.FileType.File:
             with self._system.open_input_file(path) as file:
-                self._compare(json.loads(file.read()), asdict(manifest))
+                self._compare(file.read(), asdict(manifest))
         else:
             self._write(MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
-        names = [info.base_name for info in self._system.get_file_info(fs.FileSelector(self._root))]
-        for name in names:
-            if name.startswith(".part-"):  # of a run that was killed
-                self._system.delete_file(f"{self._root}/{name}")
+        files = self._system.get_file_info(fs.FileSelector(self._root))
+        for info in files:
+            if info.base_name.startswith(".part-") and (self._is_local or _is_abandoned(info)):
+                self._system.delete_file(info.path)
+        names = [info.base_name for info in files]
         done = {int(match[1]) for name in names if (match := re.fullmatch(r"part-(\d+)\.parquet", name))}
         return [shard for shard in range(manifest.shards) if shard not in done]
 
-    def _compare(self, old: dict[str, object], new: dict[str, object]) -> None:
+    def _compare(self, text: bytes, new: dict[str, Any]) -> None:
+        try:
+            old = json.loads(text)
+        except (ValueError, RecursionError):
+            old = None
+        if not isinstance(old, dict):
+            raise ValueError(f"'{self.uri}/{MANIFEST}' is damaged; choose another destination, or remove this one")
         # the digests decide; a model or source may have moved
         different = [
             "the images have changed"
             if key == "source_digest"
             else "it is another model"
-            if key == "digest"
+            if key == "model_sha256"
             else f"{key} was {old.get(key)}, now {new[key]}"
-            for key in ("source_digest", "images", "digest", "rows_per_shard", "as_files", "format")
+            for key in ("source_digest", "images", "model_sha256", "rows_per_shard", "as_files", "format")
             if old.get(key) != new[key]
         ]
         if different:
@@ -117,22 +132,29 @@ class Destination:
         """Whether a shard is there."""
         return self._system.get_file_info(f"{self._root}/{_name(shard)}").type == fs.FileType.File
 
-    def write(self, shard: int, rows: Sequence[Row], manifest: Manifest, labels: Labels) -> None:
-        """Write a shard; with `as_files` the masks before it.
+    def write(self, shard: int, rows: Sequence[ResultRow], manifest: Manifest, labels: Labels) -> None:
+        """Write a shard.
 
         Raises:
             OSError: If it cannot be written.
         """
-        if manifest.as_files:
-            for row in rows:
-                if row.mask is not None and row.mask_file is not None:
-                    self._write(row.mask_file, row.mask)
+        schema = arrow_schema(COLUMNS, labels.names, mask_is_path=manifest.as_files)
+        schema = schema.with_metadata({"labels": json.dumps(asdict(labels))})
         buffer = io.BytesIO()
-        pq.write_table(_table(rows, manifest, labels), buffer, compression="zstd")
+        pq.write_table(arrow_table(rows, COLUMNS, schema), buffer, compression="zstd")
         self._write(_name(shard), buffer.getvalue())
+
+    def write_mask(self, place: str, png: bytes) -> str:
+        """Write a mask as a file below the destination, and return its path there; see `mask_name`."""
+        name = mask_name(place)
+        self._write(name, png)
+        return name
 
     def _write(self, name: str, data: bytes) -> None:
         """Replace a file whole or not at all."""
+        if self._is_local:
+            write_atomically(Path(self._root) / name, data)
+            return
         folder, _, base = f"{self._root}/{name}".rpartition("/")
         if "/" in name:
             self._system.create_dir(folder, recursive=True)
@@ -146,24 +168,13 @@ def _name(shard: int) -> str:
     return f"part-{shard:06}.parquet"
 
 
+def _is_abandoned(info: fs.FileInfo) -> bool:
+    return info.mtime is not None and datetime.now(timezone.utc) - info.mtime > _ABANDONED
+
+
 def mask_name(path: str) -> str:
-    """Where an image's mask goes below the destination, without what would lead out of it: masks/PATH.png."""
+    """The place of an image's mask below the destination, masks/PATH.png, without parts that would lead out of it."""
     parts = [part for part in PurePosixPath(path.partition("://")[2] or path).parts if part not in ("/", "..", ".")]
-    return "masks/" + "/".join(part.replace("\\", "_").replace(":", "_") for part in parts) + ".png"
-
-
-def _table(rows: Sequence[Row], manifest: Manifest, labels: Labels) -> pa.Table:
-    class_fractions = pa.struct([(name, pa.float64()) for name in labels.names])
-    columns = {
-        "path": pa.array([row.path for row in rows], pa.string()),
-        "height": pa.array([row.height for row in rows], pa.int32()),
-        "width": pa.array([row.width for row in rows], pa.int32()),
-        "mask": pa.array(
-            [row.mask_file if manifest.as_files else row.mask for row in rows], pa.string() if manifest.as_files else pa.binary()
-        ),
-        "class_fractions": pa.array([row.class_fractions for row in rows], class_fractions),
-        "error": pa.array([row.error for row in rows], pa.string()),
-        "model": pa.array([manifest.model] * len(rows), pa.string()),
-        "digest": pa.array([manifest.digest] * len(rows), pa.string()),
-    }
-    return pa.table(columns, metadata={"labels": json.dumps(asdict(labels))})
+    name = "masks/" + "/".join(part.replace("\\", "_").replace(":", "_") for part in parts) + ".png"
+    # bytes that are not Unicode, as Python has them in names, are written as in URLs
+    return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in name)

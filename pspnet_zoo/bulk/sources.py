@@ -1,11 +1,12 @@
-"""Where many images come from: a folder, a list or a Parquet dataset, on any file system that pyarrow has (local, s3://, gs://).
+"""Images to segment in bulk: a folder, a list or a Parquet dataset, on any file system of pyarrow (local, s3://, gs://).
 
 Needs the extra `bulk` (pyarrow).
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +17,12 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from ..data.images import SUFFIXES
+from ..results.stamp import IMAGE_SUFFIXES, LONGEST_HEAD, find_png_stamp
 
 Kind = Literal["folder", "list", "parquet"]
+
+MANIFEST = "_manifest.json"
+"""Name of the file that makes a folder one of bulk results."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +32,25 @@ class Source:
     uri: str
     kind: Kind
     column: str | None
-    """Of Parquet: holds the images' bytes or their paths."""
+    """Column of a Parquet dataset that holds the images' bytes or their paths."""
     files: list[str]
-    """Images, relative to the folder or as the list has them; of Parquet the dataset's files."""
+    """Images, relative to the folder or as the list has them; the files of a Parquet dataset."""
     rows: list[int]
-    """Of Parquet: each file's rows."""
+    """Number of rows of each file of a Parquet dataset."""
     digest: str
-    """SHA-256 of what the storage says: names, sizes, times of change, rows; of a list its lines."""
+    """SHA-256 of names, sizes, times of change and row counts; of a list the digest of its lines."""
+    left_out: int = 0
+    """Number of files in the folder that are results of this package."""
+    errors: tuple[OSError, ...] = ()
+    """Errors of folders that cannot be read."""
 
     def __len__(self) -> int:
         return sum(self.rows) if self.kind == "parquet" else len(self.files)
+
+    def __str__(self) -> str:
+        what = f"Parquet, column '{self.column}'" if self.kind == "parquet" else f"a {self.kind}"
+        left_out = f", without {self.left_out:,} files of earlier results" if self.left_out else ""
+        return f"{len(self):,} images in '{self.uri}' ({what}{left_out})"
 
     def part(self, first: int, stop: int) -> str:
         """Inputs `first` to `stop`, without the last, as JSON that `read_part` takes."""
@@ -64,103 +78,178 @@ class Input:
     """Its bytes, where the source itself holds them."""
     system: fs.FileSystem
     path: str
-    """Where its bytes are otherwise."""
+    """The file of its bytes otherwise."""
 
     def read(self) -> bytes:
-        """Its bytes.
+        """Read its bytes.
 
         Raises:
             OSError: If they cannot be read; FileNotFoundError if there is no such file.
+            ValueError: If the source has neither bytes nor a path.
         """
         if self.data is not None:
             return self.data
+        if not self.path:
+            raise ValueError("The row has neither bytes nor a path")
+        if isinstance(self.system, fs.LocalFileSystem):  # pyarrow takes no names that are not Unicode, and waits for pipes
+            path = Path(self.path)
+            if path.exists() and not path.is_file():
+                raise OSError(f"'{path}' is a folder, a pipe or a device, not a file")
+            return path.read_bytes()
         with self.system.open_input_file(self.path) as file:
             return file.read()
 
 
-def open_source(uri: str, *, column: str | None = None) -> Source:
+@dataclass(frozen=True)
+class _File:
+    path: str
+    """As the file system takes it."""
+    name: str
+    """Relative to the folder."""
+    size: int
+    mtime_ns: int
+
+    @property
+    def suffix(self) -> str:
+        return os.path.splitext(self.name)[1].lower()
+
+
+def open_source(uri: str, *, column: str | None = None, kind: Kind | None = None, without: str | None = None) -> Source:
     """Name every image of a source.
 
+    Folders of bulk results, `without`, and the masks and overlays of `predict` inside a folder are left out.
+
     Args:
-        uri: A folder (with all that is in it), a text file with a path or URI a line, or a Parquet file or folder of them; a local
-            path, s3://, gs://, or another scheme of `pyarrow.fs.FileSystem.from_uri`.
-        column: Of Parquet: the column of bytes or paths; None takes `image`, `bytes` or `path`, whichever comes first.
+        uri: A folder (with everything below it), a text file with a path or URI a line, or a Parquet file or folder of them; a
+            local path, s3://, gs://, or another scheme of `pyarrow.fs.FileSystem.from_uri`.
+        column: Column of bytes or paths of a Parquet dataset; None takes `image`, `bytes` or `path`, whichever comes first.
+        kind: Kind of the source; None tells by the files. A folder with images and Parquet files needs it.
+        without: A folder inside the source whose files are left out: the destination.
 
     Raises:
-        FileNotFoundError: If there is nothing.
-        ValueError: If it holds no images, or a column is missing.
+        FileNotFoundError: If there is no such file or folder.
+        ValueError: If it holds no images, a column is missing, or its kind is not clear.
     """
     system, root = open_uri(uri)
     info = system.get_file_info(root)
     if info.type == fs.FileType.NotFound:
         raise FileNotFoundError(f"No file or folder '{uri}'")
     if info.type == fs.FileType.Directory:
-        found = sorted(
-            (
-                i
-                for i in system.get_file_info(fs.FileSelector(root, recursive=True))
-                if i.type == fs.FileType.File and _shown(i, root)
-            ),
-            key=lambda i: i.path,
-        )
-        if tables := [i for i in found if i.extension == "parquet"]:
-            return _parquet(uri, system, root, tables, column)
-        images = [i for i in found if f".{i.extension.lower()}" in SUFFIXES]
-        if not images:
-            raise ValueError(f"No images and no Parquet files in '{uri}'")
-        digest = _digest(f"{_relative(i, root)}\t{i.size}\t{i.mtime_ns}" for i in images)
-        return Source(uri, "folder", None, [_relative(i, root) for i in images], [], digest)
-    if info.extension == "parquet":
-        return _parquet(uri, system, root, [info], column)
-    if f".{info.extension.lower()}" in SUFFIXES:
+        if kind == "list":
+            raise ValueError(f"'{uri}' is a folder, and no list; give the text file")
+        return _folder(uri, system, root, column, kind, without)
+    suffix = f".{info.extension.lower()}"
+    if kind == "parquet" or (kind is None and suffix == ".parquet"):
+        return _parquet(uri, system, [_File(root, info.base_name, info.size, info.mtime_ns)], column)
+    if kind == "folder" or (kind is None and suffix in SUFFIXES):
         raise ValueError(f"'{uri}' is an image; give a folder, a list or Parquet here, or use pspnet-zoo predict")
-    try:
-        lines = [line for line in system.open_input_file(root).read().decode().splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        raise ValueError(f"'{uri}' is neither Parquet nor a text file with a path a line") from None
+    with system.open_input_file(root) as file:
+        text = file.read()
+    if b"\0" in text:
+        raise ValueError(f"'{uri}' is neither Parquet nor a text file with a path a line")
+    lines = [line for line in text.decode(errors="surrogateescape").splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"'{uri}' lists no images")
     return Source(uri, "list", None, lines, [], _digest(lines))
 
 
-def _shown(info: fs.FileInfo, root: str) -> bool:
-    """Files that begin with a dot or a line are other programs' own, such as macOS's ._a.jpg and _SUCCESS."""
-    return not any(part.startswith((".", "_")) for part in _relative(info, root).split("/"))
+def _folder(uri: str, system: fs.FileSystem, root: str, column: str | None, kind: Kind | None, without: str | None) -> Source:
+    errors: list[OSError] = []
+    found = sorted(_files(system, root, errors), key=lambda f: f.path)
+    results = {os.path.dirname(f.name) for f in found if os.path.basename(f.name) == MANIFEST}
+    if "" in results:
+        raise ValueError(f"'{uri}' holds results of pspnet-zoo bulk; give the folder of the images")
+    if without is not None:
+        other, folder = open_uri(without)
+        if other.equals(system) and folder == root:
+            raise ValueError(f"'{without}' is the source too; choose another destination")
+        if other.equals(system) and folder.startswith(f"{root.rstrip('/')}/"):
+            results.add(folder[len(root.rstrip("/")) + 1 :])
+    kept = [f for f in found if not (results and any(str(parent) in results for parent in Path(f.name).parents))]
+    tables = [f for f in kept if f.suffix == ".parquet" and not f.name.startswith("_") and "/_" not in f.name]
+    images = [f for f in kept if f.suffix in SUFFIXES]
+    if kind is None and images and tables and column is None:
+        raise ValueError(
+            f"'{uri}' holds {len(images):,} images and {len(tables):,} Parquet files; choose by --kind folder or --kind parquet"
+        )
+    left_out = sum(f.suffix in SUFFIXES or f.suffix == ".parquet" for f in found) - len(images) - len(tables)
+    if kind == "parquet" or (kind is None and tables):
+        if not tables:
+            raise ValueError(f"No Parquet files in '{uri}'")
+        return replace(_parquet(uri, system, tables, column), left_out=left_out, errors=tuple(errors))
+    sources = [f for f in images if not _is_result(system, f)]
+    if not sources:
+        raise ValueError(f"No images and no Parquet files in '{uri}'")
+    left_out += len(images) - len(sources)
+    digest = _digest(f"{f.name}\t{f.size}\t{f.mtime_ns}" for f in sources)
+    return Source(uri, "folder", None, [f.name for f in sources], [], digest, left_out, tuple(errors))
 
 
-def _relative(info: fs.FileInfo, root: str) -> str:
-    return info.path[len(root.rstrip("/")) + 1 :] if info.path != root else info.base_name
+def _files(system: fs.FileSystem, root: str, errors: list[OSError]) -> Iterator[_File]:
+    """Every file below a folder, except in hidden ones; names that begin with a dot are other programs' own, as macOS's ._a.jpg."""
+    if isinstance(system, fs.LocalFileSystem):  # by hand: pyarrow stops at names that are not Unicode and at locked folders
+        for folder, below, names in os.walk(root, onerror=errors.append, followlinks=True):
+            below[:] = [name for name in below if not name.startswith(".") and not _is_above(os.path.join(folder, name), folder)]
+            for path in (os.path.join(folder, name) for name in names if not name.startswith(".")):
+                try:
+                    info = os.stat(path)
+                    size, mtime_ns = info.st_size, info.st_mtime_ns
+                except OSError:  # a link to nothing: reading it will be the failure of that image
+                    size, mtime_ns = 0, 0
+                yield _File(path, os.path.relpath(path, root), size, mtime_ns)
+        return
+    for info in system.get_file_info(fs.FileSelector(root, recursive=True)):
+        name = info.path[len(root.rstrip("/")) + 1 :]
+        if info.type == fs.FileType.File and not any(part.startswith(".") for part in name.split("/")):
+            yield _File(info.path, name, info.size, info.mtime_ns)
 
 
-def _digest(lines: Any) -> str:
+def _is_above(link: str, folder: str) -> bool:
+    """Whether a link leads to a folder that holds the link itself."""
+    return os.path.islink(link) and f"{os.path.realpath(folder)}/".startswith(f"{os.path.realpath(link)}/")
+
+
+def _is_result(system: fs.FileSystem, file: _File) -> bool:
+    if not file.name.endswith(IMAGE_SUFFIXES):
+        return False
+    try:
+        with system.open_input_stream(file.path) as stream:
+            return find_png_stamp(stream.read(LONGEST_HEAD)) is not None
+    except (OSError, ValueError):
+        return False
+
+
+def _digest(lines: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for line in lines:
-        digest.update(line.encode() + b"\n")
+        digest.update(line.encode(errors="surrogateescape") + b"\n")
     return digest.hexdigest()
 
 
-def _parquet(uri: str, system: fs.FileSystem, root: str, files: list[fs.FileInfo], column: str | None) -> Source:
+def _parquet(uri: str, system: fs.FileSystem, files: Sequence[_File], column: str | None) -> Source:
     rows, names = [], pa.schema([])
     for info in files:
-        with pq.ParquetFile(info.path, filesystem=system) as file:
-            rows.append(file.metadata.num_rows)
-            names = file.schema_arrow
+        try:
+            with pq.ParquetFile(info.path, filesystem=system) as file:
+                rows.append(file.metadata.num_rows)
+                names = file.schema_arrow
+        except pa.ArrowException as error:
+            raise ValueError(f"'{info.path}' cannot be read as Parquet: {error}") from None
         column = column or next((c for c in ("image", "bytes", "path") if c in names.names), None)
         if column is None or column not in names.names:
-            raise ValueError(f"'{info.path}' has the columns {', '.join(names.names)}; name the images' one by --column")
-        if not any(test(_values(names.field(column).type)) for test in (pa.types.is_binary, pa.types.is_large_binary, _is_text)):
+            raise ValueError(f"'{info.path}' has the columns {', '.join(names.names)}; name the one of the images by --column")
+        if not _is_readable(names.field(column).type):
             raise ValueError(f"Column '{column}' of '{info.path}' is {names.field(column).type}; it must be bytes or paths")
-    digest = _digest(f"{_relative(i, root)}\t{i.size}\t{i.mtime_ns}\t{n}\t{column}" for i, n in zip(files, rows, strict=True))
-    return Source(uri, "parquet", column, [i.path for i in files], rows, digest)
+    digest = _digest(f"{f.name}\t{f.size}\t{f.mtime_ns}\t{n}\t{column}" for f, n in zip(files, rows, strict=True))
+    return Source(uri, "parquet", column, [f.path for f in files], rows, digest)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _values(kind: pa.DataType) -> pa.DataType:
-    """The bytes of Hugging Face's image columns, which are structs of bytes and path."""
-    return kind.field("bytes").type if pa.types.is_struct(kind) and "bytes" in kind.names else kind
+def _is_readable(kind: pa.DataType) -> bool:
+    """Whether a column holds bytes, paths, or Hugging Face's images, which are structs of both."""
+    if pa.types.is_struct(kind):
+        return bool({"bytes", "path"} & set(kind.names))
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string, pa.types.is_large_string)
+    return any(test(kind) for test in tests)
 
 
 def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
@@ -171,7 +260,7 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
     """
     scheme, separator, rest = uri.partition("://")
     if not separator:
-        return _local(), Path(uri).absolute().as_posix()
+        return _local(), Path(os.path.abspath(uri)).as_posix()
     try:
         if scheme in ("s3", "gs", "gcs"):  # by hand, so that names may have '%', '#' and spaces
             path, _, query = rest.partition("?")
@@ -192,14 +281,14 @@ def _bucket(uri: str) -> fs.FileSystem:
 
 
 def read_part(part: str) -> Iterator[Input]:
-    """The inputs that `Source.part` named; bytes in Parquet are read a few rows at a time.
+    """Yield the inputs that `Source.part` named; bytes in Parquet are read a few rows at a time.
 
     Raises:
         OSError: If a Parquet file cannot be read.
     """
     values = json.loads(part)
     system, root = open_uri(values["uri"])
-    is_file = values["kind"] == "list" or (values["kind"] == "parquet" and root.endswith(".parquet"))
+    is_file = values["kind"] == "list" or system.get_file_info(root).type == fs.FileType.File
     folder = root.rpartition("/")[0] if is_file else root
     for entry in values["inputs"]:
         if values["kind"] == "parquet":
@@ -221,16 +310,17 @@ def _rows(system: fs.FileSystem, folder: str, column: str, path: str, first: int
             for batch in file.iter_batches(16, row_groups=[group], columns=columns):
                 low, high = max(first - row, 0), min(stop - row, len(batch))
                 for at, values in enumerate(batch.slice(low, max(high - low, 0)).to_pylist(), start=row + low):
-                    yield _cell(system, folder, values[column], values.get("path"), f"{path[len(folder) + 1 :]}/{at}")
+                    yield _value(system, folder, values[column], values.get("path"), f"{path[len(folder) + 1 :]}/{at}")
                 row += len(batch)
 
 
-def _cell(system: fs.FileSystem, folder: str, value: Any, path: str | None, place: str) -> Input:
-    if isinstance(value, dict):  # Hugging Face's images
-        value, path = value["bytes"], path or value.get("path")
-    if isinstance(value, str):
+def _value(system: fs.FileSystem, folder: str, value: Any, path: str | None, place: str) -> Input:
+    if isinstance(value, dict):  # Hugging Face's images: the bytes, or the path of a file where there are none
+        path = path or value.get("path")
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, str) and value:
         return replace(_named(system, folder, value), place=place)
-    return Input(path or place, place, value or b"", system, "")
+    return Input(path or place, place, value or None, system, "")
 
 
 def _named(system: fs.FileSystem, folder: str, name: str) -> Input:

@@ -13,7 +13,8 @@ from typing import Any
 _KEY = b"pspnet_zoo\0"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER = 33  # bytes of the signature and the chunk IHDR, which come first in every PNG
-_LONGEST = 4096  # bytes of a stamp
+LONGEST_HEAD = _HEADER + 4096
+"""Bytes at the beginning of a PNG file that hold its stamp."""
 
 IMAGE_SUFFIXES = ("_mask.png", "_overlay.png")
 """Ends of the names of results that are images."""
@@ -42,9 +43,13 @@ def read_png_stamp(path: Path) -> str | None:
         if not path.is_file():
             return None
         with path.open("rb") as file:
-            head = file.read(_HEADER + _LONGEST)
+            return find_png_stamp(file.read(LONGEST_HEAD))
     except OSError:
         return None
+
+
+def find_png_stamp(head: bytes) -> str | None:
+    """The stamp in the first `LONGEST_HEAD` bytes of a file; None if there is none."""
     start = _HEADER + 4
     if not head.startswith(_SIGNATURE) or head[start : start + 4 + len(_KEY)] != b"tEXt" + _KEY:
         return None

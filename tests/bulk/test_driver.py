@@ -1,5 +1,6 @@
 """Bulk work against one image after another, on a real Ray of this machine."""
 
+import hashlib
 import io
 import json
 import os
@@ -85,6 +86,7 @@ def check(destination, folder, model, names=None):
         with Image.open(io.BytesIO(row["mask"])) as mask:
             assert (np.array(mask) == prediction.mask).all(), row["path"]
         buffer = io.BytesIO()
+        assert row["input_sha256"] == hashlib.sha256((folder / row["path"]).read_bytes()).hexdigest()
         prediction.save(path := folder.parent / "one.png")
         buffer.write(path.read_bytes())
         assert row["mask"] == buffer.getvalue() and row["error"] is None
@@ -101,14 +103,14 @@ class TestOnOneMachine:
         assert (summary.images, summary.failures, summary.skipped) == (40, 10, 0)
         assert sum(n for n, _ in summary.workers.values()) == 40 and summary.seconds > 0
         check(tmp_path / "out", source, model)
-        before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
+        before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.*")}
         again = bulk.run(str(source), str(tmp_path / "out"), model, workers=workers, rows_per_shard=rows)
         assert (again.images, again.skipped) == (0, 40)
         (tmp_path / "out" / "part-000001.parquet").unlink()
         again = bulk.run(str(source), str(tmp_path / "out"), model, workers=workers, rows_per_shard=rows)
         assert (again.images, again.skipped) == (rows, 40 - rows)
         check(tmp_path / "out", source, model)
-        after = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
+        after = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.*")}
         assert [p.name for p in before if before[p] != after[p]] == ["part-000001.parquet"]
 
     @pytest.mark.parametrize("name", ["street.onnx", "street.xml", "street"])

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pspnet_zoo.bulk.sources import open_source, read_part
+from pspnet_zoo.results.stamp import make_stamp, stamp_png
 
 
 @pytest.fixture
@@ -21,8 +22,8 @@ def folder(tmp_path):
         Image.new("RGB", (4, 3), (i, i, i)).save(root / name)
     (root / "notes.txt").write_text("no image")
     (root / "._a.jpg").write_bytes(b"macOS")
-    (root / "_tmp").mkdir()
-    (root / "_tmp" / "x.png").write_bytes(b"of another program")
+    (root / ".tmp").mkdir()
+    (root / ".tmp" / "x.png").write_bytes(b"of another program")
     return root
 
 
@@ -118,10 +119,109 @@ def test_what_holds_no_images_is_refused_in_one_sentence(folder, tmp_path):
     ):
         with pytest.raises(error, match=message):
             open_source(str(uri))
-    with pytest.raises(ValueError, match="has the columns path, x; name the images' one by --column"):
+    with pytest.raises(ValueError, match="has the columns path, x; name the one of the images by --column"):
         open_source(str(tmp_path / "numbers.parquet"), column="image")
 
 
 def test_a_part_is_small_text(folder):
     source = open_source(str(folder))
     assert json.loads(source.part(1, 3))["inputs"] == ["b.png", "e %#?.png"] and np.all([len(source.part(0, 5)) < 300])
+
+
+def names(source):
+    return [item.name for item in everything(source, 100)]
+
+
+def test_a_camera_may_begin_names_with_a_line(folder):
+    (folder / "_DSC0001.JPG").write_bytes(b"x")
+    assert "_DSC0001.JPG" in names(open_source(str(folder)))
+
+
+def test_a_name_that_is_not_unicode_a_link_to_nothing_and_a_pipe_are_inputs(folder):
+    strange = os.fsdecode(b"caf\xe9.png")
+    (folder / strange).write_bytes(b"x")
+    (folder / "dead.png").symlink_to(folder / "nowhere.png")
+    os.mkfifo(folder / "pipe.png")
+    items = {item.name: item for item in everything(open_source(str(folder)), 2)}
+    assert items[strange].read() == b"x" and len(items) == 8
+    for name, error, message in (("dead.png", FileNotFoundError, "nowhere|dead"), ("pipe.png", OSError, "is a folder, a pipe")):
+        with pytest.raises(error, match=message):
+            items[name].read()
+
+
+def test_folders_behind_links_are_read_and_circles_are_not_followed(folder, tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "x.png").write_bytes(b"x")
+    (folder / "link").symlink_to(tmp_path / "far")
+    (folder / "sub" / "circle").symlink_to(folder)
+    found = names(open_source(str(folder)))
+    assert "link/x.png" in found and not [name for name in found if "circle" in name]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_beside_the_images(folder, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path="."):
+        if os.fspath(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    source = open_source(str(folder))
+    assert len(source) == 3 and [error.filename for error in source.errors] == [str(folder / "sub")]
+
+
+def test_results_inside_a_folder_are_left_out_and_counted(folder):
+    before = open_source(str(folder)).digest
+    Image.new("L", (4, 3)).save(folder / "sub" / "u_mask.png")  # somebody's own
+    stamped = stamp_png((folder / "sub" / "u_mask.png").read_bytes(), make_stamp("a", "b"))
+    for name in ("sub/a_mask.png", "sub/a_overlay.png"):
+        (folder / name).write_bytes(stamped)
+    table(folder / "old" / "part-000000.parquet", {"path": ["a.jpg"], "mask": [b""]})
+    (folder / "old" / "_manifest.json").write_text("{}")
+    table(folder / "out" / "part-000000.parquet", {"path": ["a.jpg"], "mask": [b""]})
+    source = open_source(str(folder), without=str(folder / "out"))
+    assert names(source) == ["a.jpg", "b.png", "e %#?.png", "sub/c.png", "sub/deep/d.webp", "sub/u_mask.png"]
+    assert source.left_out == 4 and "6 images in" in str(source) and "without 4 files of earlier results" in str(source)
+    (folder / "sub" / "u_mask.png").unlink()
+    assert open_source(str(folder), without=str(folder / "out")).digest == before
+
+
+def test_results_are_no_source_and_the_source_no_destination(folder):
+    with pytest.raises(ValueError, match="is the source too; choose another destination"):
+        open_source(str(folder), without=str(folder))
+    (folder / "_manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds results of pspnet-zoo bulk; give the folder of the images"):
+        open_source(str(folder))
+
+
+def test_the_kind_of_a_source_is_named_and_can_be_chosen(folder, tmp_path):
+    table(folder / "set.parquet", {"path": ["a.jpg"]})
+    with pytest.raises(ValueError, match="holds 5 images and 1 Parquet files; choose by --kind folder or --kind parquet"):
+        open_source(str(folder))
+    assert "(a folder" in str(open_source(str(folder), kind="folder"))
+    assert "(Parquet, column 'path')" in str(open_source(str(folder), kind="parquet"))
+    assert names(open_source(str(folder), column="path")) == ["a.jpg"]
+    (tmp_path / "list.jpg").write_text("images/a.jpg")
+    assert names(open_source(str(tmp_path / "list.jpg"), kind="list")) == ["images/a.jpg"]
+    (folder / "set.parquet").rename(tmp_path / "table.bin")
+    assert len(open_source(str(tmp_path / "table.bin"), kind="parquet")) == 1
+    with pytest.raises(ValueError, match="is a folder, and no list"):
+        open_source(str(folder), kind="list")
+
+
+def test_images_without_bytes_are_read_by_their_paths(folder):
+    values = [{"bytes": None, "path": str(folder / "b.png")}, {"bytes": None, "path": "a.jpg"}, {"bytes": None, "path": None}, None]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table(folder / "set.parquet", {"image": pa.array(values, kind)})
+    first, second, third, fourth = everything(open_source(str(folder / "set.parquet")), 2)
+    assert first.read() == (folder / "b.png").read_bytes() and second.read() == (folder / "a.jpg").read_bytes()
+    for item in (third, fourth):
+        with pytest.raises(ValueError, match="neither bytes nor a path"):
+            item.read()
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(ValueError, match="x.parquet' cannot be read as Parquet"):
+        open_source(str(tmp_path))
