@@ -6,15 +6,14 @@ is ignored. Images that are not 8-bit RGB have a `preprocess.json` beside the cl
 makes.
 """
 
-import json
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
-from ..labels import IGNORE, Labels, distinct_colors
+from ..labels import Labels
 from ..pairs import Pairs, list_images
 from ..stats import read_preprocess
+from .classes import read_class_file
 
 _VAL_EVERY = 5
 
@@ -100,7 +99,8 @@ def read_classes(root: Path) -> tuple[Labels, dict[int, int], bool]:
     """Labels, the class id of each id that a mask may hold, and whether the colours were given.
 
     `classes.txt` has the name of a class on each line, id 0 first. `classes.json` has "names", and if wanted "colors", each three
-    integers of 0 to 255, and "ignore", an id that is ignored like 255. Without colours they are `distinct_colors`.
+    integers of 0 to 255, "ignore", ids that are ignored like 255, "mapping", the ids in masks of each class, and "drop" and
+    "background"; see `pspnet_zoo.data.layouts.classes`. Without colours they are `distinct_colors`.
 
     Raises:
         FileNotFoundError: If there is neither file.
@@ -111,32 +111,5 @@ def read_classes(root: Path) -> tuple[Labels, dict[int, int], bool]:
         raise FileNotFoundError(f"No '{root / 'classes.txt'}', the names of the classes, one a line, nor classes.json")
     if len(files) > 1:
         raise ValueError(f"'{root}' has both classes.txt and classes.json; remove one")
-    try:
-        text = files[0].read_text("utf-8-sig")
-        values = json.loads(text) if files[0].suffix == ".json" else {"names": [n.strip() for n in text.rstrip().split("\n")]}
-        return _parse_classes(values)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"'{files[0]}': {error}") from None
-
-
-def _parse_classes(values: Any) -> tuple[Labels, dict[int, int], bool]:
-    if not isinstance(values, dict) or not {"names"} <= values.keys() <= {"names", "colors", "ignore"}:
-        raise ValueError('it must be an object with "names", and if wanted "colors" and "ignore"')
-    names, ignore = values["names"], values.get("ignore", IGNORE)
-    if not isinstance(names, list) or not 1 <= len(names) <= IGNORE:
-        raise ValueError(f'"names" must be a list of 2 to {IGNORE} names')
-    for number, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip() or not name.isprintable() or name in names[:number]:
-            raise ValueError(f"the name of class {number} is {name!r}; it must be a text of its own, on one line")
-    if len(names) == 1:
-        raise ValueError(
-            f"it names one class, {names[0]!r}, and a network tells at least two apart; name what the other pixels are too, as "
-            f"'background' for id 0 and {names[0]!r} for id 1"
-        )
-    colors = values.get("colors", distinct_colors(len(names)))
-    if not isinstance(colors, list | tuple) or not all(isinstance(c, list | tuple) for c in colors):
-        raise ValueError('"colors" must be a list of [red, green, blue]')
-    if type(ignore) is not int or not len(names) <= ignore <= 255:
-        raise ValueError(f'"ignore" is {ignore!r}; it must be an id from {len(names)} to 255, since the classes have those before')
-    ids = {**{i: i for i in range(len(names))}, ignore: IGNORE, IGNORE: IGNORE}
-    return Labels(tuple(names), tuple(map(tuple, colors))), ids, "colors" in values
+    classes = read_class_file(files[0])
+    return classes.labels, classes.ids(), classes.colors_given

@@ -1,0 +1,304 @@
+"""What every reader of labels returns, and the care that files from elsewhere need: paths, JSON, numbers, sizes."""
+
+import contextlib
+import functools
+import io
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from ..images import SUFFIXES, ImageError
+
+_LARGEST_TEXT = 1 << 30  # bytes of a file with annotations; in memory it takes several times that
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""The split that a word in a folder's or file's name stands for."""
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "rgb", "photos", "inputs", "leftimg8bit")
+MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "segmentations", "segmentation", "gt", "groundtruth", "targets")
+
+
+class SourceError(ValueError):
+    """A part of a source that cannot be imported; the message names it."""
+
+
+class MissingImageError(SourceError):
+    """An image that the source does not hold."""
+
+
+@dataclass(frozen=True)
+class Object:
+    """A region that somebody drew, of one category: the inside of its rings, or a mask."""
+
+    category: int | None
+    """Key of `Source.categories`; None for one that the source does not define, whose pixels are ignored."""
+    where: str
+    """Name for messages, such as "annotation 12"."""
+    rings: tuple[np.ndarray, ...] = ()
+    """(N, 2) float64 x, y in pixels from the image's upper left corner; the region is their union."""
+    mask: Callable[[int, int], np.ndarray] | None = None
+    """Returns the (H, W) bool mask for a height and width, or raises a SourceError if it is of another size."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image and its labels: objects in drawing order, or a category for every pixel."""
+
+    name: str
+    """Path below the source without a suffix, with "/" between folders."""
+    image: Path | Callable[[], bytes]
+    size: tuple[int, int] | None = None
+    """(height, width) that the source states; None if it states none."""
+    objects: tuple[Object, ...] = ()
+    values: Callable[[], np.ndarray] | None = None
+    """Returns (H, W) integers, keys of `Source.categories`; replaces `objects`."""
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Category:
+    """What a source calls a class."""
+
+    name: str
+    color: tuple[int, int, int] | None = None
+
+
+@dataclass
+class Source:
+    """Labels that were read, in the words of their format."""
+
+    format: str
+    categories: dict[int, Category] = field(default_factory=dict)
+    samples: list[Sample] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """A line for each image, object or file that cannot be imported."""
+    notes: list[str] = field(default_factory=list)
+    """A line for each guess, with the option that overrules it."""
+    undrawn: int | None = None
+    """The category of pixels that nobody drew; None if it is none of `categories`."""
+    ignored: frozenset[int] = frozenset()
+    """Values of masks that are ignored and are no category."""
+
+
+def inside(root: Path, text: str) -> Path:
+    """The existing file that a path in a source's file means.
+
+    Raises:
+        SourceError: If it leads out of `root`, by "..", from the root of the disk or by a link, or there is no such file.
+    """
+    path = PurePosixPath(text.replace("\\", "/"))
+    if not text.isprintable() or path.is_absolute() or ".." in path.parts or ":" in text:
+        raise SourceError(f"The path {text!r} leads out of the source; it must be below '{root}'")
+    return checked(root, root / path)
+
+
+def checked(root: Path, file: Path) -> Path:
+    """The file itself.
+
+    Raises:
+        SourceError: If it is a link that leads out of `root`, or no regular file.
+    """
+    if not file.resolve().is_relative_to(root.resolve()):
+        raise SourceError(f"'{file}' is a link that leads out of '{root}'; copy the file")
+    if not file.is_file():
+        raise MissingImageError(f"No file '{file}'")
+    return file
+
+
+def walk(root: Path, suffixes: Sequence[str] | frozenset[str] = SUFFIXES) -> Iterator[Path]:
+    """The files with one of `suffixes` at any depth, by name; hidden files and folders, and links to folders, are left out."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(folder, n) for n in sorted(files) if Path(n).suffix.lower() in suffixes and not n.startswith("."))
+
+
+class Images:
+    """The images below a folder, found by the names that annotations give them.
+
+    Args:
+        root: The folder of the source, or of its images.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = {}
+        for path in walk(self.root):
+            found.setdefault(path.name, []).append(path)
+        return found
+
+    def find(self, text: Any, *, beside: Path | None = None) -> Path:
+        """The image that `text` means: a path below the root or `beside`, or else the only image of its name.
+
+        Raises:
+            SourceError: If the path leads out of the root, or there is none or several of that name.
+        """
+        if not isinstance(text, str) or not text:
+            raise SourceError(f"The name of an image is {text!r}; it must be a text")
+        for folder in (beside, self.root):
+            if folder is not None:
+                with contextlib.suppress(MissingImageError):
+                    return inside(folder, text)
+        found = self._by_name.get(PurePosixPath(text.replace("\\", "/")).name, [])
+        if len(found) > 1:  # masks have the names of their images
+            found = [p for p in found if not any(part.lower() in MASK_FOLDERS for part in p.relative_to(self.root).parts)] or found
+        if not found:
+            raise MissingImageError(f"No image {text!r} in '{self.root}'")
+        if len(found) > 1:
+            raise SourceError(
+                f"{len(found)} images in '{self.root}' have the name {text!r}; the annotations must say their folders too"
+            )
+        return checked(self.root, found[0])
+
+    def name(self, path: Path) -> str:
+        """The name of a sample: its path below the root without suffix, and without folders called "images" or after a split."""
+        relative = path.relative_to(self.root).with_suffix("")
+        parts = [part for part in relative.parts[:-1] if part.lower() not in ("images", *SPLITS)]
+        return "/".join([*parts, relative.name])
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of an image before its pixels are read."""
+
+    size: tuple[int, int]
+    """(height, width) as people see it, turned as its EXIF says."""
+    stored_size: tuple[int, int]
+    """(height, width) of the file."""
+    orientation: int
+    """EXIF's: 1 if it is not turned."""
+    format: str
+    """Pillow's name, such as "PNG"."""
+
+
+def image_header(image: Path | bytes) -> Header:
+    """Read the head of an image.
+
+    Raises:
+        ImageError: If it is not an image, or one of more pixels than are read.
+    """
+    name = f"'{image}'" if isinstance(image, Path) else "The image in the file"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(image if isinstance(image, Path) else io.BytesIO(image)) as opened:
+                orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
+                width, height = opened.size
+                kind = opened.format or ""
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, the most that are read") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{name} is not an image that can be read: {error}") from None
+    size = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+    return Header(size, (height, width), orientation, kind)
+
+
+def split_of(text: str) -> str | None:
+    """The split that a word of a path or a file's name stands for: "images/train2017/a.jpg" is of "train"."""
+    words = "".join(c if c.isalpha() else " " for c in text.lower()).split()
+    return next((SPLITS[word] for word in words if word in SPLITS), None)
+
+
+def read_text(path: Path, limit: int = _LARGEST_TEXT) -> str:
+    """A text file in UTF-8.
+
+    Raises:
+        SourceError: If it has more than `limit` bytes, or is no such text.
+    """
+    if (size := path.stat().st_size) > limit:
+        raise SourceError(f"'{path}' has {size:,} bytes; at most {limit:,} are read")
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"'{path}' is not a text in UTF-8: {error}") from None
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; the last few files are remembered.
+
+    Raises:
+        SourceError: If it is not JSON.
+    """
+    status = path.stat()
+    return _read_json(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_json(path: Path, _time: int, _size: int) -> Any:
+    try:
+        return json.loads(read_text(path))
+    except SourceError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"'{path}' is not JSON: {error}") from None
+
+
+def get(values: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """`values[key]`, of the type that it must have.
+
+    Raises:
+        SourceError: If `values` is no object, or has no such key or another type there.
+    """
+    value = values.get(key) if isinstance(values, dict) else None
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        names = " or ".join({dict: "an object", list: "a list", str: "a text"}.get(k, "a number") for k in kinds)
+        raise SourceError(f'{where}: "{key}" is {_short(value)}; it must be {names}')
+    return value
+
+
+def stated_size(height: Any, width: Any, where: str) -> tuple[int, int] | None:
+    """A (height, width) from a file; None if neither is stated.
+
+    Raises:
+        SourceError: If they are not positive whole numbers.
+    """
+    if height is None and width is None:
+        return None
+    if not all(isinstance(v, int | float) and math.isfinite(v) and v == int(v) > 0 for v in (height, width)):
+        raise SourceError(f"{where}: the size is {_short(width)} x {_short(height)}; it must be two positive numbers of pixels")
+    return int(height), int(width)
+
+
+def to_ring(points: Any, where: str) -> np.ndarray:
+    """(N, 2) float64 from a flat list of coordinates or a list of pairs.
+
+    Raises:
+        SourceError: If it is no such list, holds NaN or infinity, or has fewer than three points.
+    """
+    try:
+        ring = np.asarray(points, np.float64)
+        ring = ring.reshape(-1, 2) if ring.ndim == 1 else ring
+    except (ValueError, TypeError, OverflowError):
+        ring = np.empty(0)
+    if not len(ring) and isinstance(points, list | tuple) and not points:
+        raise SourceError(f"{where} is empty")
+    if ring.ndim != 2 or ring.shape[1] != 2 or not np.isfinite(ring).all() or (np.abs(ring) > 1e9).any():
+        raise SourceError(f"{where}: the points are {_short(points)}; they must be pairs of numbers")
+    if len(np.unique(ring, axis=0)) < 3:
+        raise SourceError(f"{where} has {len(ring)} points; a polygon has three or more, all different")
+    return ring
+
+
+def check_name(name: Any, where: str) -> str:
+    """A class name that can be printed on one line, without spaces around it.
+
+    Raises:
+        SourceError: If it cannot.
+    """
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise SourceError(f"{where}: the name of a class is {_short(name)}; it must be a text on one line")
+    return name.strip()
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,384 @@
+"""The folder layout, written from samples: classes, splits, masks, and images byte for byte."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..check import SplitContents
+from ..images import SUFFIXES, ImageError, read_image
+from ..labels import IGNORE, Labels, distinct_colors
+from ..layouts.classes import DROPPED, Classes
+from .regions import draw
+from .sample import Header, Object, Sample, Source, SourceError, image_header
+from .values import show_value
+
+PRIORITIES = ("last", "first", "smallest")
+_TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))  # of EXIF's orientations 2 to 8
+_ENDINGS = {"JPEG": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How a dataset is written."""
+
+    priority: str = "last"
+    """Which object is on top where several overlap: one of `PRIORITIES`, or names of classes, the uppermost first."""
+    link: bool = False
+    """Make hard links to images that are files of their own, instead of copies."""
+    fractions: tuple[float, float] | None = None
+    """Parts of the images for train and val, 0 to 1; None for the source's own splits, or 0.8 and 0.2 where it has none."""
+    group_by: str | None = None
+    """Regular expression: images whose names match it with the same first group, or the same text, are in one split."""
+    lists: Mapping[str, Sequence[str]] | None = None
+    """Names of the images of each split."""
+    folds: int = 0
+    """Write this many datasets fold_1, fold_2, ..., each with another part of the images as val."""
+
+
+@dataclass
+class Written:
+    """What was written."""
+
+    labels: Labels
+    contents: dict[str, SplitContents] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    lost: Counter[str] = field(default_factory=Counter)
+    """Pixels of each class that were drawn and are covered by another class."""
+
+
+def resolve_classes(
+    source: Source, chosen: Classes | None, background: str | None, ignore_undrawn: bool
+) -> tuple[Classes, dict[int, int]]:
+    """The classes of the result, and the class id of each category: 255 if ignored, or `DROPPED`.
+
+    Without chosen classes they are the source's categories in their order, behind one for what nobody drew.
+
+    Args:
+        source: What was read.
+        chosen: From a `classes.json` of the user.
+        background: Name of the class of what nobody drew; None for "background", or the source's name for it.
+        ignore_undrawn: Ignore it instead.
+
+    Raises:
+        ValueError: If a category is nowhere in the chosen classes, or there are too many.
+    """
+    categories = source.categories
+    if chosen is not None:
+        if background or ignore_undrawn:
+            raise ValueError('With --classes, "background" in that file says what becomes of pixels that nobody drew')
+        table = {key: chosen.find(each.name, key) for key, each in categories.items()}
+        if source.undrawn is not None and table[source.undrawn] is None:
+            table[source.undrawn] = chosen.undrawn
+        if missing := [categories[key].name for key, value in table.items() if value is None]:
+            unknown = ", ".join(map(repr, missing))
+            raise ValueError(f'The classes do not mention {unknown} of the source; add them to "mapping", "ignore" or "drop"')
+        return chosen, {key: value for key, value in table.items() if value is not None}
+    own = next((key for key, each in categories.items() if each.name == (background or "background")), source.undrawn)
+    rest = [each for key, each in categories.items() if key != own]
+    undrawn = categories[own].name if own is not None else "background"
+    undrawn = background or undrawn
+    has_undrawn = own is not None or any(sample.values is None for sample in source.samples)
+    named = [*([(undrawn, (0, 0, 0))] if has_undrawn and not ignore_undrawn else []), *((each.name, each.color) for each in rest)]
+    names = list(dict.fromkeys(name for name, _ in named))
+    if not 2 <= len(names) <= IGNORE:
+        how = "Merge some with --classes" if len(names) > IGNORE else "Keep the background as one"
+        raise ValueError(f"There are {len(names)} classes ({', '.join(names[:9])}); there can be 2 to {IGNORE}. {how}")
+    colors = [color for _, color in named]
+    if len(colors) != len(names) or None in colors or len(set(colors)) != len(colors):
+        drawn_first = int(has_undrawn and not ignore_undrawn)
+        colors = [(0, 0, 0)] * drawn_first + list(distinct_colors(len(names) - drawn_first))
+    result = Classes(Labels(tuple(names), tuple(colors)), background=undrawn if has_undrawn and not ignore_undrawn else None)
+    table = {key: names.index(each.name) for key, each in categories.items() if key != own}
+    return result, table if own is None else {**table, own: result.undrawn}
+
+
+def assign_splits(names: Sequence[str], own: Sequence[str | None], options: WriteOptions) -> tuple[list[str | None], str]:
+    """The split of each image, None for one in no list; and a line that says how they came about.
+
+    Whole groups are assigned, in the order of the SHA-256 of their names, which does not depend on other images.
+
+    Raises:
+        ValueError: If the options contradict each other, or a name does not match `group_by`.
+    """
+    if options.lists is not None:
+        by_name = {name: split for split, names in options.lists.items() for name in names}
+        found = [by_name.get(name, by_name.get(name.rsplit("/", 1)[-1])) for name in names]
+        return found, f"Splits are those of the lists; {found.count(None)} images are in none"
+    if any(own) and not (options.fractions or options.folds):
+        return [split or "train" for split in own], "Splits are the source's own (--split makes others)"
+    groups: dict[str, list[int]] = {}
+    try:
+        re.compile(options.group_by or "")
+    except re.error as error:
+        raise ValueError(f"--group-by '{options.group_by}' is not a regular expression: {error}") from None
+    for index, name in enumerate(names):
+        match = re.search(options.group_by, name) if options.group_by else None
+        if options.group_by and match is None:
+            raise ValueError(f"--group-by '{options.group_by}' does not match the name '{name}'")
+        groups.setdefault(name if match is None else (match[1] if match.re.groups else match[0]), []).append(index)
+    order = sorted(groups.values(), key=lambda group: hashlib.sha256(names[group[0]].encode("utf-8", "surrogateescape")).digest())
+    of_groups = f", {len(groups)} groups of them whole" if options.group_by else ""
+    if options.folds:
+        if not 2 <= options.folds <= len(groups):
+            raise ValueError(f"--folds is {options.folds}; {len(groups)} images or groups can have 2 to {len(groups)}")
+        folds: list[list[int]] = [[] for _ in range(options.folds)]
+        for group in order:
+            min(folds, key=len).extend(group)
+        place = {index: str(number) for number, fold in enumerate(folds, 1) for index in fold}
+        return [place[i] for i in range(len(names))], f"{options.folds} folds{of_groups}"
+    train, val = options.fractions or (0.8, 0.2)
+    if not (0 < train < 1 and 0 < val < 1 and abs(train + val - 1) < 1e-6):
+        raise ValueError(f"--split is {train} {val}; it must be two parts of 1, such as 0.8 0.2")
+    found, wanted, taken = ["train"] * len(names), max(1, round(val * len(names))), 0
+    for group in order[: len(order) - 1]:  # one is left to train on
+        if taken < wanted and (taken == 0 or taken + len(group) <= wanted * 1.1 + 1):
+            taken += len(group)
+            for index in group:
+                found[index] = "val"
+    parts = f"{1 - taken / len(names):.0%} and {taken / len(names):.0%}"
+    return found, f"Every image is in train or val by chance, {parts}{of_groups} (--split)"
+
+
+def write_dataset(
+    source: Source,
+    output: Path,
+    classes: Classes,
+    table: Mapping[int, int],
+    options: WriteOptions,
+    progress: Callable[[int, int], None] | None = None,
+) -> Written:
+    """Write a folder layout that appears whole, under its name, or not at all.
+
+    Args:
+        source: Its samples are written, those with a problem left out.
+        output: A folder that does not exist, or is empty.
+        classes: Of the result.
+        table: Class id of each category, from `resolve_classes`.
+        options: How.
+        progress: Called with the number of samples done and their total.
+
+    Raises:
+        FileExistsError: If `output` holds something.
+        ValueError: If no image could be imported, or the options do not fit.
+        OSError: If the folder cannot be written.
+    """
+    check_output(output)
+    splits, note = assign_splits([s.name for s in source.samples], [s.split for s in source.samples], options)
+    result = Written(classes.labels, problems=list(source.problems), notes=[*source.notes, note])
+    stems = _short_names([s.name for s in source.samples])
+    writer = _Writer(output, source, classes, table, options, result)
+    stems = _short_names([s.name for s in source.samples])
+    writer = _Writer(output, source, classes, table, options, result)
+    try:
+        for done, (sample, stem, split) in enumerate(zip(source.samples, stems, splits, strict=True), 1):
+            try:
+                if split is not None:
+                    writer.write(sample, stem, split)
+            except (SourceError, ImageError) as error:
+                result.problems.append(str(error))
+            if progress:
+                progress(done, len(source.samples))
+        writer.finish()
+    finally:
+        shutil.rmtree(writer.folder, ignore_errors=True)
+    return result
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Names for files: the last part of a path, or the whole where others have the same last part."""
+    last = [name.rsplit("/", 1)[-1] for name in names]
+    folders: dict[str, set[str]] = {}
+    for name, each in zip(names, last, strict=True):
+        folders.setdefault(each.lower(), set()).add(name)
+    return [each if len(folders[each.lower()]) == 1 else name.replace("/", "_") for name, each in zip(names, last, strict=True)]
+
+
+def check_output(output: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        FileExistsError: If it does.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"'{output}' is there already and not empty; choose another folder with -o, or remove it")
+
+
+class _Writer:
+    """Writes samples into a hidden folder beside the output, and gives it its name at the end."""
+
+    def __init__(
+        self, output: Path, source: Source, classes: Classes, table: Mapping[int, int], options: WriteOptions, result: Written
+    ) -> None:
+        self.folder = output.absolute().parent / f".{output.name}.{secrets.token_hex(4)}"
+        self._output, self._source, self._classes, self._table = output, source, classes, table
+        self._options, self._result = options, result
+        self._taken: set[tuple[str, str]] = set()
+        self._order = _drawing_order(options.priority, classes.labels.names, table)
+
+    def write(self, sample: Sample, stem: str, split: str) -> None:
+        """Write an image and its mask under a name.
+
+        Raises:
+            SourceError: If the sample cannot be imported; nothing of it is written then.
+            ImageError: If the image cannot be read.
+        """
+        if (split, stem.lower()) in self._taken:
+            raise SourceError(f"Two images have the name '{sample.name}'; the first is kept")
+        image = sample.image if isinstance(sample.image, Path) else sample.image()
+        header = image_header(image)
+        mask = self._mask(sample, header)
+        if mask.shape != header.size:
+            mask = np.array(Image.fromarray(mask).transpose(_TURNS[header.orientation]))
+        read_image(image if isinstance(image, Path) else io.BytesIO(image))  # a damaged one would be noticed in training
+        ending = image.suffix if isinstance(image, Path) else _ENDINGS.get(header.format, f".{header.format.lower()}")
+        if ending.lower() not in SUFFIXES:
+            raise SourceError(f"The image '{sample.name}' ends in '{ending}'; it can be {', '.join(sorted(SUFFIXES))}")
+        self._taken.add((split, stem.lower()))
+        place = self.folder / (f"fold_{split}/val" if self._options.folds else split)
+        for name in ("images", "masks"):
+            (place / name).mkdir(parents=True, exist_ok=True)
+        self._put(image, place / "images" / f"{stem}{ending}")
+        Image.fromarray(mask).save(place / "masks" / f"{stem}.png")
+        key = f"fold_{split}" if self._options.folds else split
+        contents = self._result.contents.setdefault(key, SplitContents(self._classes.labels, 0))
+        contents.images += 1
+        contents.sizes[header.size[1], header.size[0]] += 1
+        contents.pixels += np.bincount(mask.ravel(), minlength=IGNORE + 1)
+
+    def _put(self, image: Path | bytes, target: Path) -> None:
+        if isinstance(image, bytes):
+            target.write_bytes(image)
+        elif not self._options.link:
+            shutil.copyfile(image, target)
+        else:
+            try:
+                os.link(image.resolve(), target)
+            except OSError as error:
+                raise OSError(f"'{image}' cannot be linked to {self._output} ({error.strerror}); import without --link") from None
+
+    def _mask(self, sample: Sample, header: Header) -> np.ndarray:
+        """(H, W) uint8 class ids, of the image as it is stored or as it is turned."""
+        if sample.values is not None:
+            values = sample.values()
+            size = _agreed_size(values.shape, sample, header, "its mask")
+            _agreed_size(sample.size or size, sample, header, "the size that the source states")
+            return self._translate(values, sample)
+        return self._draw(sample, _agreed_size(sample.size or header.size, sample, header, "the size that the source states"))
+
+    def _translate(self, values: np.ndarray, sample: Sample) -> np.ndarray:
+        found, place = np.unique(values, return_inverse=True)
+        known = {**self._table, **dict.fromkeys(self._source.ignored, IGNORE)}
+        if unknown := [v for v in found.tolist() if v not in known]:
+            number = int(np.isin(values, unknown).sum())
+            self._result.problems.append(
+                f"The mask of '{sample.name}' holds {', '.join(map(show_value, unknown[:5]))}{' and others' * (len(unknown) > 5)}, "
+                f"which no class has; these {number:,} pixels are ignored"
+            )
+        ids = [known.get(v, IGNORE) for v in found.tolist()]
+        undrawn = self._classes.undrawn
+        return np.array([undrawn if i == DROPPED else i for i in ids], np.uint8)[place].reshape(values.shape)
+
+    def _draw(self, sample: Sample, size: tuple[int, int]) -> np.ndarray:
+        height, width = size
+        mask = np.full(size, self._classes.undrawn, np.uint8)
+        drawn = np.zeros(size, bool)
+        for each in self._order(sample.objects, size):
+            try:
+                box, pixels, doubts = draw(each, height, width)
+            except SourceError as error:
+                self._result.problems.append(str(error))
+                continue
+            self._result.problems += doubts
+            number = IGNORE if each.category is None else self._table[each.category]
+            if number == DROPPED:
+                continue
+            below, covered = mask[box], pixels & drawn[box]
+            for lost, count in enumerate(np.bincount(below[covered & (below != number)], minlength=1).tolist()):
+                if count and lost < len(self._classes.labels):
+                    self._result.lost[self._classes.labels.names[lost]] += count
+            below[pixels] = number
+            drawn[box] |= pixels
+        return mask
+
+    def finish(self) -> None:
+        """Write the classes and give the folder its name.
+
+        Raises:
+            ValueError: If no image was written.
+        """
+        if not self._result.contents:
+            reason = f" The first problem: {self._result.problems[0]}" if self._result.problems else ""
+            raise ValueError(f"No image could be imported.{reason}")
+        labels = self._classes.labels
+        text = json.dumps({"names": list(labels.names), "colors": [list(c) for c in labels.colors]}, indent=2, ensure_ascii=False)
+        for folder in [self.folder / key for key in self._result.contents] if self._options.folds else [self.folder]:
+            (folder / "classes.json").write_text(text + "\n", "utf-8")
+        if self._options.folds:
+            self._link_folds()
+        if self._output.exists():
+            self._output.rmdir()
+        os.replace(self.folder, self._output)
+
+    def _link_folds(self) -> None:
+        """Give every fold the images of the others as train, as hard links where the disk has them."""
+        folds = sorted(self.folder.iterdir())
+        for fold in folds:
+            for file in [f for other in folds if other != fold for f in other.glob("val/*/*")]:
+                target = fold / "train" / file.parent.name / file.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(file, target)
+                except OSError:
+                    shutil.copyfile(file, target)
+
+
+def _agreed_size(size: tuple[int, ...], sample: Sample, header: Header, what: str) -> tuple[int, int]:
+    """The size of labels, which is the image's as it is stored or as EXIF turns it.
+
+    Raises:
+        SourceError: If it is neither.
+    """
+    if size not in (header.size, header.stored_size):
+        height, width = header.size
+        raise SourceError(f"The image '{sample.name}' is {width}x{height}, and {what} {size[1]}x{size[0]}; they must be equal")
+    return size[0], size[1]
+
+
+def _drawing_order(
+    priority: str, names: Sequence[str], table: Mapping[int, int]
+) -> Callable[[Sequence[Object], tuple[int, int]], Sequence[Object]]:
+    """What sorts the objects of an image, the uppermost last.
+
+    Raises:
+        ValueError: If the priority is neither one of `PRIORITIES` nor a list of classes.
+    """
+    if priority == "last":
+        return lambda objects, size: objects
+    if priority == "first":
+        return lambda objects, size: objects[::-1]
+    if priority == "smallest":
+        return lambda objects, size: sorted(objects, key=lambda each: -_area(each, size))
+    upper = [name.strip() for name in priority.split(",")]
+    if unknown := [name for name in upper if name not in names]:
+        raise ValueError(f"--priority has {unknown[0]!r}; it can be {', '.join(PRIORITIES)}, or classes: {', '.join(names)}")
+    rank = {names.index(name): len(upper) - place for place, name in enumerate(upper)}
+    return lambda objects, size: sorted(objects, key=lambda each: rank.get(table.get(each.category, -1), 0))  # type: ignore
+
+
+def _area(each: Object, size: tuple[int, int]) -> int:
+    try:
+        return int(draw(each, *size)[1].sum())
+    except SourceError:
+        return 0

@@ -1,0 +1,93 @@
+"""`pspnet-zoo data import` as a person types it."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Five images and their masks, 0 and 255, in folders."""
+    random = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+    for name in "abcde":
+        Image.fromarray(random.integers(0, 256, (40, 60, 3), np.uint8)).save(tmp_path / "set" / "images" / f"{name}.png")
+        Image.fromarray(np.eye(40, 60, dtype=np.uint8) * 255).save(tmp_path / "set" / "masks" / f"{name}.png")
+    return tmp_path / "set"
+
+
+def test_import_prints_its_guesses_and_what_check_prints_and_a_contact_sheet(run, source, tmp_path):
+    code, out, err = run("data", "import", source, "-o", tmp_path / "new", "--names", "background,cell", "--split", 0.6, 0.4)
+    assert code == 0 and "Error" not in err
+    for words in (
+        "Format: masks (--format)",
+        "The masks hold 0 and 255: 'background' and 'cell'",
+        "60% and 40%",
+        "Nothing is wrong",
+    ):
+        assert words in out
+    assert "train: 3 images, 3 of 60x40" in out and "val: 2 images" in out
+    checked = run("data", "check", tmp_path / "new")
+    assert checked[0] == 0 and checked[1].splitlines() == [line for line in out.splitlines() if line in checked[1].splitlines()]
+    with Image.open(tmp_path / "new" / "contact_sheet.png") as sheet:
+        assert sheet.width == 4 * 320 and sheet.height > 100
+    assert json.loads((tmp_path / "new" / "classes.json").read_text()) == {
+        "names": ["background", "cell"],
+        "colors": [[0, 0, 0], [128, 0, 0]],
+    }
+
+
+def test_problems_are_lines_and_the_code_is_two(run, source, tmp_path):
+    (source / "masks" / "b.png").unlink()
+    (source / "images" / "c.png").write_bytes(b"no image")
+    code, out, err = run("data", "import", source, "-o", tmp_path / "new")
+    assert code == 2 and "2 problems were found; each has a line below, and the rest was imported" in out
+    assert f"Error: '{source}/images/b.png' has no mask" in err and "c.png' is not an image" in err
+    assert len(list((tmp_path / "new").rglob("masks/*.png"))) == 3
+
+
+def test_lists_folds_and_a_file_of_classes(run, source, tmp_path):
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "train.txt").write_text("a\nb\n")
+    (tmp_path / "lists" / "val.txt").write_text("c\n")
+    classes = {"names": ["cell", "other"], "mapping": {"cell": ["foreground"]}, "ignore": ["background"]}
+    (tmp_path / "mine.json").write_text(json.dumps(classes))
+    options = ["--lists", tmp_path / "lists", "--classes", tmp_path / "mine.json", "--link"]
+    code, out, _ = run("data", "import", source, "-o", tmp_path / "new", *options)
+    assert code == 0 and "2 images are in none" in out and "val: 1 images" in out and "98.33%" in out
+    code, out, _ = run("data", "import", source, "-o", tmp_path / "folds", "--folds", 2)
+    assert code == 0 and "fold_1: " in out and (tmp_path / "folds" / "fold_2" / "train" / "images").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--format", "coco2"], "format is 'coco2'; it can be coco, yolo, labelme"),
+        (["--split", 0.5, 0.6], "--split is 0.5 0.6"),
+        (["--images", "/nowhere"], "No file or folder '/nowhere'"),
+        (["--masks", "../{stem}.png"], "it must be a path below the source with {stem}"),
+        (["--masks", "labels/{stem}.png"], "for the pattern 'labels/{stem}.png'"),
+        (["--classes", "/nowhere"], "/nowhere"),
+        (["--lists", "/nowhere"], "No lists such as train.txt and val.txt in '/nowhere'"),
+        (["--names", "a,b,c"], "--names has 3 names; the masks hold the values 0, 255"),
+        (["--group-by", "("], "--group-by '(' is not a regular expression"),
+        (["-o", "{source}"], "is there already and not empty"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_before_anything_is_written(run, source, tmp_path, options, words):
+    code, _, err = run(
+        "data", "import", source, "-o", tmp_path / "new", *[str(o).replace("{source}", str(source)) for o in options]
+    )
+    assert code == 2 and words in err and "Traceback" not in err and not (tmp_path / "new").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+def test_without_the_extra_it_says_what_to_install(run, source, tmp_path, monkeypatch):
+    (source / "annotations.xml").write_text("<annotations/>")
+    monkeypatch.setitem(sys.modules, "defusedxml.common", None)
+    code, _, err = run("data", "import", source, "-o", tmp_path / "new")
+    assert code == 2 and "Reading XML of CVAT needs" in err and "pip install 'pspnet-zoo[labels]'" in err
