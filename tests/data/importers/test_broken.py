@@ -271,8 +271,9 @@ def test_faults_of_yolo_are_named(tmp_path, imported, line, words):
     ],
 )
 def test_faults_of_label_studio_are_named(tmp_path, imported, value, words):
+    sound = {"type": "rectanglelabels", "value": {"x": 0, "y": 0, "width": 9, "height": 9, "rectanglelabels": ["dog"]}}
     write_images(tmp_path / "set", "a")
-    (tmp_path / "set" / "export.json").write_text(json.dumps([studio_task("a.jpg", [value]), studio_task("b.jpg", [])]))
+    (tmp_path / "set" / "export.json").write_text(json.dumps([studio_task("a.jpg", [value, sound]), studio_task("b.jpg", [])]))
     result = imported(tmp_path / "set")
     assert len(result.problems) == 2 and words in " ".join(result.problems) and set(result.masks) == {"a"}
 
