@@ -12,6 +12,7 @@ from PIL import Image
 from ..meta import Labels
 from ..storage.files import write_atomically
 from . import draw
+from .outlines import Polygon, find_polygons
 
 
 def class_fractions_of(mask: np.ndarray, names: Sequence[str]) -> dict[str, float]:
@@ -68,6 +69,25 @@ class Prediction:
         """
         image = Image.fromarray(draw.overlay(self.image, self.mask, self.labels, alpha))
         return draw.with_legend(image, self.labels, self.class_fractions) if legend else image
+
+    def polygons(self, name: str | None = None, *, simplify: float = 0, min_area: int = 0, holes: bool = True) -> list[Polygon]:
+        """The outlines of the objects of a class, or of all classes.
+
+        Args:
+            name: Of the class; None for all.
+            simplify: Pixels by which an outline may be moved to spare corners; 0 for the exact edges of the pixels.
+            min_area: Pixels of the smallest object that is kept.
+            holes: Keep holes; otherwise they are filled.
+
+        Raises:
+            ValueError: If there is no such class.
+            ImportError: If `simplify` is above 0 and shapely is not installed.
+        """
+        if name is not None and name not in self.labels.names:
+            raise ValueError(f"No class {name!r}; there are {', '.join(self.labels.names)}")
+        ids = range(len(self.labels)) if name is None else [self.labels.names.index(name)]
+        found = (find_polygons(self.mask, i, simplify=simplify, min_area=min_area, holes=holes) for i in ids)
+        return [polygon for polygons in found for polygon in polygons]
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the mask, whole or not at all: an indexed image of the class ids whose palette has the classes' colours.
