@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = 4  # images that have a column of their own in the table
 _VIDEOS = "Options for videos"
+_SHAPES = "Options for polygons"
 
 
 @dataclass
@@ -49,6 +50,7 @@ class _Totals:
     images: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     first: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    failed: "set[Job]" = field(default_factory=set)
 
     def add(self, name: str, class_fractions: Mapping[str, float]) -> None:
         self.images += 1
@@ -89,6 +91,16 @@ def predict(
         Literal["image", "video"] | None,
         typer.Option(show_default="by the name's ending", help="Take the files for images, or for videos."),
     ] = None,
+    shapes: Annotated[
+        Literal["masks", "coco", "labelme", "yolo", "geojson"],
+        typer.Option("--format", help="Write the objects of images as polygons too, for this tool.", rich_help_panel=_SHAPES),
+    ] = "masks",
+    simplify: Annotated[
+        float, typer.Option(min=0, help="Pixels by which outlines may move to spare corners.", rich_help_panel=_SHAPES)
+    ] = 0.0,
+    min_area: Annotated[
+        int, typer.Option(min=0, help="Pixels of the smallest object that is written.", rich_help_panel=_SHAPES)
+    ] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of equal size in a batch on a GPU; a CPU takes one.")] = 1,
     workers: Annotated[
         int | None, typer.Option(min=1, show_default="cores, at most 4", help="Threads that read, and as many that write.")
@@ -130,6 +142,7 @@ def predict(
             raise ValueError("A video's masks need a folder with --masks-only; give --masks DIR")
     if not jobs:
         raise typer.Exit(2)
+    planned = jobs
     from ..inference.predictor import Predictor
     from ..results.sink import ResultSink, model_digest
     from ..streams.pipeline import WORKERS
@@ -153,6 +166,13 @@ def predict(
         with suppress(OSError):  # the terminal may be gone
             say(f"Stopped with {totals.done} of {len(jobs)} done; the same command with --skip-existing continues.", err)
         raise typer.Exit(130) from None
+    if shapes != "masks":
+        from ..results.shapes import write_shapes
+
+        done = [job for job in planned if not job.is_video and job not in totals.failed]
+        bounds = {"simplify": simplify, "min_area": min_area}
+        files = write_shapes(done, predictor.labels, output, shapes, **bounds, fail=totals.fail)
+        say(f"Wrote {files[0] if len(files) == 1 else f'{len(files)} files'} of polygons ({shapes})")
     if totals.images:
         out.print(_fractions_table(totals))
     notes = [f"{totals.skipped} were there already"] * bool(totals.skipped)
@@ -232,6 +252,7 @@ class _Run:
     def _record(self, job: "Job", row: "ResultRow") -> None:
         if row.error is not None:
             self.totals.fail(row.error)
+            self.totals.failed.add(job)
         elif row.class_fractions is not None:
             self.totals.add(job.stem, row.class_fractions)
             self.totals.done += 1

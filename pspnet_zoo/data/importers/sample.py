@@ -86,16 +86,22 @@ class Source:
     """Values of masks that are ignored and are no category."""
 
 
-def inside(root: Path, text: str) -> Path:
+def inside(root: Path, text: str, beside: Path | None = None) -> Path:
     """The existing file that a path in a source's file means.
+
+    Args:
+        root: Folder that it must lie in.
+        text: The path.
+        beside: Folder below the root that the path begins in; None for the root.
 
     Raises:
         SourceError: If it leads out of `root`, by "..", from the root of the disk or by a link, or there is no such file.
     """
     path = PurePosixPath(text.replace("\\", "/"))
-    if not text.isprintable() or path.is_absolute() or ".." in path.parts or ":" in text:
+    file = Path(os.path.normpath((beside or root) / path))
+    if not text.isprintable() or path.is_absolute() or ":" in text or not file.is_relative_to(os.path.normpath(root)):
         raise SourceError(f"The path {text!r} leads out of the source; it must be below '{root}'")
-    return checked(root, root / path)
+    return checked(root, file)
 
 
 def checked(root: Path, file: Path) -> Path:
@@ -143,10 +149,10 @@ class Images:
         """
         if not isinstance(text, str) or not text:
             raise SourceError(f"The name of an image is {text!r}; it must be a text")
-        for folder in (beside, self.root):
+        for folder in (beside if beside and beside.is_relative_to(self.root) else None, self.root):
             if folder is not None:
                 with contextlib.suppress(MissingImageError):
-                    return inside(folder, text)
+                    return inside(self.root, text, folder)
         found = self._by_name.get(PurePosixPath(text.replace("\\", "/")).name, [])
         if len(found) > 1:  # masks have the names of their images
             found = [p for p in found if not any(part.lower() in MASK_FOLDERS for part in p.relative_to(self.root).parts)] or found

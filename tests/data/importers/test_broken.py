@@ -145,6 +145,17 @@ def test_no_path_leads_out_of_the_source(tmp_path, imported, name):
     assert set(result.images) == {"a"} and len(result.problems) == 1 and "out of" in result.problems[0]
 
 
+def test_a_path_that_goes_up_within_the_source_is_followed(tmp_path, imported):
+    """As labelme writes it where its files have a folder of their own."""
+    files = write_images(tmp_path / "set" / "images", "a")
+    (tmp_path / "set" / "drawn").mkdir()
+    for name, path in (("a", "../images/a.jpg"), ("b", "../../images/a.jpg")):
+        text = labelme("a", [shape("cat", [(1, 1), (9, 1), (9, 9)])], imagePath=path)
+        (tmp_path / "set" / "drawn" / f"{name}.json").write_text(text)
+    result = imported(tmp_path / "set")
+    assert result.images == files and len(result.problems) == 1 and "leads out of the source" in result.problems[0]
+
+
 def test_links_among_pairs_are_refused(tmp_path, imported):
     write_images(tmp_path, ["secret"])
     write_images(tmp_path / "set" / "images", "ac")

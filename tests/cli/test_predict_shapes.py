@@ -1,0 +1,60 @@
+"""`predict --format`: polygons beside the masks, and no word of an image that was not segmented."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pspnet_zoo.data.importers.recognise import read_source
+from pspnet_zoo.data.importers.regions import draw
+from pspnet_zoo.data.labels import CAMVID
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder, random = tmp_path / "photos" / "images", np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for name in "ab":
+        blocks = random.integers(0, 256, (6, 8, 3), np.uint8)
+        Image.fromarray(blocks.repeat(8, 0).repeat(8, 1)).save(folder / f"{name}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["coco", "labelme", "yolo"])
+def test_the_polygons_of_a_command_are_imported_as_its_masks(run, model, photos, tmp_path, kind):
+    out = tmp_path / "photos" / "labels"
+    code, text, err = run("predict", photos, "-o", out, "--model", model, "--masks-only", "--format", kind)
+    assert code == 2 and "broken.png" in err and f"of polygons ({kind})" in text
+    assert not [path for path in out.iterdir() if "broken" in path.name]
+    if kind == "yolo":
+        (out / "data.yaml").rename(tmp_path / "photos" / "data.yaml")
+    source = read_source(out / "coco.json" if kind == "coco" else photos.parent, kind, images=photos if kind == "coco" else None)
+    samples = {sample.name.rsplit("/", 1)[-1]: sample for sample in source.samples}
+    assert {"a", "b"} == set(samples) - {"broken"} and len(source.problems) == (kind == "yolo")
+    for name in "ab":
+        with Image.open(out / f"{name}_mask.png") as image:
+            mask = np.array(image)
+        back = np.full(mask.shape, 255)
+        for each in samples[name].objects:
+            box, pixels, _ = draw(each, *mask.shape)
+            back[box][pixels] = CAMVID.names.index(source.categories[each.category].name)
+        assert (back == mask).all()
+
+
+def test_geojson_is_in_the_coordinates_of_a_map(run, model, tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 48, 64), np.uint8)
+    place = rasterio.Affine(2, 0, 500_000, 0, -2, 5_800_000)
+    options = {"driver": "GTiff", "width": 64, "height": 48, "count": 3, "dtype": "uint8", "crs": "EPSG:32633", "transform": place}
+    with rasterio.open(tmp_path / "map.tif", "w", photometric="RGB", **options) as file:
+        file.write(pixels)
+    code, _, _ = run(
+        "predict", tmp_path / "map.tif", "-o", tmp_path / "out", "--model", model, "--format", "geojson", "--min-area", 4
+    )
+    written = json.loads((tmp_path / "out" / "map.geojson").read_text())
+    assert code == 0 and written["crs"]["properties"]["name"] == "EPSG:32633" and written["features"]
+    corners = np.concatenate([ring for f in written["features"] for ring in f["geometry"]["coordinates"]])
+    assert corners.min(0).tolist() == [500_000, 5_799_904] and corners.max(0).tolist() == [500_128, 5_800_000]
+    assert min(f["properties"]["pixels"] for f in written["features"]) >= 4
