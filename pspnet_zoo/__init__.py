@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .data.open import open_dataset as open_dataset
     from .deployment.export import export as export
+    from .evaluation.evaluate import evaluate as evaluate
     from .factory import create as create
     from .factory import load as load
     from .inference.prediction import Prediction as Prediction
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from .models.encoder import list_backbones as list_backbones
     from .models.pspnet import PSPNet as PSPNet
     from .storage.errors import WeightsError as WeightsError
+    from .training.train import train as train
     from .upstream.convert import convert as convert
     from .zoo.registry import find as find
     from .zoo.registry import list_models as list_models
@@ -33,13 +36,16 @@ _HOMES = {
     "WeightsError": "storage.errors",
     "convert": "upstream.convert",
     "create": "factory",
+    "evaluate": "evaluation.evaluate",
     "export": "deployment.export",
     "find": "zoo.registry",
     "from_pretrained": "models.pspnet:PSPNet",
     "list_backbones": "models.encoder",
     "list_models": "zoo.registry",
     "load": "factory",
+    "open_dataset": "data.open",
     "save_pretrained": "models.pspnet:PSPNet",
+    "train": "training.train",
 }
 
 

@@ -27,8 +27,8 @@ def command(name: str) -> str:
     """What trains by a recipe as its source did."""
     named = RECIPES[name]
     program = f"torchrun --nproc-per-node {named.processes} -m pspnet_zoo.cli" if named.processes > 1 else "pspnet-zoo"
-    start = "--encoder-weights imagenet" if named.checkpoints else f"--init {named.model}"
-    return f"{program} train --recipe {name} --data {named.dataset.upper()} -o runs/{name} {start}"
+    start = f"--init {named.model}" if name == "finetune" else "" if name.startswith("scratch") else "--encoder-weights imagenet"
+    return f"{program} train --recipe {name} --data {named.dataset.upper()} -o runs/{name} {start}".rstrip()
 
 
 def _section(name: str, named: NamedRecipe) -> str:

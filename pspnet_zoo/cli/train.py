@@ -16,7 +16,7 @@ from ..data.layouts.names import LAYOUTS
 from ..extras import missing_extra
 from ..inference.protocols import PROTOCOLS
 from ..meta import Labels, Preprocess
-from ..training.recipes import RECIPES, NamedRecipe, Recipe
+from ..training.recipes import AUTO, RECIPES, NamedRecipe, Recipe, choose_recipe
 from ..training.trainer import Stopped, Trainer
 from ..zoo.registry import parse_architecture
 from .terminal import check_name, err, progress_bar, say, torchrun_device, torchrun_process
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..models.pspnet import PSPNet
     from ..runtimes.open import Runtime
     from ..training.distill import TeacherScores
+    from ..training.train import TrainingResult
 
 DISTILLATION = "Knowledge distillation"
 _LINE_EVERY = 10  # seconds
@@ -50,9 +51,12 @@ def _with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; in the end it holds model/.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the dataset; not needed with a teacher and --unlabelled.")] = None,
-    recipe: Annotated[str, typer.Option(help=f"Recipe to start from: {', '.join(RECIPES)}.")] = "finetune",
+    recipe: Annotated[
+        str, typer.Option(help=f"Recipe to start from: auto chooses one for fine-tuning by the backbone; {', '.join(RECIPES)}.")
+    ] = AUTO,
     dataset: Annotated[
-        str | None, typer.Option(show_default="the recipe's", help=f"Layout of the data: {', '.join(LAYOUTS)}.")
+        str | None,
+        typer.Option(show_default="the recipe's; told by its folders for auto", help=f"Layout of the data: {', '.join(LAYOUTS)}."),
     ] = None,
     model: Annotated[str | None, typer.Option(show_default="the recipe's", help="Architecture to build.")] = None,
     encoder_weights: Annotated[str | None, typer.Option(help="'imagenet', a timm tag, or a .safetensors file.")] = None,
@@ -103,18 +107,23 @@ def train(
     """
     with Trainer(output, leads=torchrun_process()[0] == 0) as trainer:
         _check_names([init, *teacher], model, teacher_protocol, recipe)
-        named, layout = RECIPES[recipe], dataset or RECIPES[recipe].dataset
-        chosen = replace(named.recipe, **{name: value for name, value in settings.items() if value is not None})
+        given = {name: value for name, value in settings.items() if value is not None}
+        named = None if recipe == AUTO else RECIPES[recipe]
+        layout = dataset or (named.dataset if named else None)
         teachers = _Teachers(teacher, teacher_protocol, teacher_mapping, teacher_cache or output / "teacher", teacher_stride, cpu)
         start = _Start(named, model, init, encoder_weights, output_stride)
         try:
-            run = _Run(trainer, chosen, _Data(layout, data, unlabelled, bool(teacher)), start, teachers, resume)
-            steps = run.train(workers=workers, cpu=cpu, compile=compile)
+            run = _Run(trainer, given, _Data(layout, data, unlabelled, bool(teacher)), start, teachers, resume)
+            result = run.train(workers=workers, cpu=cpu, compile=compile)
         except Stopped:
             raise _stopped(trainer, f"before {'the next' if resume else 'the first'} step; nothing was changed") from None
-        if steps < chosen.iterations:
-            raise _stopped(trainer, f"after step {steps} of {chosen.iterations} with a checkpoint; continue with --resume")
+        if not result.is_complete:
+            raise _stopped(
+                trainer, f"after step {result.steps} of {run.recipe.iterations} with a checkpoint; continue with --resume"
+            )
         if trainer.leads:
+            if result.best:
+                say(f"Best mIoU {result.best_miou:.4f} in {result.best}, last {result.last_miou:.4f}")
             say(f"Wrote {run.network.save_pretrained(output / 'model')}")
         if trainer.signal is not None:
             raise _stopped(trainer, "after the last step; the run is complete")
@@ -128,8 +137,8 @@ def _check_names(checkpoints: Sequence[str | None], model: str | None, protocol:
         parse_architecture(model)
     if protocol not in PROTOCOLS:
         raise ValueError(f"--teacher-protocol is '{protocol}'; it can be {', '.join(PROTOCOLS)}")
-    if recipe not in RECIPES:
-        raise ValueError(f"recipe is '{recipe}'; it can be {', '.join(RECIPES)}")
+    if recipe not in (AUTO, *RECIPES):
+        raise ValueError(f"recipe is '{recipe}'; it can be {', '.join((AUTO, *RECIPES))}")
 
 
 def _stopped(trainer: Trainer, when: str) -> typer.Exit:
@@ -143,7 +152,7 @@ class _Run:
     """A run, loaded and ready."""
 
     def __init__(
-        self, trainer: Trainer, recipe: Recipe, data: "_Data", start: "_Start", teachers: "_Teachers", resume: bool
+        self, trainer: Trainer, settings: Mapping[str, Any], data: "_Data", start: "_Start", teachers: "_Teachers", resume: bool
     ) -> None:
         try:
             from ..training.train import CHECKPOINT
@@ -151,23 +160,38 @@ class _Run:
             raise missing_extra("Training", "train", error) from None
         if (trainer.folder / CHECKPOINT).exists() and not resume:
             raise ValueError(f"'{trainer.folder}' already holds a run; continue it with --resume, or choose another folder with -o")
-        self.trainer, self.recipe, self.resume = trainer, recipe, resume
+        self.trainer, self.resume = trainer, resume
         masked = data.masked()
-        self.validation = data.validation() if recipe.evaluate_every else None
         self.teachers = teachers.load()
         self.images = data.images(masked, masked.labels if masked else teachers.labels())
-        self.network = start.network(self.images.labels, recipe.seed, getattr(self.images, "preprocess", None))
+        seed = settings.get("seed", start.recipe.recipe.seed if start.recipe else 0)
+        self.network = start.network(self.images.labels, seed, getattr(self.images, "preprocess", None))
+        self.recipe = replace(self._recipe(start), **settings)
+        self.validation = data.validation() if self.recipe.evaluate_every else None
         self.network.provenance = {
             "data": data.description(masked, len(self.images)),
             "start": start.description,
             "start_provenance": self.network.provenance,
-            "recipe": asdict(recipe),
+            "recipe": asdict(self.recipe),
             **teachers.provenance(),
         }
         self.scores = teachers.scores(self.images)
 
-    def train(self, **how: Any) -> int:
-        """The number of steps done."""
+    def _recipe(self, start: "_Start") -> Recipe:
+        """The recipe that was named, or the one for the backbone, with a word on the choice."""
+        if start.recipe:
+            return start.recipe.recipe
+        encoder = self.network.encoder
+        pretrained = bool(start.init or start.encoder_weights)
+        name, reason = choose_recipe(
+            self.network.config["encoder_name"], convolutional=encoder.mechanism == "dilated", pretrained=pretrained
+        )
+        if self.trainer.leads:
+            say(f"Recipe {name}: {reason}", err)
+        return RECIPES[name].recipe
+
+    def train(self, **how: Any) -> "TrainingResult":
+        """Train; a bar shows the progress."""
         from ..training.train import train
 
         with _progress(self.recipe, self.scores, self.trainer.leads) as show:
@@ -189,7 +213,7 @@ class _Run:
 class _Data:
     """Images to train on: with masks, without, or both."""
 
-    layout: str
+    layout: str | None
     folder: Path | None
     unlabelled: Sequence[Path]
     has_teacher: bool
@@ -201,7 +225,12 @@ class _Data:
     def masked(self) -> "SegmentationDataset | None":
         from ..data.open import open_dataset
 
-        return open_dataset(self.layout, self.folder, "train") if self.folder else None
+        return open_dataset(self._layout(self.folder), self.folder, "train") if self.folder else None
+
+    def _layout(self, folder: Path) -> str:
+        from ..data.open import guess_layout
+
+        return self.layout or guess_layout(folder)
 
     def validation(self) -> "SegmentationDataset | None":
         from ..data.open import open_dataset
@@ -209,7 +238,7 @@ class _Data:
         if self.folder is None:
             return None
         try:
-            return open_dataset(self.layout, self.folder, "val")
+            return open_dataset(self._layout(self.folder), self.folder, "val")
         except (ValueError, OSError) as error:
             raise ValueError(f"There is no val split to evaluate on: {error}. Train without one by --evaluate-every 0") from None
 
@@ -226,7 +255,7 @@ class _Data:
     def description(self, masked: "SegmentationDataset | None", total: int) -> str:
         """For the provenance."""
         with_masks = len(masked) if masked else 0
-        counts = [f"{self.layout}, split train, {with_masks} images"] if masked else []
+        counts = [f"{self._layout(self.folder)}, split train, {with_masks} images"] if masked and self.folder else []
         return "; ".join(counts + [f"{total - with_masks} images without masks"] * (total > with_masks))
 
 
@@ -286,7 +315,7 @@ class _Teachers:
 class _Start:
     """The network to train: a checkpoint's, or a new one with the auxiliary head."""
 
-    recipe: NamedRecipe
+    recipe: NamedRecipe | None
     model: str | None
     init: str | None
     encoder_weights: str | None
@@ -324,10 +353,9 @@ class _Start:
             if network.labels is not None and network.labels.names != labels.names:
                 network.reset_classifier(len(labels))
         else:
-            weights = self.encoder_weights
-            network = create(
-                self.model or self.recipe.model, encoder_weights=weights, aux_head=True, **options, **self.recipe.network
-            )
+            named = self.recipe or RECIPES["finetune"]
+            options |= {"encoder_weights": self.encoder_weights, "aux_head": True, **named.network}
+            network = create(self.model or named.model, **options)
         network.labels = labels
         network.preprocess = preprocess or network.preprocess
         return network

@@ -19,12 +19,19 @@ class Recipe:
     crop: Annotated[tuple[int, int], "Height and width of a training crop, in pixels."]
     lr: Annotated[float, "Peak learning rate of the encoder."]
     head_factor: Annotated[float, "Learning rate of the decoder and heads, in multiples of lr."] = 10.0
+    optimizer: Annotated[str, "timm's name of the optimizer: momentum (SGD), sgd (with Nesterov's momentum), adamw, ..."] = (
+        "momentum"
+    )
     momentum: Annotated[float, "Momentum of SGD, 0 to 1."] = 0.9
     weight_decay: Annotated[float, "Weight decay."] = 1e-4
     decay_norms: Annotated[bool, "Whether norms, biases and position embeddings decay too."] = True
-    power: Annotated[float, "Exponent of the polynomial schedule: the learning rate falls as (1 - step / iterations) ** power."] = (
-        0.9
-    )
+    layer_decay: Annotated[
+        float, "Learning rate of a layer of the encoder, as a fraction of that of the layer after it, 0 to 1; 1 for equal rates."
+    ] = 1.0
+    schedule: Annotated[Literal["poly", "cosine", "constant"], "Schedule of the learning rate."] = "poly"
+    power: Annotated[float, "Exponent of the polynomial schedule, (1 - step / iterations) ** power."] = 0.9
+    warmup: Annotated[int, "Steps in which the learning rate rises from 0 to that of the schedule."] = 0
+    clip_grad: Annotated[float, "Largest norm of the gradient; larger ones are scaled down to it. 0 for no limit."] = 0.0
     min_lr: Annotated[float, "Learning rate at the end of the schedule."] = 0.0
     scale: Annotated[
         tuple[float, float], "Bounds of the random resizing factor, relative to the input size of the network at prediction."
@@ -35,7 +42,7 @@ class Recipe:
     photometric: Annotated[bool, "Whether brightness, contrast, saturation and hue vary."] = True
     aux_weight: Annotated[float, "Weight of the auxiliary head's loss, where the network has one."] = 0.4
     class_weight_power: Annotated[
-        float, "A class is weighted by its fraction of the training pixels to the power of minus this; 0 weights all classes alike."
+        float, "The weight of a class is its fraction of the training pixels ** -this; 0 weights all classes alike."
     ] = 0.0
     ohem_threshold: Annotated[
         float, "Online hard example mining: only pixels with a lower probability of their class than this count; 0 counts all."
@@ -61,11 +68,14 @@ class Recipe:
     seed: Annotated[int, "Seed of everything random."] = 0
     checkpoint_every: Annotated[int, "Steps between checkpoints."] = 100
     evaluate_every: Annotated[int, "Steps between evaluations on the val split; 0 for none."] = 500
+    patience: Annotated[int, "Early stopping: evaluations without a better mIoU after which the run ends; 0 for never."] = 0
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(Recipe).items():
             value = getattr(self, name)
             numbers = value if isinstance(value, tuple) else (value,)
+            if hint is str:
+                continue
             if get_origin(hint) is Literal:
                 if value not in get_args(hint):
                     raise ValueError(f"{name} is {value!r}; it can be {', '.join(map(repr, get_args(hint)))}")
@@ -82,7 +92,7 @@ class Recipe:
 
 
 _POSITIVE = ("iterations", "batch_size", "crop", "lr", "scale", "teacher_temperature", "accumulation", "checkpoint_every")
-_FRACTIONS = ("momentum", "blur", "ohem_threshold", "teacher_confidence", "ema_decay")
+_FRACTIONS = ("momentum", "blur", "layer_decay", "ohem_threshold", "teacher_confidence", "ema_decay")
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,9 @@ _MMSEG = Recipe(
     checkpoint_every=4000,
     evaluate_every=4000,
 )
+
+_FINETUNE = Recipe(iterations=2000, batch_size=8, crop=(512, 512), lr=0.002, evaluate_every=200)
+_ADAMW: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.05, "decay_norms": False, "power": 1.0, "warmup": 100}
 
 RECIPES = {
     "paper": NamedRecipe(
@@ -172,9 +185,59 @@ RECIPES = {
         checkpoints=("pspnet_lite0.camvid",),
     ),
     "finetune": NamedRecipe(
-        Recipe(iterations=2000, batch_size=8, crop=(512, 512), lr=0.002, evaluate_every=200),
+        _FINETUNE,
         source="ours: a start for data of your own; what to expect depends on them",
         dataset="folder",
         model="pspnet_lite0",
     ),
+    "finetune_convnext": NamedRecipe(
+        replace(_FINETUNE, **_ADAMW, lr=1e-4, layer_decay=0.9),
+        source="optimizer, decays and warm-up of github facebookresearch/ConvNeXt semantic_segmentation/configs/convnext/"
+        "upernet_convnext_tiny_512_160k_ade20k_ms.py; steps, crop and the heads' factor as in finetune",
+        dataset="folder",
+        model="pspnet_convnext_tiny",
+    ),
+    "finetune_vit": NamedRecipe(
+        replace(_FINETUNE, **_ADAMW, lr=6e-5, layer_decay=0.75, clip_grad=1.0),
+        source="AdamW, layer decay and warm-up as in github microsoft/unilm beit/semantic_segmentation; steps, crop, clipping and "
+        "the heads' factor are ours",
+        dataset="folder",
+        model="pspnet_vit_small_patch16_224",
+    ),
+    "frozen": NamedRecipe(
+        replace(_FINETUNE, **{**_ADAMW, "weight_decay": 1e-4}, lr=1e-3, head_factor=1, freeze="encoder"),
+        source="ours, after the linear evaluation of DINOv2 (arXiv 2304.07193, section 7.4): only decoder and heads learn",
+        dataset="folder",
+        model="pspnet_vit_small_patch16_224",
+    ),
+    "scratch_adamw": NamedRecipe(
+        replace(_FINETUNE, **_ADAMW, lr=1e-3, head_factor=1, clip_grad=1.0),
+        source="ours: convolutional and vision transformers whose weights are not pretrained",
+        dataset="folder",
+        model="pspnet_convnext_atto",
+    ),
 }
+
+AUTO = "auto"
+"""The name that chooses a recipe by the backbone, see `choose_recipe`."""
+
+_MODERN_CONVOLUTIONS = ("convnext", "inception_next", "mambaout")
+
+
+def choose_recipe(encoder: str, *, convolutional: bool, pretrained: bool) -> tuple[str, str]:
+    """The name of the recipe for fine-tuning a backbone, and the reason.
+
+    Args:
+        encoder: timm's name of the backbone.
+        convolutional: Whether it is one of convolutions only, which is dilated rather than resized.
+        pretrained: Whether it starts from weights.
+    """
+    name = encoder.removeprefix("tu-")
+    is_modern = name.startswith(_MODERN_CONVOLUTIONS)
+    if convolutional and not is_modern:
+        return "finetune", f"{name} is a convolutional network of the kind that SGD trains well"
+    kind = f"{name} is {'a network in the manner of ConvNeXt' if is_modern else 'not purely convolutional'}"
+    if not pretrained:
+        return "scratch_adamw", f"{kind} without pretrained weights, which AdamW trains with a warm-up"
+    recipe = "finetune_convnext" if is_modern else "finetune_vit"
+    return recipe, f"{kind} with pretrained weights, which AdamW fine-tunes with rates that fall towards the input"

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,10 +15,11 @@ from torch import Tensor
 from ..data.dataset import SegmentationDataset
 from ..models.pspnet import PSPNet
 from ..storage.files import WeightsError, read_state, write_state
+from .optimizer import build_optimizer, build_schedule, optimizer_state, restore_optimizer
 from .recipes import Recipe
 from .stream import mask_class_fractions
 
-_CHANGEABLE = ("iterations", "checkpoint_every", "evaluate_every")
+_CHANGEABLE = ("iterations", "checkpoint_every", "evaluate_every", "patience")
 """Settings of a recipe that may change when a run is resumed. More iterations stretch the schedule of the learning rate."""
 
 
@@ -28,12 +29,13 @@ class Run:
     def __init__(self, model: PSPNet, recipe: Recipe, accelerator: Accelerator, path: Path, identity: Mapping[str, Any]) -> None:
         self.model, self.recipe, self.accelerator, self.path, self.identity = model, recipe, accelerator, path, identity
         self.step, self.best = 0, -1.0
+        self.history: list[dict[str, Any]] = []
+        """The evaluations so far: "step", "learning_rate", "train_loss", and the numbers and IoU by class of each."""
         self.class_weights: Tensor | None = None
         self.average = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
-        groups = model.param_groups(recipe.lr, recipe.head_factor, decay_norms=recipe.decay_norms)
-        self.base_rates = [group["lr"] for group in groups]
-        sgd = torch.optim.SGD(groups, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-        self.network, self.optimizer = accelerator.prepare(model, sgd)
+        optimizer = build_optimizer(model, recipe)
+        self.schedule = build_schedule(optimizer, recipe)
+        self.network, self.optimizer = accelerator.prepare(model, optimizer)
 
     @property
     def result(self) -> PSPNet:
@@ -52,10 +54,8 @@ class Run:
         self.class_weights = class_fractions.clamp(min=1e-6) ** -self.recipe.class_weight_power
 
     def set_rate(self) -> float:
-        """Set the learning rate of the next step, and return the encoder's."""
-        factor = (1 - self.step / self.recipe.iterations) ** self.recipe.power
-        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = self.recipe.min_lr + (base - self.recipe.min_lr) * factor
+        """Set the learning rates of the next step, and return the encoder's, or the heads' where the encoder is frozen."""
+        self.schedule.step_update(self.step)
         return self.optimizer.param_groups[0]["lr"]
 
     def mean(self, tensor: Tensor) -> Tensor:
@@ -63,6 +63,8 @@ class Run:
         return cast(Tensor, self.accelerator.reduce(tensor, "mean"))
 
     def take_step(self) -> None:
+        if self.recipe.clip_grad:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average:
@@ -79,16 +81,15 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint whole or not at all."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        state = self.optimizer.optimizer.state
-        for name, parameter in self.model.named_parameters():
-            if parameter in state:
-                tensors[f"momentum.{name}"] = state[parameter]["momentum_buffer"]
+        state, optimizer = optimizer_state(self.model, self.optimizer.optimizer)
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in state.items()}
         if self.average:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.module.state_dict().items()}
         if self.class_weights is not None:
             tensors["class_weights"] = self.class_weights
         scaler = self.accelerator.scaler
         numbers = {"step": self.step, "best": self.best, "scaler": scaler.state_dict() if scaler else None}
+        numbers |= {"optimizer": optimizer, "history": self.history}
         write_state(self.path, tensors, {**numbers, "recipe": asdict(self.recipe), **self.identity})
 
     def load(self) -> None:
@@ -105,20 +106,20 @@ class Run:
                 self.average.module.load_state_dict(_part(tensors, "average."))
         except RuntimeError as error:
             raise WeightsError(f"'{self.path}' is of another network: {error}") from None
-        momentum = _part(tensors, "momentum.")
-        for name, parameter in self.model.named_parameters():
-            if name in momentum:
-                buffer = momentum[name].to(parameter.device).clone(memory_format=torch.preserve_format)
-                self.optimizer.optimizer.state[parameter]["momentum_buffer"] = buffer
+        buffers = {f"momentum_buffer.{name}": tensor for name, tensor in _part(tensors, "momentum.").items()}  # before 0.1.0
+        buffers |= _part(tensors, "optimizer.")
+        restore_optimizer(self.model, self.optimizer.optimizer, buffers, state.get("optimizer", {}))
         if "class_weights" in tensors:
             self.class_weights = tensors["class_weights"].to(self.accelerator.device)
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.step, self.best = state["step"], state["best"]
+        self.step, self.best, self.history = state["step"], state["best"], state.get("history", [])
 
     def _check(self, state: Mapping[str, Any]) -> None:
         """Refuse the checkpoint of another run; one that was written before 0.1.0 tells less of itself."""
         before, now = ({"recipe": {}, **each} for each in (state, json.loads(json.dumps(self.identity))))
+        defaults = {field.name: field.default for field in fields(Recipe)}  # what checkpoints from before a setting mean
+        before["recipe"] = {**json.loads(json.dumps({k: v for k, v in defaults.items() if v is not MISSING})), **before["recipe"]}
         now["recipe"] = json.loads(json.dumps(asdict(self.recipe)))
         differing = [
             f"{k} was {before['recipe'].get(k)} and is {v}"
@@ -138,12 +139,19 @@ class Run:
                 f"'{self.path}' is of step {state['step']}, after the last one of {self.recipe.iterations} iterations"
             )
 
-    def finish(self) -> int:
+    @property
+    def is_complete(self) -> bool:
+        """Whether no step is left: the last one is done, or the mIoU has not become better for long enough."""
+        steps = [entry["step"] for entry in self.history]
+        best = max(self.history, key=lambda entry: entry["miou"], default={"step": 0})["step"]
+        is_stale = bool(self.recipe.patience) and sum(step > best for step in steps) >= self.recipe.patience
+        return is_stale or self.step >= self.recipe.iterations
+
+    def finish(self) -> None:
         """Leave the result in the caller's network, as it came: without wrappers."""
         self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
-        if self.average and self.step == self.recipe.iterations:
+        if self.average and self.is_complete:
             self.model.load_state_dict(self.average.module.state_dict())
-        return self.step
 
 
 def identity(model: PSPNet, dataset: SegmentationDataset, teacher: str | None) -> dict[str, Any]:

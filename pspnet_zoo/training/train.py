@@ -4,6 +4,7 @@ No state of a random generator is stored: the order of images, their augmentatio
 the number of the step. Weights, the optimizer's state, the running average and that number are thus the whole state of a run.
 """
 
+import json
 import logging
 import math
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from ..inference.scores import labels_of
 from ..meta import Preprocess
 from ..models.pspnet import PSPNet
 from ..runtimes.cpu.depthwise import FastDepthwise
+from ..storage.files import write_atomically
 from .distill import TeacherScores, counted_pixels, distillation_loss
 from .log import Log
 from .loss import pixel_mass, segmentation_loss
@@ -37,10 +39,45 @@ from .trainer import Trainer
 CHECKPOINT = "checkpoint.safetensors"
 BEST = "best"
 
+RESULT = "result.json"
+
 Progress = Callable[[int, float, float], None]
 """Called after each step with the number of steps done, the loss and the encoder's learning rate."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run found; its numbers are in `result.json` and `history.csv` too."""
+
+    steps: int
+    """Steps done."""
+    is_complete: bool
+    """Whether the run came to its end, by its last step or by early stopping."""
+    history: tuple[dict[str, Any], ...]
+    """The evaluations: "step", "learning_rate", "train_loss" (of that step), "loss", "miou", "pixel_accuracy", "mean_accuracy", and
+    "iou" by class name, None for a class that neither occurs nor was predicted."""
+    best: Path | None
+    """The checkpoint with the best mIoU; None without evaluations."""
+
+    @property
+    def best_miou(self) -> float | None:
+        """The highest mIoU, 0 to 1; None without evaluations."""
+        return max((entry["miou"] for entry in self.history), default=None)
+
+    @property
+    def last_miou(self) -> float | None:
+        """The mIoU of the last evaluation, 0 to 1; None without evaluations."""
+        return self.history[-1]["miou"] if self.history else None
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers as JSON."""
+        step = next((entry["step"] for entry in self.history if entry["miou"] == self.best_miou), None)
+        return {
+            **{"steps": self.steps, "complete": self.is_complete, "last_miou": self.last_miou, "best_miou": self.best_miou},
+            **{"best_step": step, "best": self.best.name if self.best else None},
+        }
 
 
 def train(
@@ -57,7 +94,7 @@ def train(
     compile: bool = False,
     progress: Progress | None = None,
     trainer: Trainer | None = None,
-) -> int:
+) -> TrainingResult:
     """Train a network in place. SIGTERM and SIGINT end the run after the current step.
 
     Started by `torchrun` or `accelerate launch`, the processes share each step's batch; all must call this alike. With several
@@ -67,8 +104,9 @@ def train(
         model: Its weights are the start, unless a checkpoint is resumed. It is moved to the GPU of its process, where there is one.
         dataset: What to train on: of `open_dataset`, or any map-style dataset that `pspnet_zoo.data.checked.CheckedDataset` takes.
         recipe: The run's settings.
-        folder: Takes `recipe.json`, a `tensorboard` log, the network with the best mIoU on `validation` as `best`, and
-            `checkpoint.safetensors`, replaced every `recipe.checkpoint_every` steps, at a signal, and at the end.
+        folder: Takes `recipe.json`, a `tensorboard` log, `history.csv` with a row for each evaluation, the network with the best
+            mIoU on `validation` as `best`, `result.json`, and `checkpoint.safetensors`, replaced every `recipe.checkpoint_every`
+            steps, at a signal, and at the end.
         validation: Evaluated every `recipe.evaluate_every` steps and at the end; None for never.
         teacher: Soft labels of the images of `dataset`, beside or in place of their masks; missing ones are computed first.
         resume: Continue from the folder's checkpoint, to the weights that an uninterrupted run would have had.
@@ -79,7 +117,7 @@ def train(
         trainer: What holds the folder and hears signals already, from before this call; None to do so during it.
 
     Returns:
-        The steps done: `recipe.iterations`, or fewer if a signal stopped the run.
+        What the run found. It is not complete if a signal stopped it.
 
     Raises:
         WeightsError: If there is no checkpoint to resume, or it is damaged or of another run.
@@ -116,8 +154,8 @@ class _Loop:
     teacher: TeacherScores | None
     progress: Progress | None
 
-    def run(self, *, resume: bool, workers: int, compile: bool) -> int:
-        """Prepare and train; the steps done."""
+    def run(self, *, resume: bool, workers: int, compile: bool) -> TrainingResult:
+        """Prepare and train."""
         accelerator, model, recipe, teacher = self.accelerator, self.model, self.recipe, self.teacher
         known_by = identity(model, self.dataset, teacher.name if teacher else None)
         model.to(accelerator.device).to(memory_format=torch.channels_last)  # dilated depthwise: several times faster so on CPUs
@@ -137,12 +175,15 @@ class _Loop:
         self.trainer.begin()
         logged = Log(self.folder, recipe, run.step, accelerator.is_main_process)
         with logged as log, read_ahead(stream, order, workers) as micro_batches:
-            while run.step < recipe.iterations and not self.step(run, step, micro_batches, log):
+            while not run.is_complete and not self.step(run, step, micro_batches, log):
                 pass
-        done = run.finish()
+        run.finish()
         for name, norm in own_norms.items():
             model.set_submodule(name, norm)
-        return done
+        result = TrainingResult(run.step, run.is_complete, tuple(run.history), self.folder / BEST if run.history else None)
+        if accelerator.is_main_process:
+            write_atomically(self.folder / RESULT, (json.dumps(result.summary(), indent=2) + "\n").encode())
+        return result
 
     def step(self, run: Run, step: "_Step", micro_batches: Any, log: Log) -> bool:
         """One step, and what is due after it: evaluation and checkpoint. Whether a signal ends the run."""
@@ -157,12 +198,23 @@ class _Loop:
         stops = bool(run.mean(loss.new_tensor(float(self.trainer.signal is not None))))
         ends = run.step == recipe.iterations
         if self.validation is not None and recipe.evaluate_every and (run.step % recipe.evaluate_every == 0 or ends):
-            _validate(run, self.validation, log, self.folder / BEST)
-        if run.step % recipe.checkpoint_every == 0 or stops or ends:
+            self.evaluate(run, self.validation, log, {"learning_rate": rate, "train_loss": mean_loss})
+        if run.step % recipe.checkpoint_every == 0 or stops or run.is_complete:
             run.share_statistics()
             if is_main:
                 run.save()
         return stops
+
+    def evaluate(self, run: Run, validation: SegmentationDataset, log: Log, numbers: dict[str, float]) -> None:
+        """Evaluate, log, and keep the network if it is the best so far."""
+        run.share_statistics()
+        scores = evaluate(run.result, validation)
+        found = {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy, "mean_accuracy": scores.mean_accuracy}
+        run.history.append({"step": run.step, **numbers, "loss": scores.loss, **found, "iou": scores.iou})
+        log.scores(run.history, scores, run.result, validation)
+        if self.accelerator.is_main_process and scores.miou > run.best:
+            run.best = scores.miou
+            run.result.save_pretrained(self.folder / BEST)
 
 
 class _Step:
@@ -287,16 +339,6 @@ def _check_masks(dataset: SegmentationDataset) -> None:
         raise ValueError(error)
     for warning in warnings:
         _log.warning("Warning: %s", warning)
-
-
-def _validate(run: Run, validation: SegmentationDataset, log: Log, best: Path) -> None:
-    """Evaluate, log, and keep the network if it is the best so far."""
-    run.share_statistics()
-    scores = evaluate(run.result, validation)
-    log.scores(run.step, scores, run.result, validation)
-    if run.accelerator.is_main_process and scores.miou > run.best:
-        run.best = scores.miou
-        run.result.save_pretrained(best)
 
 
 def _sync_norms(model: PSPNet) -> dict[str, nn.Module]:

@@ -9,6 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 _LOCK = ".lock"
+_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
 class Stopped(KeyboardInterrupt):
@@ -16,10 +17,11 @@ class Stopped(KeyboardInterrupt):
 
 
 class Trainer:
-    """Holds a run's folder and hears SIGINT and SIGTERM, from entering to leaving the block.
+    """Holds a run's folder and hears SIGINT, SIGTERM and SIGHUP, from entering to leaving the block.
 
     While the run is prepared, a signal raises `Stopped` at once. After `begin` it is only noted in `signal`, so that the step is
-    finished and saved. A signal handler of the caller's is called too. Outside the main thread no signals are heard.
+    finished and saved. A signal handler of the caller's is called too; a signal that is ignored, as `nohup` ignores SIGHUP, stays
+    ignored. Outside the main thread no signals are heard.
 
     Args:
         folder: Of the run; it is made if it does not exist, and removed again if nothing was written.
@@ -46,7 +48,8 @@ class Trainer:
             except Timeout:
                 raise ValueError(f"Another run is writing to '{self.folder}'; wait for its end, or choose another folder") from None
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+            numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]  # Windows has no SIGHUP
+            self._handlers = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
             for number in self._handlers:
                 signal.signal(number, self._handle)
         return self
@@ -75,6 +78,7 @@ class Trainer:
         self.signal = number
         before = self._handlers[number]
         if callable(before) and before is not signal.default_int_handler:
-            before(number, frame)
+            with suppress(KeyboardInterrupt):  # of the command's own handler; the run decides when it ends
+                before(number, frame)
         if self._prepares:
             raise Stopped(number)

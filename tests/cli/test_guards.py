@@ -202,3 +202,14 @@ def test_one_class_is_refused_by_check_and_train_alike(run, strange):
         code, _, err = run(*command)
         assert code == 2 and "names one class, 'crack'" in err
     assert not (strange / "run").exists()
+
+
+def test_the_recipe_is_chosen_by_the_backbone_with_a_word_why(run, strange):
+    for model, name in (("pspnet_test_efficientnet", "finetune"), ("pspnet_test_vit", "scratch_adamw")):
+        command = ("train", "--data", strange / "data", "-o", strange / name, "--model", model, *TRAIN[2:], "--iterations", 1)
+        code, _, err = run(*command, "--seed", 3)
+        recipe = json.loads((strange / name / "recipe.json").read_text())
+        assert code == 0 and f"Recipe {name}: {model.removeprefix('pspnet_')} is " in err
+        assert recipe["optimizer"] == ("momentum" if name == "finetune" else "adamw") and recipe["seed"] == 3
+    code, out, err = run(*command[:4], strange / "named", *command[5:], "--recipe", "finetune", "--evaluate-every", 1)
+    assert code == 0 and "Recipe" not in err and "Best mIoU" in out and (strange / "named" / "result.json").exists()

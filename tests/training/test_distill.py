@@ -378,7 +378,7 @@ def test_a_taught_run_resumes_to_the_very_same_weights(net, scores, tmp_path, ch
 
     with pytest.raises(Interrupted):
         train(twin, scores.dataset, recipe, tmp_path / "broken", teacher=scores, progress=stop)
-    assert train(twin, scores.dataset, recipe, tmp_path / "broken", teacher=scores, resume=True) == 4
+    assert train(twin, scores.dataset, recipe, tmp_path / "broken", teacher=scores, resume=True).steps == 4
     assert same(net, twin)
     with pytest.raises(WeightsError, match="the teachers, their protocol or mapping were others"):
         train(twin, scores.dataset, recipe, tmp_path / "broken", resume=True)

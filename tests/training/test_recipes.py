@@ -31,16 +31,24 @@ def test_the_page_in_the_docs_is_up_to_date():
 
 def test_what_a_recipe_does_not_say_is_as_in_the_paper_or_off():
     said = {"iterations": 6, "batch_size": 2, "crop": (32, 48), "lr": 0.01}
-    paper = {"head_factor": 10.0, "momentum": 0.9, "weight_decay": 1e-4, "power": 0.9, "scale": (0.5, 2.0), "aux_weight": 0.4}
+    paper = {
+        "head_factor": 10.0,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "power": 0.9,
+        "layer_decay": 1.0,
+        "scale": (0.5, 2.0),
+        "aux_weight": 0.4,
+    }
     on = {"decay_norms": True, "photometric": True, "teacher_weight": 1.0, "teacher_temperature": 1.0, "cat_max_ratio": 1.0}
     other = {"ohem_min_kept": 100_000, "checkpoint_every": 100, "evaluate_every": 500, "accumulation": 1}
-    words = {"freeze": "nothing", "precision": "no"}
+    words = {"freeze": "nothing", "precision": "no", "optimizer": "momentum", "schedule": "poly"}
     fields = asdict(RECIPE)
     off = {name for name, value in fields.items() if value == 0 and not isinstance(value, bool)}
     assert fields == {**said, **paper, **on, **other, **words, **dict.fromkeys(off, 0)}
     assert off == {
         *("min_lr", "rotate", "blur", "class_weight_power", "ohem_threshold", "dice_weight"),
-        *("teacher_confidence", "ema_decay", "seed"),
+        *("teacher_confidence", "ema_decay", "seed", "warmup", "clip_grad", "patience"),
     }
 
 

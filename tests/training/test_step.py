@@ -72,7 +72,7 @@ def test_a_step_is_that_of_sgd_by_hand(steady, images, tmp_path, changes):
             torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-4, atol=1e-6, msg=f"{name} at step {step}")
             expected[name] = parameter.detach().clone()
 
-    assert train(steady, images, recipe, tmp_path, progress=check) == 3
+    assert train(steady, images, recipe, tmp_path, progress=check).steps == 3
 
 
 @pytest.mark.parametrize(
@@ -219,5 +219,5 @@ def test_an_encoder_of_one_size_is_validated_while_it_trains(tmp_path, camvid):
     train_split, val = (open_dataset("camvid", camvid, split) for split in ("train", "val"))
     net.labels = val.labels
     recipe = replace(RECIPE, iterations=1, evaluate_every=1)
-    assert train(net, train_split, recipe, tmp_path / "run", validation=val) == 1
+    assert train(net, train_split, recipe, tmp_path / "run", validation=val).steps == 1
     assert evaluate(net, val).protocol.crop == (224, 224)

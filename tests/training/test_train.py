@@ -67,7 +67,7 @@ def test_training_learns_made_up_streets(net, camvid, tmp_path):
     recipe = replace(RECIPE, iterations=40, batch_size=4, checkpoint_every=100)
     steps = train(
         net, open_dataset("camvid", camvid, "train"), recipe, tmp_path, progress=lambda step, loss, lr: losses.append((loss, lr))
-    )
+    ).steps
     assert steps == 40 and losses[-1][0] < losses[0][0] / 2
     assert losses[0][1] == 0.01 and losses[20][1] == pytest.approx(0.01 * 0.5**0.9)
     assert evaluate(net, open_dataset("camvid", camvid, "val")).pixel_accuracy > 0.8
@@ -80,6 +80,8 @@ def test_training_learns_made_up_streets(net, camvid, tmp_path):
         (4, {}),
         (3, {"batch_size": 4, "ema_decay": 0.6, "accumulation": 2}),
         (5, {"precision": "bf16", "ohem_threshold": 0.7}),
+        (3, {"optimizer": "adamw", "lr": 0.001, "layer_decay": 0.7, "ema_decay": 0.6, "warmup": 2, "clip_grad": 0.1}),
+        (3, {"optimizer": "adamw", "freeze": "encoder", "schedule": "cosine"}),
     ],
 )
 def test_a_killed_run_resumes_to_the_very_same_weights(net, camvid, tmp_path, killed_at, changes):
@@ -89,7 +91,7 @@ def test_a_killed_run_resumes_to_the_very_same_weights(net, camvid, tmp_path, ki
         train(twin, dataset, recipe, tmp_path / "broken", progress=stop_at(killed_at))
     for parameter in twin.parameters():
         parameter.data.zero_()
-    assert train(twin, dataset, recipe, tmp_path / "broken", resume=True) == 6
+    assert train(twin, dataset, recipe, tmp_path / "broken", resume=True).steps == 6
     assert same(net, twin)
     assert (tmp_path / "whole" / CHECKPOINT).read_bytes() == (tmp_path / "broken" / CHECKPOINT).read_bytes()
 
@@ -110,9 +112,9 @@ def test_a_signal_ends_the_run_with_a_checkpoint(net, camvid, tmp_path):
         if step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    assert train(twin, dataset, RECIPE, tmp_path / "run", progress=terminate) == 1
+    assert train(twin, dataset, RECIPE, tmp_path / "run", progress=terminate).steps == 1
     assert signal.getsignal(signal.SIGTERM) is before
-    assert train(twin, dataset, RECIPE, tmp_path / "run", resume=True) == 6
+    assert train(twin, dataset, RECIPE, tmp_path / "run", resume=True).steps == 6
     train(net, dataset, RECIPE, tmp_path / "whole")
     assert same(net, twin)
 
@@ -158,7 +160,8 @@ def test_class_shares_are_of_the_pixels_that_count(camvid):
 
 def test_a_recipe_with_class_weights_trains(net, camvid, tmp_path):
     assert (
-        train(net, open_dataset("camvid", camvid, "train"), replace(RECIPE, iterations=1, class_weight_power=0.25), tmp_path) == 1
+        train(net, open_dataset("camvid", camvid, "train"), replace(RECIPE, iterations=1, class_weight_power=0.25), tmp_path).steps
+        == 1
     )
 
 

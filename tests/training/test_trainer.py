@@ -42,7 +42,7 @@ def send(number):
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_preparation_at_once_and_is_noted_after_it(tmp_path, number):
     before = signal.getsignal(number)
     with pytest.raises(Stopped), Trainer(tmp_path / "run") as trainer:
@@ -73,9 +73,19 @@ def test_a_handler_of_the_caller_is_called_too(tmp_path):
     assert heard == [signal.SIGTERM] == [trainer.signal]
 
 
+def test_an_ignored_signal_stays_ignored(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Trainer(tmp_path / "run") as trainer:
+            send(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert trainer.signal is None
+
+
 def test_outside_the_main_thread_a_run_goes_without_signals(net, images, tmp_path):
     steps = []
-    thread = threading.Thread(target=lambda: steps.append(train(net, images, RECIPE, tmp_path / "run")))
+    thread = threading.Thread(target=lambda: steps.append(train(net, images, RECIPE, tmp_path / "run").steps))
     thread.start()
     thread.join()
     assert steps == [2]
@@ -87,7 +97,7 @@ def test_two_runs_in_one_folder_are_refused(net, images, tmp_path):
             train(net, images, RECIPE, tmp_path / "run")
         with Trainer(tmp_path / "other"), Trainer(tmp_path / "run", leads=False):
             pass
-    assert train(net, images, RECIPE, tmp_path / "run") == 2
+    assert train(net, images, RECIPE, tmp_path / "run").steps == 2
     assert not (tmp_path / "run" / ".lock").exists()
 
 
@@ -118,7 +128,7 @@ def test_a_run_is_resumed_only_as_the_run_that_it_was(camvid, images, tmp_path):
     with pytest.raises(WeightsError, match="classes was .'sky', 'building', .* and is .'building', 'sky'"):
         train(network(labels=swapped), images, longer, tmp_path, resume=True)
     images.labels = CAMVID
-    assert train(network(), images, longer, tmp_path, resume=True) == 3
+    assert train(network(), images, longer, tmp_path, resume=True).steps == 3
 
 
 def test_a_checkpoint_of_an_earlier_version_is_resumed(images, tmp_path):
@@ -126,7 +136,7 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed(images, tmp_path):
     tensors, state = read_state(tmp_path / CHECKPOINT)
     kept = {"step", "best", "scaler", "recipe", "teacher"}
     write_state(tmp_path / CHECKPOINT, tensors, {key: state[key] for key in kept})
-    assert train(network(), images, replace(RECIPE, iterations=3), tmp_path, resume=True) == 3
+    assert train(network(), images, replace(RECIPE, iterations=3), tmp_path, resume=True).steps == 3
 
 
 def test_what_does_not_fit_is_refused_before_the_first_step(camvid, images, tmp_path):
@@ -162,7 +172,7 @@ def test_plain_tensors_train_and_an_early_end_is_said(tmp_path):
     data = (torch.zeros(4, 3, 64, 64, dtype=torch.uint8), torch.arange(4 * 64 * 64).view(4, 64, 64) % 11)
     validation = TensorDataset(*(tensor[:2] for tensor in data))
     recipe = replace(RECIPE, evaluate_every=1)
-    assert train(network(), TensorDataset(*data), recipe, tmp_path / "a", validation=validation, workers=1) == 2
+    assert train(network(), TensorDataset(*data), recipe, tmp_path / "a", validation=validation, workers=1).steps == 2
     with pytest.raises(ValueError, match="'item 0': reading the item raised StopIteration"):
         train(network(), Ends(*data), RECIPE, tmp_path / "b")
 
@@ -194,5 +204,5 @@ def test_images_of_other_bands_train_by_the_preprocessing_that_the_dataset_state
     with pytest.raises(ValueError, match="set net.preprocess = dataset.preprocess, with as many in_channels"):
         train(net, Bands(), recipe, tmp_path / "run")
     net.preprocess = Bands.preprocess
-    assert train(net, Bands(), recipe, tmp_path / "run", validation=Bands()) == 20
+    assert train(net, Bands(), recipe, tmp_path / "run", validation=Bands()).steps == 20
     assert evaluate(net, Bands()).pixel_accuracy > 0.65

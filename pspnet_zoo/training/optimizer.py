@@ -1,0 +1,138 @@
+"""Optimizer and learning-rate schedule of a recipe, both timm's."""
+
+import re
+from collections.abc import Container, Iterator
+from typing import Any
+
+import timm
+import torch
+from timm.models import group_parameters
+from timm.optim import auto_group_layers, create_optimizer_v2, get_optimizer_info, list_optimizers
+from timm.scheduler import CosineLRScheduler, PolyLRScheduler
+from timm.scheduler.scheduler import Scheduler
+from torch import Tensor, nn
+
+from ..models.encoder import timm_name
+from ..models.pspnet import PSPNet
+from .recipes import Recipe
+
+
+def build_optimizer(model: PSPNet, recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimizer of the parameters that learn.
+
+    The decoder and the heads, which start untrained, learn at `head_factor` times the encoder's rate; with `layer_decay` below 1,
+    each layer of the encoder learns at that fraction of the rate of the next.
+
+    Raises:
+        ValueError: If timm has no such optimizer, or it needs second derivatives.
+    """
+    if recipe.optimizer not in list_optimizers():
+        raise ValueError(
+            f"optimizer is '{recipe.optimizer}'; it can be a name of timm.optim.list_optimizers(), such as momentum, sgd or adamw"
+        )
+    if get_optimizer_info(recipe.optimizer).second_order:
+        raise ValueError(f"optimizer is '{recipe.optimizer}', which needs second derivatives; choose another, such as adamw")
+    scales = _layer_scales(model, recipe.layer_decay) if recipe.layer_decay < 1 else {}
+    spared = set() if recipe.decay_norms else set(_without_decay(model))
+    groups: dict[tuple[bool, float, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_head, scale, decays = not name.startswith("encoder."), scales.get(name, 1.0), name not in spared
+        options = {"lr": recipe.lr * recipe.head_factor if is_head else recipe.lr, "lr_scale": scale}
+        group = groups.setdefault((is_head, scale, decays), {"params": [], **options, **({} if decays else {"weight_decay": 0.0})})
+        group["params"].append(parameter)
+    ordered = [groups[key] for key in sorted(groups, key=lambda key: (key[0], -key[1], not key[2]))]
+    return create_optimizer_v2(
+        ordered, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
+    )
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> Scheduler:
+    """The schedule; its `step_update(step)` sets the learning rates of the step with that number, from 0.
+
+    During `warmup` steps the rate is the fraction step / warmup of the base rate; after them it is the schedule's at this step.
+    """
+    common: dict[str, Any] = {
+        "t_initial": recipe.iterations,
+        "lr_min": recipe.min_lr,
+        "warmup_t": recipe.warmup,
+        "t_in_epochs": False,
+    }
+    if recipe.schedule == "cosine":
+        return CosineLRScheduler(optimizer, **common)
+    return PolyLRScheduler(optimizer, power=0.0 if recipe.schedule == "constant" else recipe.power, **common)
+
+
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state of an optimizer as tensors by "KEY.PARAMETER" and as JSON.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{key}.{name}"] = value
+            elif value is None or isinstance(value, int | float | bool):
+                numbers[f"{key}.{name}"] = value
+            else:
+                raise ValueError(
+                    f"{type(optimizer).__name__} keeps a {type(value).__name__} ({key}), which a checkpoint cannot hold; choose "
+                    "another optimizer"
+                )
+    counters = [group.get("step") for group in optimizer.param_groups]  # some of timm's optimizers count in the group
+    steps = [float(step) if isinstance(step, Tensor) else step for step in counters]
+    return tensors, {"state": numbers, "steps": steps, "steps_are_tensors": any(isinstance(step, Tensor) for step in counters)}
+
+
+def restore_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], numbers: dict[str, Any]
+) -> None:
+    """Undo `optimizer_state`."""
+    parameters = dict(model.named_parameters())
+    for key, value in {**numbers.get("state", {}), **tensors}.items():
+        kind, _, name = key.partition(".")
+        parameter = parameters[name]
+        if isinstance(value, Tensor):  # a count of steps stays on the CPU
+            value = value.to(parameter.device if value.shape == parameter.shape else "cpu").clone(
+                memory_format=torch.preserve_format
+            )
+        optimizer.state[parameter][kind] = value
+    for group, step in zip(optimizer.param_groups, numbers.get("steps", []), strict=False):
+        if step is not None:
+            group["step"] = torch.tensor(step) if numbers["steps_are_tensors"] else step
+
+
+def _layer_scales(model: PSPNet, decay: float) -> dict[str, float]:
+    """The fraction of the base rate for each parameter of the encoder, by timm's numbers of the backbone's layers.
+
+    As in timm's param_groups_layer_decay, the heads are the last layer.
+    """
+    backbone_name = timm_name(model.config["encoder_name"])[0]
+    with torch.device("meta"):
+        backbone: Any = timm.create_model(backbone_name)
+    matcher = backbone.group_matcher(coarse=False) if hasattr(backbone, "group_matcher") else None
+    layers: dict[str, Any] = group_parameters(backbone, matcher, reverse=True) if matcher else auto_group_layers(backbone)
+    last = max(layers.values())
+    found = {name: layers.get(_timm_key(name, layers), 0) for name, _ in model.encoder.model.named_parameters()}
+    return {f"encoder.model.{name}": decay ** (last - layer) for name, layer in found.items()}
+
+
+def _timm_key(name: str, keys: Container[str]) -> str:
+    """The key in the whole backbone of a parameter of its feature extractor, which timm may wrap or flatten."""
+    flattened = re.sub(r"^(\w+?)_(\d+)(?=\.)", r"\1.\2", name)
+    return next((key for key in (name, name.removeprefix("model."), flattened) if key in keys), name)
+
+
+def _without_decay(model: PSPNet) -> Iterator[str]:
+    """Norms and biases, and what timm's model names, such as position embeddings."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim <= 1:
+            yield name
+    module: Any
+    for prefix, module in model.encoder.named_modules(prefix="encoder"):
+        if callable(getattr(module, "no_weight_decay", None)):
+            yield from (f"{prefix}.{name}" for name in module.no_weight_decay())
