@@ -29,7 +29,7 @@ from pspnet_zoo.streams.pipeline import WORKERS
 
 
 def through_pipeline(predictor: Predictor, files: list[Path], output: Path, workers: int) -> None:
-    """What `pspnet-zoo predict` does with the images."""
+    """Segment images and write their files, like `pspnet-zoo predict`."""
     jobs = [Job(file, str(i), output / f"{i}_overlay.png", output / f"{i}_mask.png") for i, file in enumerate(files)]
     for _, row in ResultSink("model", "digest").segment(predictor, jobs, workers=workers):
         assert row.error is None

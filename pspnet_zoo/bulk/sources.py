@@ -73,7 +73,7 @@ class Input:
     name: str
     """Its path in the source; of a Parquet row without one, its place."""
     place: str
-    """As `name`, but of a Parquet row "FILE/ROW", which no two rows share."""
+    """The same; for a Parquet row "FILE/ROW", which no two rows have in common."""
     data: bytes | None
     """Its bytes, where the source itself holds them."""
     system: fs.FileSystem
@@ -103,7 +103,7 @@ class Input:
 @dataclass(frozen=True)
 class _File:
     path: str
-    """As the file system takes it."""
+    """The path for the file system."""
     name: str
     """Relative to the folder."""
     size: int
@@ -298,7 +298,7 @@ def read_part(part: str) -> Iterator[Input]:
 
 
 def _rows(system: fs.FileSystem, folder: str, column: str, path: str, first: int, stop: int) -> Iterator[Input]:
-    """Rows `first` to `stop` of a Parquet file; row groups without any of them are not read."""
+    """Rows `first` to `stop` of a Parquet file; only the row groups that hold them are read."""
     with pq.ParquetFile(path, filesystem=system) as file:
         columns = [column, *({"path"} & set(file.schema_arrow.names) - {column})]
         row = 0

@@ -67,7 +67,7 @@ class _Totals:
 def predict(
     images: Annotated[
         list[str],
-        # the loop reports what cannot be read, and goes on with the others
+        # the loop reports what cannot be read, and does the others
         typer.Argument(metavar="FILE_OR_FOLDER", help="Images, videos, folders of images, or patterns such as 'in/**/*.jpg'."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("predictions"),

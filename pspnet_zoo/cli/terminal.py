@@ -2,7 +2,9 @@
 
 import os
 import textwrap
+import time
 from collections.abc import Sequence
+from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,8 +13,9 @@ from unicodedata import category
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 from rich.theme import Theme
 from typer.core import TyperCommand
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     import torch
 
 _THEME = Theme(dict.fromkeys(("progress.elapsed", "progress.remaining"), "none"))  # rich's yellow is lost on white
+_SECONDS_A_LINE = 15  # of progress where there is no terminal
+
 out = Console(emoji=False, theme=_THEME)
 err = Console(stderr=True, emoji=False, theme=_THEME)
 
@@ -140,7 +145,34 @@ def number_table(name: str, *numbers: str, title: str | None = None) -> Table:
 
 
 class _Progress(Progress):
-    """What ends before it is known how much there is to do leaves no bar behind, which would look done beside an error."""
+    """A bar that fits every output.
+
+    Without a terminal, as in a log, a line is written every 15 seconds. A bar that ends before its total is known is removed, since
+    it would look complete beside an error.
+    """
+
+    _next_line = 0.0
+
+    def start(self) -> None:
+        self._next_line = time.monotonic() + _SECONDS_A_LINE
+        super().start()
+
+    def update(self, task_id: TaskID, **fields: Any) -> None:
+        super().update(task_id, **fields)
+        self._log(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        self._log(task_id)
+
+    def _log(self, task_id: TaskID) -> None:
+        if self.console.is_terminal or time.monotonic() < self._next_line:
+            return
+        self._next_line = time.monotonic() + _SECONDS_A_LINE
+        task = next(task for task in self.tasks if task.id == task_id)
+        total = "" if task.total is None else f"/{task.total:g}"
+        elapsed = timedelta(seconds=int(task.elapsed or 0))
+        say(f"{Text.from_markup(task.description).plain}: {task.completed:g}{total} in {elapsed}", self.console)
 
     def stop(self) -> None:
         if any(task.total is not None for task in self.tasks):

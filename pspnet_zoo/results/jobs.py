@@ -1,4 +1,4 @@
-"""Where the results of each image and video of a command go. Imports nothing heavy: mistakes are found before torch is loaded."""
+"""The result files of each image and video of a command. It imports nothing heavy: mistakes are found before torch is loaded."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

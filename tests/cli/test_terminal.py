@@ -87,3 +87,44 @@ def test_progress_has_no_yellow_which_is_lost_on_white():
     shown = {*styles, "progress.elapsed", "progress.remaining", "progress.download", "bar.complete", "bar.finished"}
     colours = {terminal.err.get_style(name).color for name in shown}
     assert not any(colour and colour.name in ("yellow", "bright_yellow", "white", "bright_white") for colour in colours)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ä 道.png", "plain ä 道.png"),
+        ("\x1b[2Jgone\x07.png", "\\x1b[2Jgone\\x07.png"),
+        ("a\u202egnp.exe", "a\\u202egnp.exe"),
+        ("caf\udce9.png", "caf\\udce9.png"),
+        ("\x9b31m\r.png", "\\x9b31m\\r.png"),
+        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+    ],
+)
+def test_a_terminal_obeys_no_name(text, shown, capsys):
+    terminal.say(text)
+    terminal.complain(text)
+    assert capsys.readouterr() == (f"{shown}\n", f"Error: {shown}\n")
+    assert terminal.cell(f"[red]{text}") == f"\\[red]{shown}"
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: clock[0])
+    with terminal.progress_bar() as bar:
+        task = bar.add_task(terminal.cell("[a] photos"), total=100)
+        for _ in range(100):
+            clock[0] += 1
+            bar.advance(task)
+    lines = [line for line in capsys.readouterr().err.splitlines() if " in " in line]
+    assert [line.partition(" in ")[0] for line in lines] == [f"[a] photos: {n}/100" for n in (15, 30, 45, 60, 75, 90)]
+
+
+def test_a_bar_that_ends_before_its_total_is_known_leaves_nothing(capsys):
+    """It sets `Live.transient`: if rich renames that, this fails, and the bar stays on the screen."""
+    from rich.live import Live
+
+    assert "transient" in vars(Live())
+    with pytest.raises(ValueError), terminal.progress_bar() as bar:
+        bar.add_task("starting", total=None)
+        raise ValueError
+    assert capsys.readouterr() == ("", "")
