@@ -200,6 +200,8 @@ def _find(arguments: list[str], recursive: bool, output: Path, totals: _Totals) 
                 if left_out := len(found) - len(images):
                     say(f"Left out {left_out} results of earlier runs in '{argument}'", err)
                 found = images
+                if not images:
+                    raise ValueError(f"No images in '{argument}' but results of earlier runs; name them one by one to segment them")
             elif not path.exists():
                 raise FileNotFoundError(f"No file '{argument}'")
             yield from found

@@ -3,8 +3,10 @@
 import hashlib
 import io
 import json
+import logging
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -24,6 +26,8 @@ import ray
 
 from pspnet_zoo import Predictor, PSPNet, export
 from pspnet_zoo.bulk import driver as bulk
+from pspnet_zoo.bulk.shards import Destination, Manifest
+from pspnet_zoo.bulk.sources import open_source
 from pspnet_zoo.data.labels import CAMVID
 from tests.inference.damage import damaged
 
@@ -56,6 +60,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def test_what_is_switched_off_in_ray_is_where_it_was():
+    """`_start` and `_results` quieten Ray's own lines by these; where Ray moves them, its lines are shown beside ours."""
+    handlers = logging.getLogger("ray.data").handlers
+    assert any(isinstance(handler, logging.StreamHandler) and handler.level < logging.CRITICAL for handler in handlers)
+    context = ray.data.DataContext.get_current()
+    assert {"enable_progress_bars", "print_on_execution_start"} <= set(dir(context))
 
 
 def write_images(folder, count, *, bad=True, size=(40, 56)):
@@ -247,6 +259,29 @@ def test_a_killed_worker_and_a_removed_node_lose_and_double_nothing(tmp_path, mo
     assert killed and removed and len(summary.workers) >= 2
     rows = check(tmp_path / "out", source, model)
     assert len(rows) == 610 and not list((tmp_path / "out").glob(".*"))
+
+
+def test_an_image_is_read_once_and_its_failure_is_a_row(tmp_path, model):
+    """Without Ray: what a worker does with a part."""
+    source = write_images(tmp_path / "src", 2)
+    strange = source / os.fsdecode(b"caf\xe9.png")
+    strange.write_bytes((source / "0" / "00000.png").read_bytes())
+    (source / "dead.png").symlink_to(source / "nowhere.png")
+    os.mkfifo(source / "pipe.png")
+    qoi = b"qoif" + struct.pack(">IIBB", 64, 48, 3, 0)  # a header, and no pixels
+    (source / "qoi.png").write_bytes(qoi)
+    inputs = open_source(str(source))
+    files, digest = bulk.pack_model(model)
+    manifest = Manifest(str(source), inputs.digest, len(inputs), 100, model, digest, False)
+    rows = bulk.segment_part(
+        bulk.load_files(files, "cpu"), inputs.part(0, len(inputs)), manifest, Destination(str(tmp_path / "out"))
+    )
+    done = {row.path: row for row in rows if row.error is None}
+    assert set(done) == {"0/00000.png", "1/00001.jpg", strange.name} and len(rows) == 16
+    assert done[strange.name].mask == done["0/00000.png"].mask and len({row.model_sha256 for row in rows}) == 1
+    failed = {row.path: row for row in rows if row.error is not None}
+    assert failed["qoi.png"].input_sha256 == hashlib.sha256(qoi).hexdigest() and failed["dead.png"].input_sha256 is None
+    assert "is a folder, a pipe" in failed["pipe.png"].error and "dead.png" in failed["dead.png"].error
 
 
 DRIVER = """

@@ -151,6 +151,53 @@ def test_mistakes_are_said_before_a_model_is_loaded(run, tmp_path, monkeypatch, 
     assert code == 2 and message in err and len(err.splitlines()) == 1  # nothing was fetched
 
 
+def test_a_file_that_is_not_there_is_said_without_torch(tmp_path):
+    program = "import sys\nfrom pspnet_zoo.cli.app import main\nsys.argv = ['pspnet-zoo', 'predict', 'nofile.jpg']\n"
+    program += "try:\n    main()\nfinally:\n    assert not {'torch', 'timm', 'huggingface_hub'} & set(sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (2, "Error: No file 'nofile.jpg'\n")
+
+
+def test_hostile_and_broken_files_of_a_folder_are_failures_and_the_others_are_done(run, model, tmp_path):
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    names = ["a.png", "\x1b[2Jb.png", os.fsdecode(b"caf\xe9.png"), "[red]c.png", "sub/d.png"]
+    for name in names:
+        Image.effect_noise((24, 16), 60).convert("RGB").save(folder / name)
+    (folder / "dead.png").symlink_to(folder / "nowhere.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "qoi\x1b[31m.png").write_bytes(b"qoif" + b"\0\0\0\x40\0\0\0\x30\3\0")
+    options = ["-r", "-o", tmp_path / "out", "--model", model, "--report", tmp_path / "r.csv"]
+    code, out, err = run("predict", folder, *options)
+    assert code == 2 and "results of 5 to" in out and not {"\x1b", "\x07"} & set(out + err)
+    for said in (
+        "No file",
+        "dead.png",
+        "pipe.png' cannot be read: it is a folder, a pipe or a device",
+        "qoi\\x1b[31m.png' cannot be read",
+    ):
+        assert said in err
+    assert len(list((tmp_path / "out").rglob("*_mask.png"))) == 5 and len((tmp_path / "r.csv").read_bytes().splitlines()) == 9
+    again = run("predict", tmp_path / "out", "-r", "-o", tmp_path / "next", "--model", model)
+    assert again[0] == 2 and "Left out 10 results of earlier runs" in again[2] and "No images in" in again[2]
+
+
+def test_another_file_of_the_same_name_and_another_model_are_done_again(run, net, model, photos, tmp_path):
+    arguments = ["predict", photos / "0.png", "-o", tmp_path / "out", "--report", tmp_path / "r.jsonl", "--skip-existing"]
+    assert run(*arguments, "--model", model)[0] == 0
+    assert "1 were there already" in run(*arguments, "--model", model)[1]
+    for change in ("image", "model"):
+        if change == "image":
+            (photos / "0.png").write_bytes((photos / "2.png").read_bytes())
+        else:
+            net.segmentation_head[0].bias.data += 1
+            net.save_pretrained(model)
+        code, out, _ = run(*arguments, "--model", model)
+        assert code == 0 and "results of 1 to" in out and "2 older files were replaced" in out, change
+        row = json.loads((tmp_path / "r.jsonl").read_text())
+        assert row["class_fractions"] == Predictor(model)(photos / "0.png").class_fractions
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_leaves_whole_files_and_says_how_to_go_on(model, tmp_path):
     (tmp_path / "photos").mkdir()
