@@ -1,29 +1,33 @@
-"""The same network in less time on a CPU: batch norms folded into convolutions, wide 3x3 convolutions by Winograd's algorithm.
+"""Folds batch norms into convolutions and runs wide 3x3 convolutions by Winograd's algorithm, for less time on a CPU.
 
-Nothing of the network is changed. What can be folded is found by running it once: a batch norm whose input is the output of a
-convolution and is read by nothing else, each of the two called once. While the accelerated network runs, its calls of `conv2d` and
-`batch_norm` are answered with prepared tensors: this goes by what a network does, and not by what its layers are called.
+The network is not changed. One recorded forward finds what can be folded: a batch norm whose input is the output of a convolution
+and is read by nothing else, each of the two called once. While the accelerated network runs, its calls of `conv2d` and
+`batch_norm` are intercepted. This depends on the calls that a network makes, not on the names of its layers.
+
+No result depends on old weights: norms are read in each call, and a folded weight is kept beside the weight and scale that it was
+made from and made anew when they differ.
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .winograd import WinogradConvolution, Workspace
+from .winograd import Workspace, winograd_conv2d
 
-_SAMPLE = 128  # pixels a side, at most, of the image that is watched on its way
+_SAMPLE = 128  # pixels a side, at most, of the recorded image
 WIDE = 256
-"""Channels, in and out, from which on Winograd's algorithm pays."""
+"""Smallest number of input and output channels at which Winograd's algorithm pays."""
 _Key = tuple[int, torch.Size, tuple[int, ...]]
 
 
 class Accelerated:
-    """Calls a network as before; what it needs is prepared in the first call, and anew after weights have changed.
+    """A network with folded batch norms and Winograd convolutions; safe in threads if the network is.
 
     Args:
         network: In evaluation mode, with float32 weights on the CPU.
@@ -33,90 +37,118 @@ class Accelerated:
     def __init__(self, network: nn.Module, *, winograd: bool = True) -> None:
         self.network = network
         self.winograd = winograd
-        self._calls: dict[_Key, _Convolution] = {}
-        self._versions: list[tuple[int, int]] = []
+        self._calls: dict[_Key, _Convolution] | None = None
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Any:
-        """What the network gives for x, (N, C, H, W)."""
-        tensors = [*self.network.parameters(), *self.network.buffers()]
-        versions = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
-        if versions != self._versions:
-            with _Record(tensors) as record:
-                self.network(x[:1, :, :_SAMPLE, :_SAMPLE])
-            self._calls, self._versions = record.folded(), versions
-        with _Replay(self._calls, self.winograd):
-            return self.network(x)
+        """The network's output for x, (N, C, H, W).
+
+        Raises:
+            RuntimeError: If the network makes other calls in each forward.
+        """
+        if self._calls is None:
+            self._record(x[:1, :, :_SAMPLE, :_SAMPLE])
+        try:
+            return self._replay(x)
+        except _Changed:  # another eps, a new hook, or a branch that the small image did not take
+            self._record(x[:1])
+        try:
+            return self._replay(x)
+        except _Changed as change:
+            raise RuntimeError(f"{change}, in a forward like the one just recorded. Run this network with fast=False") from None
+
+    def _record(self, x: Tensor) -> None:
+        with _Record([*self.network.parameters(), *self.network.buffers()]) as record:
+            self.network(x)
+        self._calls = record.folded()
+
+    def _replay(self, x: Tensor) -> Any:
+        with _Replay(self._calls or {}, self.winograd) as replay:
+            output = self.network(x)
+        replay.check_finished()
+        return output
 
 
 def winograd_pays(in_channels: int, out_channels: int, height: int, width: int, dilation: int) -> bool:
     """Whether Winograd's algorithm is the faster one for a 3x3 convolution; measured by `benchmarks/winograd.py`.
 
-    Products fall to a quarter, but the transforms go over the maps several times, which narrow layers do not earn back; and tiles
-    that reach over the edge of a small map are computed for nothing.
+    It needs a quarter of the multiplications, but its transforms read and write the feature map several times, which costs narrow
+    layers more than they gain; and tiles that reach beyond the edge of a small feature map are wasted.
     """
     tiles = -(-height // (4 * dilation)) * -(-width // (4 * dilation)) * dilation**2
     return min(in_channels, out_channels) >= WIDE and tiles >= 64 and 16 * tiles <= 1.5 * height * width
 
 
+class _Changed(Exception):
+    """The network made other calls than those that were recorded."""
+
+
+@dataclass(frozen=True)
+class _Norm:
+    """The batch norm that follows a convolution; its tensors share the memory of the network's."""
+
+    tensors: tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+    """Running mean, running variance, weight and bias."""
+    eps: float
+
+    @classmethod
+    def of(cls, call: dict[str, Any]) -> "_Norm":
+        """The norm that a call of `batch_norm` computes."""
+        mean, var, weight, bias = (_detached(call[name]) for name in ("running_mean", "running_var", "weight", "bias"))
+        return cls((mean, var, weight, bias), call["eps"])
+
+    def is_called_by(self, call: dict[str, Any]) -> bool:
+        """Whether a call of `batch_norm` computes this norm, with running statistics."""
+        own, other = ([None if t is None else _key(t) for t in norm.tensors] for norm in (self, _Norm.of(call)))
+        return own == other and self.eps == call["eps"] and not call["training"]
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """(O,) float64 each: the norm of y is y * scale + shift."""
+        mean, var, weight, bias = self.tensors
+        scale = (var.double() + self.eps).rsqrt() * (1 if weight is None else weight.double())
+        return scale, (0 if bias is None else bias.double()) - mean.double() * scale
+
+
 @dataclass
 class _Convolution:
-    """A convolution of the network, with the batch norm after it folded in where there is one; tensors are made when needed."""
+    """A convolution of the network, with the batch norm after it where there is one to fold."""
 
     weight: Tensor
     bias: Tensor | None
-    norm: _Key | None = None
-    scale: Tensor | None = None
-    """(O,) float64, of the norm."""
-    shift: Tensor | None = None
-    """(O,) float64, of the norm."""
-    _direct: tuple[Tensor, Tensor | None] | None = None
-    _winograd: dict[int, WinogradConvolution] = field(default_factory=dict)
+    norm: _Norm | None = None
+    _folded: tuple[Tensor, Tensor, Tensor] | None = None
+    """The weight and scale that were folded, and the result; replaced as a whole, so that threads never see parts of two."""
 
-    def fold(self, norm: _Key, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
-        """Take in the batch norm with these arguments."""
-        scale = (var.double() + eps).rsqrt() * (1 if weight is None else weight.double())
-        shift = (0 if bias is None else bias.double()) - mean.double() * scale
-        self.norm, self.scale, self.shift = norm, scale, shift
+    def scale_and_bias(self) -> tuple[Tensor | None, Tensor | None]:
+        """(O,) float64 scale and (O,) float32 bias that the convolution without a bias lacks."""
+        if self.norm is None:
+            return None, self.bias
+        scale, shift = self.norm.scale_and_shift()
+        bias = shift if self.bias is None else shift + self.bias.double() * scale
+        return scale, bias.to(self.weight.dtype)
 
-    def direct(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the folded convolution."""
-        if self._direct is None:
-            self._direct = self._folded()
-        return self._direct
-
-    def winograd(self, dilation: int) -> WinogradConvolution:
-        """The folded convolution for that dilation."""
-        if dilation not in self._winograd:
-            bias = self._bias()
-            scale = None if self.scale is None else self.scale.to(self.weight.dtype)
-            self._winograd[dilation] = WinogradConvolution(self.weight, bias, dilation, scale)
-        return self._winograd[dilation]
-
-    def _folded(self) -> tuple[Tensor, Tensor | None]:
-        if self.scale is None:
-            return self.weight, self.bias
-        weight = (self.weight * self.scale[:, None, None, None]).to(self.weight.dtype)
-        return weight.contiguous(memory_format=torch.channels_last), self._bias()
-
-    def _bias(self) -> Tensor | None:
-        if self.scale is None or self.shift is None:
-            return self.bias
-        bias = self.shift if self.bias is None else self.shift + self.bias.double() * self.scale
-        return bias.to(self.weight.dtype)
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the convolution and its norm in one."""
+        scale, bias = self.scale_and_bias()
+        if scale is None:
+            return self.weight, bias
+        if self._folded is None or not (_same(self._folded[0], self.weight) and _same(self._folded[1], scale)):
+            folded = (self.weight * scale[:, None, None, None]).to(self.weight.dtype)
+            self._folded = self.weight.clone(), scale, folded.contiguous(memory_format=torch.channels_last)
+        return self._folded[2], bias
 
 
 class _Record(TorchFunctionMode):
-    """Watches one forward: its convolutions, and what reads their outputs."""
+    """Records the convolutions of one forward and what reads their outputs."""
 
     def __init__(self, tensors: list[Tensor]) -> None:
         super().__init__()
         self._lasting = {t.untyped_storage().data_ptr() for t in tensors}
         self._convolutions: dict[_Key, _Convolution] = {}
         self._times: Counter[_Key] = Counter()
-        self._outputs: dict[int, tuple[_Key, Tensor]] = {}  # tensors are kept, since ids of others would be given again
+        self._outputs: dict[int, tuple[_Key, Tensor]] = {}  # tensors are kept so that no other gets their id
         self._readers: Counter[_Key] = Counter()
-        self._norms: list[tuple[_Key, _Key, dict[str, Any]]] = []
+        self._norms: list[tuple[_Key, _Key, _Norm]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -138,46 +170,60 @@ class _Record(TorchFunctionMode):
                 norm = _key(call["running_mean"])
                 self._times[norm] += 1
                 if id(call["input"]) in self._outputs and not call["training"]:
-                    self._norms.append((norm, self._outputs[id(call["input"])][0], call))
+                    self._norms.append((norm, self._outputs[id(call["input"])][0], _Norm.of(call)))
         return result
 
     def folded(self) -> dict[_Key, _Convolution]:
         """Every convolution that is called once, by its weight."""
-        for norm, convolution, call in self._norms:
-            if self._times[norm] == self._times[convolution] == self._readers[convolution] == 1:
-                arguments = ("running_mean", "running_var", "weight", "bias", "eps")
-                self._convolutions[convolution].fold(norm, *(_detached(call[name]) for name in arguments))
+        for key, convolution, norm in self._norms:
+            if self._times[key] == self._times[convolution] == self._readers[convolution] == 1:
+                self._convolutions[convolution].norm = norm
         return {key: c for key, c in self._convolutions.items() if self._times[key] == 1}
 
 
 class _Replay(TorchFunctionMode):
-    """Answers convolutions with folded ones, and leaves out the norms that are in them."""
+    """Computes recorded convolutions with their norms folded in, and skips those norms.
+
+    Raises:
+        _Changed: If a folded output reaches anything but its norm.
+    """
 
     def __init__(self, calls: dict[_Key, _Convolution], winograd: bool) -> None:
         super().__init__()
         self._calls = calls
         self._winograd = winograd
         self._workspace = Workspace()
-        self._done: dict[_Key, Tensor] = {}
+        self._waiting: dict[int, tuple[Tensor, _Norm]] = {}
+        """Folded outputs whose norm has not been called yet."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is F.conv2d:
+        if func is F.batch_norm and self._waiting:
+            call = _named(_BATCH_NORM, args, kwargs)
+            if (waiting := self._waiting.pop(id(call["input"]), None)) is not None:
+                if not waiting[1].is_called_by(call):
+                    raise _Changed("A folded convolution is followed by another batch norm than its own")
+                return call["input"]
+        elif func is F.conv2d:
             call = _named(_CONV2D, args, kwargs)
             convolution = self._calls.get(_key(call["weight"]))
             if convolution is not None:
                 result = self._convolve(convolution, call)
                 if convolution.norm is not None:
-                    self._done[convolution.norm] = result
+                    self._waiting[id(result)] = result, convolution.norm
                 return result
-        elif func is F.batch_norm:
-            call = _named(_BATCH_NORM, args, kwargs)
-            if call["running_mean"] is not None and self._done.pop(_key(call["running_mean"]), None) is call["input"]:
-                return call["input"]
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if self._waiting and _has_tensor(result) and any(id(v) in self._waiting for v in _flat((args, tuple(kwargs.values())))):
+            raise _Changed("The output of a folded convolution is read by something else than its batch norm")
+        return result
+
+    def check_finished(self) -> None:
+        """Raise if a folded output never reached its norm."""
+        if self._waiting:
+            raise _Changed("The output of a folded convolution did not reach its batch norm")
 
     def _convolve(self, convolution: _Convolution, call: dict[str, Any]) -> Tensor:
-        x, weight = call["input"], call["weight"]
+        x, weight = call["input"], convolution.weight
         dilation = _one(call["dilation"])
         if (
             self._winograd
@@ -188,8 +234,10 @@ class _Replay(TorchFunctionMode):
             and x.dtype == torch.float32
             and winograd_pays(weight.shape[1], weight.shape[0], x.shape[-2], x.shape[-1], dilation)
         ):
-            return convolution.winograd(dilation)(x, self._workspace)
-        return F.conv2d(x, *convolution.direct(), call["stride"], call["padding"], call["dilation"], call["groups"])
+            scale, bias = convolution.scale_and_bias()
+            scale = None if scale is None else scale.to(weight.dtype)
+            return winograd_conv2d(x, weight, bias, dilation=dilation, scale=scale, workspace=self._workspace)
+        return F.conv2d(x, *convolution.folded(), call["stride"], call["padding"], call["dilation"], call["groups"])
 
 
 _CONV2D = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
@@ -211,12 +259,12 @@ def _named(defaults: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def _key(tensor: Tensor) -> _Key:
-    """Which memory a tensor is: of a parameter, or of a view that is made anew in each forward."""
+    """The memory that a tensor is a view of; the same for views that each forward makes anew."""
     return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def _one(value: Any) -> int | None:
-    """The number that stands for both axes; None if there is none."""
+    """The number for both axes; None if they differ or it is a word."""
     if isinstance(value, int):
         return value
     return value[0] if isinstance(value, tuple | list) and len(set(value)) == 1 else None
@@ -234,3 +282,8 @@ def _has_tensor(result: Any) -> bool:
 
 def _detached(tensor: Any) -> Any:
     return tensor.detach() if isinstance(tensor, Tensor) else tensor
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same values; several times faster than torch.equal."""
+    return np.array_equal(one.numpy(), other.numpy())

@@ -7,7 +7,6 @@ have ways of their own; this is done to a network on its way to the CPU.
 from typing import Any
 
 import numpy as np
-import torch
 
 from .folding import WIDE
 from .winograd import transforms
@@ -55,7 +54,7 @@ def convolution(x: Any, weight: np.ndarray, dilation: int) -> Any:
     def shaped(node: Any, *sides: Any) -> Any:
         return op.reshape(node, op.concat([whole(s) if isinstance(s, int) else s for s in sides], 0), False)
 
-    for_taps, for_inputs, for_outputs = (matrix.numpy() for matrix in transforms(torch.empty(0)))
+    for_taps, for_inputs, for_outputs = (matrix.numpy() for matrix in transforms())
     outputs, channels = weight.shape[:2]
     d, shape = dilation, op.shape_of(x, output_type="i64")
     count, height, width = (op.gather(shape, whole(axis), whole(0)) for axis in (0, 2, 3))

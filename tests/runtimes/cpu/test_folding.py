@@ -1,9 +1,11 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from pspnet_zoo import PSPNet
-from pspnet_zoo.runtimes.cpu import folding as acceleration
+from pspnet_zoo.runtimes.cpu import folding
 from pspnet_zoo.runtimes.cpu.folding import Accelerated, winograd_pays
 
 FAMILIES = ["test_resnet", "test_efficientnet", "test_nfnet", "test_convnext", "densenet121", "hrnet_w18_small", "test_maxvit"]
@@ -12,11 +14,11 @@ FAMILIES = ["test_resnet", "test_efficientnet", "test_nfnet", "test_convnext", "
 @pytest.fixture
 def everywhere(monkeypatch):
     """Winograd's algorithm in every layer that it is possible in."""
-    monkeypatch.setattr(acceleration, "winograd_pays", lambda *sizes: True)
+    monkeypatch.setattr(folding, "winograd_pays", lambda *sizes: True)
 
 
 def lively(network: nn.Module) -> nn.Module:
-    """With norms that do something."""
+    """The network in evaluation mode, with norms that are not the identity."""
     for layer in network.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             layer.running_mean.normal_()
@@ -43,14 +45,17 @@ def test_logits_are_the_same(encoder, everywhere):
             assert_same(fast(x), wanted)
 
 
-def test_a_resnet_is_folded_whole(everywhere):
+def test_a_resnet_is_folded_whole(monkeypatch):
+    """Fails on the day that torch calls conv2d or batch_norm in another way: the network would run, but unfolded."""
+    asked = []
+    monkeypatch.setattr(folding, "winograd_pays", lambda *sizes: asked.append(sizes) or True)
     network = lively(PSPNet("test_resnet", None, classes=5, psp_out_channels=16))
     fast = Accelerated(network)
-    fast(torch.randn(1, 3, 64, 64)), fast(torch.randn(1, 3, 64, 64))
+    fast(torch.randn(1, 3, 64, 64))
     norms = sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
     folded = [c for c in fast._calls.values() if c.norm is not None]
     assert len(folded) == norms - 1  # the fusing one follows a sum
-    assert sum(bool(c._winograd) for c in fast._calls.values()) >= 3
+    assert len(asked) >= 3
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -90,22 +95,79 @@ def test_what_cannot_be_folded_is_left(everywhere):
     assert not any(c.norm for c in fast._calls.values())
 
 
-def test_the_network_is_not_changed_and_its_changes_are_seen(everywhere):
+CHANGES = {
+    "in place": lambda net: [p.mul_(0.9) for p in net.parameters()],
+    "through .data": lambda net: [p.data.mul_(0.9) for p in net.parameters()],
+    "order of channels": lambda net: [p.data.copy_(p.data.flip(1)) for p in net.parameters() if p.ndim == 4],
+    "other tensors": lambda net: [setattr(p, "data", p.data * 0.9) for p in net.parameters()],
+    "statistics": lambda net: [m.running_var.data.mul_(2) for m in norms(net)],
+    "eps": lambda net: [setattr(m, "eps", 1.0) for m in norms(net)],
+    "a hook on a convolution": lambda net: [m.register_forward_hook(lambda *args: args[-1] * 2) for m in convolutions(net)],
+    "a hook that only copies": lambda net: [m.register_forward_hook(lambda *args: args[-1].clone()) for m in convolutions(net)],
+}
+
+
+def norms(network: nn.Module) -> list[nn.Module]:
+    return [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def convolutions(network: nn.Module) -> list[nn.Module]:
+    return [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_change_of_the_network_is_noticed_at_once(change, everywhere):
     network = lively(PSPNet("test_resnet", None, classes=3, psp_out_channels=16))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    fast, x = Accelerated(network), torch.randn(1, 3, 33, 40)
+    fast, x = Accelerated(network), torch.randn(2, 3, 65, 80)
     fast(x), fast(x)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(0.9)
-    for _ in range(2):
-        assert_same(fast(x), network(x).detach())
+        old = network(x)
+        CHANGES[change](network)
+        wanted = copy.deepcopy(network)(x)
+        assert change == "a hook that only copies" or (wanted - old).abs().max() > 1e-3 * old.abs().max()
+        for _ in range(2):
+            assert_same(fast(x), wanted)
+
+
+class Fickle(nn.Module):
+    """Calls a convolution and its norm on small images, and something in between on larger ones."""
+
+    def __init__(self, between) -> None:
+        super().__init__()
+        self.conv, self.norm, self.between = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), between
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y if x.shape[-1] <= 128 else self.between(y))
+
+
+def test_a_branch_that_the_recorded_image_did_not_take_is_computed_right(everywhere):
+    network = lively(Fickle(torch.relu))
+    fast, x = Accelerated(network), torch.randn(1, 3, 9, 140)
+    for one in (x[..., :9], x, x[..., :9], x):
+        assert_same(fast(one), network(one).detach())
+
+
+@pytest.mark.parametrize(
+    "between", [lambda y: torch.from_numpy(y.detach().numpy() * 2), lambda y: y.relu()], ids=["unseen by torch", "seen"]
+)
+def test_a_folded_convolution_whose_norm_does_not_get_its_output_raises(between, monkeypatch):
+    """Neither normalised twice nor left out."""
+    network = lively(Fickle(between))
+    fast = Accelerated(network)
+    monkeypatch.setattr(folding._Record, "folded", lambda self, folded=folding._Record.folded: kept or folded(self))
+    kept: dict = {}
+    fast(torch.randn(1, 3, 9, 9))
+    kept.update(fast._calls)
+    with pytest.raises(RuntimeError, match="folded convolution .* fast=False"):
+        fast(torch.randn(1, 3, 9, 140))
 
 
 def test_the_rule_is_asked_with_channels_sides_and_dilation(monkeypatch):
     asked = []
-    monkeypatch.setattr(acceleration, "winograd_pays", lambda *sizes: asked.append(sizes) or True)
+    monkeypatch.setattr(folding, "winograd_pays", lambda *sizes: asked.append(sizes) or True)
     Accelerated(nn.Conv2d(4, 5, 3, padding=2, dilation=2).eval())(torch.randn(1, 4, 9, 11))
     assert asked == [(4, 5, 9, 11, 2)]
 
