@@ -40,7 +40,7 @@ def evaluate(
     html_file: Annotated[
         Path | None, typer.Option("--html", help="Write a page with bars, the confusion matrix and images to this file.")
     ] = None,
-    precision: PrecisionOption = "float32",
+    precision: PrecisionOption = None,
     save_predictions: Annotated[
         Path | None, typer.Option(help="Write each prediction into this folder; for Cityscapes as its server wants them.")
     ] = None,

@@ -72,7 +72,7 @@ def predict(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("predictions"),
     model: ModelOption = DEFAULT_MODEL,
-    precision: PrecisionOption = "float32",
+    precision: PrecisionOption = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the class colours in overlays.")] = 0.5,
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Also take images in the folders below; the results mirror the folders.")
@@ -148,7 +148,7 @@ def predict(
     from ..streams.pipeline import WORKERS
 
     predictor = Predictor(model, precision=precision)
-    options = {} if precision == "float32" else {"precision": precision}
+    options = {} if precision is None else {"precision": precision}
     sink = ResultSink(model, model_digest(predictor), alpha, options, VideoOptions(every, smooth, masks))
     output.mkdir(parents=True, exist_ok=True)
     writer = nullcontext() if report is None else ReportWriter(report, predictor.labels.names, video=has_videos)

@@ -37,7 +37,8 @@ ModelArgument = Annotated[
 ]
 ModelOption = Annotated[str, typer.Option(help="A model of the zoo, the folder of a checkpoint, or an exported file.")]
 PrecisionOption = Annotated[
-    Literal["float32", "bfloat16"], typer.Option(help="bfloat16 is faster where a processor is made for it.")
+    Literal["float32", "bfloat16"] | None,
+    typer.Option(show_default="that of the model", help="bfloat16 is faster where a processor is made for it."),
 ]
 LayoutOption = Annotated[
     str | None, typer.Option(show_default="told by its folders", help=f"Layout of the data: {', '.join(LAYOUTS)}.")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast, overload
+from typing import Any, BinaryIO, cast, overload
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..data.images import ImageError, read_image, to_rgb
 from ..models.pspnet import PSPNet
+from ..runtimes.exported import Precision
 from ..runtimes.open import open_runtime
 from ..runtimes.torch import TorchRuntime
 from ..streams.pipeline import WORKERS, segment_all
@@ -55,9 +56,9 @@ class Predictor:
         model: PSPNet | str | PathLike[str] = DEFAULT_MODEL,
         *,
         device: str | torch.device | None = None,
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Precision | None = None,
         compile: bool = False,
-        fast: bool = True,
+        fast: bool | None = None,
         threads: int | None = None,
     ) -> None:
         self.runtime = open_runtime(model, device=device, precision=precision, compile=compile, fast=fast, threads=threads)
@@ -72,8 +73,6 @@ class Predictor:
             )
         self.labels = labels
         self.device = self.runtime.device
-        if isinstance(self.runtime, TorchRuntime):
-            self.model.to(memory_format=torch.channels_last).eval()
 
     @overload
     def __call__(self, image: list[ImageInput], *, probabilities: bool = False) -> list[Prediction]: ...

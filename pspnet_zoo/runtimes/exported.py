@@ -1,4 +1,4 @@
-"""What an exported network says of itself: the metadata that `pspnet_zoo.export` writes into the file."""
+"""Exported networks: the metadata that `pspnet_zoo.export` writes into the file, and what their runtimes have in common."""
 
 import json
 from collections.abc import Callable
@@ -14,46 +14,46 @@ from ..storage.errors import WeightsError
 from ..storage.files import file_digest
 
 KEY = "pspnet_zoo"
-"""The name of the entry: of an ONNX file's metadata_props, of an OpenVINO model's rt_info, of a program's extra files."""
+"""Name of the metadata in an ONNX file's metadata_props, an OpenVINO model's rt_info, or a program's extra files."""
 _VERSION = 1
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What a program has to know to use the network, and where it comes from."""
+    """Metadata of an exported network: how to call it, and where it comes from."""
 
     input: Literal["float32", "uint8"]
     """"float32": (N, channels, H, W), normalised by `preprocess`. "uint8": (N, 3, H, W), RGB, 0 to 255; normalised inside."""
     output: Literal["logits", "ids"]
-    """"logits": (N, classes, H, W) float32. "ids": (N, H, W), the likeliest class, uint8 (int32 above 256 classes)."""
+    """"logits": (N, classes, H, W) float32. "ids": (N, H, W), the argmax, uint8 (int32 above 256 classes)."""
     classes: int
     channels: int
-    """Of the input."""
+    """Number of channels of the input."""
     image_size: tuple[int, int] | None
     """Height and width of the only image that the network takes, in pixels; None for any."""
     precision: Precision
     activation: str | None
-    """What the logits went through, by smp's names; None for nothing."""
+    """The activation after the logits, by smp's names; None for none."""
     labels: Labels | None
     preprocess: Preprocess
     provenance: dict[str, Any] | None
-    """Where the weights come from, as in a checkpoint's config.json."""
+    """Origin of the weights, as in a checkpoint's config.json."""
     versions: dict[str, str]
-    """Of the packages that made the file."""
+    """Versions of the packages that made the file, by name."""
     check: dict[str, Any]
-    """What the comparison with the network found before the file was kept."""
+    """Result of the comparison with the network before the file was kept."""
 
     def to_json(self) -> str:
-        """Everything as a JSON object, with the version of this format."""
+        """The metadata as a JSON object, with the version of this format."""
         return json.dumps({"format_version": _VERSION, **asdict(self)})
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> "Exported":
-        """What `to_json` wrote.
+        """The metadata that `to_json` wrote.
 
         Raises:
-            WeightsError: If it is something else, naming the file.
+            WeightsError: If the text is something else; it names the file.
         """
         try:
             values = json.loads(text)
@@ -69,12 +69,12 @@ class Exported:
 
 
 class ExportedRuntime:
-    """What an exported network has in common in all runtimes.
+    """An exported network in any runtime.
 
     Args:
-        path: Of the file.
-        spec: What the file says of itself.
-        run: Maps an array, as in `Exported.input`, to an array, as in `Exported.output`.
+        path: The file.
+        spec: Its metadata.
+        run: Maps an array, see `Exported.input`, to an array, see `Exported.output`; safe in threads.
     """
 
     device = torch.device("cpu")
@@ -89,7 +89,7 @@ class ExportedRuntime:
         self.image_size = spec.image_size
         self.activation: str | Callable[[], nn.Module] | None = "argmax" if spec.output == "ids" else spec.activation
         self.preprocess = spec.preprocess
-        if spec.input == "uint8":  # normalised inside: until there, pixels of 0 to 255 with the mean colour at 0
+        if spec.input == "uint8":  # the file normalises: until then, pixels of 0 to 255 with the mean colour at 0
             mean = tuple(m * 255 / spec.preprocess.range for m in spec.preprocess.mean)
             self._mean = torch.tensor(mean).view(-1, 1, 1)
             self.preprocess = replace(spec.preprocess, mean=mean, std=(1.0,) * len(mean), range=255.0, input_scale=1.0)
@@ -97,24 +97,24 @@ class ExportedRuntime:
 
     @property
     def weights_sha256(self) -> str:
-        """Of the file that holds the weights."""
+        """SHA-256 of the file that holds the weights."""
         return file_digest(files_of(self.path)[-1], "sha256")
 
     def run(self, x: Tensor) -> Tensor:
-        """The input of the file, see `Exported.input`, to its output."""
+        """The file's output for its input, see `Exported.input`."""
         return torch.from_numpy(self._run(x.contiguous().numpy()))
 
     def __call__(self, x: Tensor, /) -> Tensor:
-        """(N, channels, H, W) float32, normalised by `preprocess`, to the output of the file.
+        """The file's output for (N, channels, H, W) float32, normalised by `preprocess`.
 
         Raises:
-            ValueError: If the file takes one size, and this is another.
+            ValueError: If the file takes one size and x has another.
         """
         height, width = x.shape[-2:]
         if self.image_size is not None and self.image_size != (height, width):
             raise ValueError(
-                f"'{self.path}' takes images of {self.image_size[0]}x{self.image_size[1]} pixels, larger ones in parts of that "
-                f"size, and none of {height}x{width}; enlarge the image, or use the network that it was exported from"
+                f"'{self.path}' takes images of {self.image_size[0]}x{self.image_size[1]} pixels, and larger ones in windows of "
+                f"that size, but not {height}x{width}; resize the image, or use the network that it was exported from"
             )
         if self.spec.input == "uint8":
             x = (x + self._mean).round().clamp(0, 255).to(torch.uint8)
@@ -123,9 +123,19 @@ class ExportedRuntime:
 
 
 def files_of(path: Path) -> list[Path]:
-    """All files of an exported network, by the one that is opened."""
+    """All files of an exported network, given the one that is opened; the weights are in the last."""
     beside = {".xml": path.with_suffix(".bin"), ".onnx": path.with_name(f"{path.name}.data")}.get(path.suffix.lower())
     return [path, *([beside] if beside and beside.is_file() else [])]
+
+
+def check_as_exported(path: Path, spec: Exported, precision: str | None, compile: bool) -> None:
+    """Raise a ValueError for options that would have to change an exported file."""
+    if precision not in (None, spec.precision):
+        raise ValueError(
+            f"precision is {precision!r}, and '{path}' was exported in {spec.precision}; leave it out, or export again"
+        )
+    if compile:
+        raise ValueError(f"compile is for PyTorch, and '{path}' runs as it was exported; leave compile out")
 
 
 def foreign(path: Path) -> WeightsError:

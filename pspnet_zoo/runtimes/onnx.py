@@ -1,30 +1,47 @@
-"""An exported ONNX file in ONNX Runtime."""
+"""Exported ONNX files in ONNX Runtime."""
 
 from pathlib import Path
 
 import torch
 
-from .exported import KEY, Exported, ExportedRuntime, foreign, unreadable
+from .exported import KEY, Exported, ExportedRuntime, Precision, check_as_exported, foreign, unreadable
+from .pool import check_threads
 
 
 class OnnxRuntime(ExportedRuntime):
-    """An exported ONNX file in ONNX Runtime.
+    """An exported ONNX file in ONNX Runtime. Safe in threads.
 
     Args:
-        path: Of the file.
-        device: "cuda" needs onnxruntime-gpu; None takes it where it works, else the CPU.
-        threads: Of the CPU; None for as many as there are cores.
+        path: The .onnx file.
+        device: "cpu" or "cuda" (needs onnxruntime-gpu); None for CUDA where ONNX Runtime has it, else the CPU.
+        precision: None, or the precision that the file has.
+        compile: Only False.
+        fast: None or False: ONNX Runtime has no faster arithmetic to choose.
+        threads: Number of CPU threads; None for one a core.
 
     Raises:
         ImportError: If onnxruntime is not installed.
         WeightsError: If the file is damaged, or was not made by `pspnet_zoo.export`.
-        ValueError: If the device is not to be had.
+        ValueError: If the device is missing or an option does not go with the file.
     """
 
-    def __init__(self, path: Path, *, device: str | torch.device | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str | torch.device | None = None,
+        precision: Precision | None = None,
+        compile: bool = False,
+        fast: bool | None = None,
+        threads: int | None = None,
+    ) -> None:
         import onnxruntime
 
-        providers = _providers(None if device is None else torch.device(device).type, onnxruntime.get_available_providers())
+        check_threads(threads)
+        if fast:
+            raise ValueError("fast is True, and ONNX Runtime has no faster arithmetic to choose; leave fast out")
+        place = None if device is None else torch.device(device)
+        providers = _providers(place, onnxruntime.get_available_providers())
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; it warns of graphs that are right
         if threads is not None:
@@ -33,18 +50,26 @@ class OnnxRuntime(ExportedRuntime):
             session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # its own classes, without a common one
             raise unreadable(path, error) from None
+        if place is not None and place.type == "cuda" and session.get_providers()[0] != _CUDA:
+            raise ValueError(f"device is '{device}', but ONNX Runtime's CUDA does not start here; use device='cpu'")
         text = session.get_modelmeta().custom_metadata_map.get(KEY)
         if text is None:
             raise foreign(path)
+        spec = Exported.from_json(text, path)
+        check_as_exported(path, spec, precision, compile)
         name = session.get_inputs()[0].name
-        super().__init__(path, Exported.from_json(text, path), lambda x: session.run(None, {name: x})[0])
+        super().__init__(path, spec, lambda x: session.run(None, {name: x})[0])
 
 
-def _providers(device: str | None, available: list[str]) -> list[str]:
-    """ONNX Runtime's names of what is to run the network, the first that can."""
-    if device not in (None, "cpu", "cuda"):
+_CUDA = "CUDAExecutionProvider"
+
+
+def _providers(device: torch.device | None, available: list[str]) -> list[str | tuple[str, dict[str, int]]]:
+    """ONNX Runtime's names of what is to run the network, the best first."""
+    if device is not None and device.type not in ("cpu", "cuda"):
         raise ValueError(f"device is '{device}'; ONNX Runtime is used on 'cpu' or 'cuda'")
-    cuda = "CUDAExecutionProvider"
-    if device == "cuda" and cuda not in available:
-        raise ValueError(f"device is 'cuda', but this ONNX Runtime has {', '.join(available)}; install onnxruntime-gpu")
-    return [p for p in (cuda, "CPUExecutionProvider") if p in available and not (p == cuda and device == "cpu")]
+    if device is not None and device.type == "cuda" and _CUDA not in available:
+        raise ValueError(f"device is '{device}', but this ONNX Runtime has {', '.join(available)}; install onnxruntime-gpu")
+    if _CUDA not in available or (device is not None and device.type == "cpu"):
+        return ["CPUExecutionProvider"]
+    return [(_CUDA, {"device_id": device.index or 0 if device else 0}), "CPUExecutionProvider"]

@@ -1,4 +1,4 @@
-"""An exported OpenVINO network in OpenVINO's runtime."""
+"""Exported OpenVINO networks in OpenVINO's runtime."""
 
 from pathlib import Path
 from typing import Any
@@ -7,26 +7,41 @@ import torch
 
 from ..model_source import OPENVINO_FILE
 from .cpu.winograd_openvino import use_winograd
-from .exported import KEY, Exported, ExportedRuntime, foreign, unreadable
+from .exported import KEY, Exported, ExportedRuntime, Precision, check_as_exported, foreign, unreadable
+from .pool import Pool, check_threads
 
 
 class OpenVinoRuntime(ExportedRuntime):
-    """An exported OpenVINO network on the CPU, in the precision that it was exported for; in float32 see `use_winograd`.
+    """An exported OpenVINO network, in the precision that it was exported in. Safe in threads.
 
     Args:
-        path: Of the .xml file, or the folder that holds model.xml.
-        device: OpenVINO's own name of one, such as "GPU"; None for "CPU".
-        threads: Of the CPU; None for as many as OpenVINO takes.
+        path: The .xml file, or the folder that holds model.xml.
+        device: OpenVINO's name of a device, such as "GPU"; None for "CPU".
+        precision: None, or the precision that the file has.
+        compile: Only False.
+        fast: On a CPU in float32, run wide 3x3 convolutions by Winograd's algorithm, see `use_winograd`; logits differ by rounding.
+            None does so where it can, True requires it, False computes every convolution directly.
+        threads: Number of threads on a CPU; None leaves the choice to OpenVINO.
 
     Raises:
         ImportError: If openvino is not installed.
         WeightsError: If the files are damaged, or were not made by `pspnet_zoo.export`.
-        ValueError: If the device is not to be had.
+        ValueError: If the device is missing or an option does not go with it or the file.
     """
 
-    def __init__(self, path: Path, *, device: str | torch.device | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str | torch.device | None = None,
+        precision: Precision | None = None,
+        compile: bool = False,
+        fast: bool | None = None,
+        threads: int | None = None,
+    ) -> None:
         import openvino
 
+        check_threads(threads)
         path = path / OPENVINO_FILE if path.is_dir() else path
         core = openvino.Core()
         try:
@@ -36,14 +51,26 @@ class OpenVinoRuntime(ExportedRuntime):
         if not model.has_rt_info(KEY):
             raise foreign(path)
         spec = Exported.from_json(model.get_rt_info(KEY).value, path)
+        check_as_exported(path, spec, precision, compile)
         name = "CPU" if device is None else str(device).upper()
         if name.partition(".")[0] not in core.available_devices:
             raise ValueError(f"device is '{device}'; OpenVINO has {', '.join(core.available_devices)} here")
+        if name != "CPU" and threads is not None:
+            raise ValueError(f"threads is {threads}, which is for device 'CPU', not '{device}'; leave threads out")
+        can_be_fast = name == "CPU" and spec.precision == "float32"  # fewer bits would be too few for Winograd's algorithm
+        if fast and not can_be_fast:
+            raise ValueError(f"fast is True, which is for float32 on 'CPU'; this is {spec.precision} on '{name}'. Leave fast out")
         # its default is bfloat16 where the processor has it: for bfloat16 files, and for what int8 leaves, but not for the others
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"} if spec.precision in ("float32", "float16") else {}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
-        if name == "CPU" and spec.precision == "float32":
-            use_winograd(model)  # fewer bits would be too few for it
+        if can_be_fast and fast is not False:
+            use_winograd(model)
         compiled = core.compile_model(model, name, settings if name == "CPU" else {})
-        super().__init__(path, spec, lambda x: compiled(x)[0])
+        requests = Pool(compiled.create_infer_request)
+
+        def run(x: Any) -> Any:
+            with requests.lend() as request:
+                return request.infer(x, share_inputs=True)[0]
+
+        super().__init__(path, spec, run)

@@ -1,4 +1,4 @@
-"""Objects that are used by one thread at a time."""
+"""What runtimes have in common about threads."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,3 +25,9 @@ class Pool(Generic[T]):
             yield item
         finally:
             self._idle.append(item)
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise a ValueError if a number of threads is not positive."""
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads is {threads}; it must be 1 or more, or left out")

@@ -4,7 +4,6 @@ import copy
 from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -41,10 +40,8 @@ def fingerprint(network: nn.Module, *, values: bool = False) -> list[Any]:
     for module in network.modules():
         found.append(module)
         for name, value in vars(module).items():
-            kind = type(value)
-            if kind in _COMPARED and name != "training":
-                found.append(value)
-            elif kind is tuple and all(type(item) in _COMPARED for item in value):
+            items = value if type(value) is tuple else (value,)
+            if name != "training" and all(type(item) in _COMPARED for item in items):
                 found.append(value)
             elif value and name.endswith("_hooks"):
                 found.extend(value.values())

@@ -143,7 +143,7 @@ def test_every_option_reaches_the_runtime(net, monkeypatch):
     Predictor(net)
     options = {"device": "cpu", "precision": "bfloat16", "compile": True, "fast": False, "threads": 3}
     Predictor(net, **options)
-    assert seen == [{"device": None, "precision": "float32", "compile": False, "fast": True, "threads": None}, options]
+    assert seen == [{"device": None, "precision": None, "compile": False, "fast": None, "threads": None}, options]
 
 
 def test_numbers_of_a_stream_are_checked(predictor):
