@@ -1,4 +1,4 @@
-"""What travels with weights: the meaning of classes, what the network expects of an image, and numbers. Imports nothing heavy."""
+"""Metadata that is stored with weights: labels, preprocessing and metrics. Imports nothing heavy."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,35 +9,35 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORE = 255
-"""The id of pixels that neither train nor count; Cityscapes' trainId for them."""
+"""The id of pixels that are left out of training and metrics; Cityscapes' trainId for them."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Names and colours of the class ids 0, 1, 2, ...
+    """Names and colors of the class ids 0, 1, 2, ...
 
     Raises:
-        ValueError: If names and colours differ in number, or a colour is not three integers of 0 to 255.
+        ValueError: If names and colors differ in number, or a color is not three integers of 0 to 255.
     """
 
     names: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...] = None  # pyright: ignore[reportAssignmentType]
-    """RGB, 0 to 255; left out, they are `distinct_colors`."""
+    """RGB colors, 0 to 255; `distinct_colors` if omitted."""
     categories: Mapping[str, Sequence[int]] = field(default_factory=dict, compare=False, repr=False)
-    """Groups of classes that are measured too, by name; not stored with weights."""
+    """Class ids of each category, by name; evaluation measures categories too. Not stored with weights."""
     official_ids: Sequence[int] = field(default=(), compare=False, repr=False)
-    """What an evaluation server calls the classes, where it has other ids; not stored with weights."""
+    """Ids of the classes on an evaluation server, where they differ. Not stored with weights."""
 
     def __post_init__(self) -> None:
         names = tuple(self.names)
         colors = distinct_colors(len(names)) if self.colors is None else tuple(map(tuple, self.colors))
         if len(names) != len(colors):
-            raise ValueError(f"{len(names)} class names and {len(colors)} colours; there must be one colour a class")
+            raise ValueError(f"{len(names)} class names and {len(colors)} colors; there must be one color a class")
         for name, color in zip(names, colors, strict=True):
             if len(color) != 3 or not all(_is_byte(c) for c in color):
-                raise ValueError(f"The colour of class '{name}' is {color}; it must be three integers of 0 to 255")
+                raise ValueError(f"The color of class '{name}' is {color}; it must be three integers of 0 to 255")
         object.__setattr__(self, "names", names)
-        # of NumPy's integers, JSON makes nothing
+        # JSON does not take NumPy's integers
         object.__setattr__(self, "colors", tuple((int(r), int(g), int(b)) for r, g, b in colors))
 
     def __len__(self) -> int:
@@ -49,9 +49,9 @@ def _is_byte(value: object) -> bool:
 
 
 def distinct_colors(number: int) -> tuple[tuple[int, int, int], ...]:
-    """Colours for classes that came without, all different, none of them black.
+    """Colors for a number of classes, all different, none of them black.
 
-    Source: VOC devkit, VOCcode/VOClabelcolormap.m, from its second colour on: each octal digit of the class's number gives a bit to
+    Source: VOC devkit, VOCcode/VOClabelcolormap.m, from its second color on: each octal digit of the class's number gives a bit to
     red, green and blue, the highest first.
     """
 
@@ -63,29 +63,28 @@ def distinct_colors(number: int) -> tuple[tuple[int, int, int], ...]:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Size and normalisation of an image; it travels with the weights.
+    """Size and normalisation of an image, stored with the weights.
 
-    Called on a (..., C, H, W) tensor of pixel values, it gives (x / white * range - mean) / std as float32. RGB channels come in
-    RGB order and leave in `order`.
-    Sizes are the business of those who give images to networks: `pspnet_zoo.inference.scores`, and so `Predictor` and `evaluate`.
+    Called on a (..., C, H, W) tensor of pixel values, uint8 where white is 255, it gives (x / white * range - mean) / std as
+    float32. RGB channels come in RGB order and leave in `order`.
+    Images are resized by `pspnet_zoo.inference.scores`, and so by `Predictor` and `evaluate`.
 
     Raises:
         ValueError: If a number is out of its range.
     """
 
     mean: tuple[float, ...]
-    """Of each channel, on the scale of `range`."""
+    """Mean of each channel, on the scale of `range`."""
     std: tuple[float, ...]
-    """Of each channel, on the scale of `range`."""
+    """Standard deviation of each channel, on the scale of `range`."""
     range: float = 1.0
-    """What `white` is scaled to before mean and std are applied."""
+    """Value to which `white` is scaled before mean and std are applied."""
     max_pixels: int = 2048 * 1024
-    """The largest image to give as it is; a predictor shrinks larger ones, near the scale of training and within memory."""
+    """Most pixels of an input; larger images are downsampled, to stay near the scale of training and within memory."""
     input_scale: float = 1.0
-    """The sides of what the network is given, in those of the image, 1 or more: networks see images at the scale that they were
-    trained at. An image is enlarged no further than to `max_pixels`."""
+    """Input scale factor, 1 or more: images are upsampled by it to the scale of training, up to `max_pixels`."""
     order: Literal["RGB", "BGR"] = "RGB"
-    """Of the channels that the network reads, and of `mean` and `std`."""
+    """Order of the channels that the network reads, and of `mean` and `std`."""
     white: float = 255.0
     """The pixel value that means white, or 1.0 where values have a unit of their own: 255 of 8 bits, 65535 of 16 bits."""
     bands: tuple[str, ...] = ()
@@ -123,7 +122,7 @@ class Preprocess:
         return std[::-1] if self.order == "BGR" else std
 
     def input_scale_for(self, height: int, width: int) -> float:
-        """How much larger than an image of that size the network is given it, 1 or more."""
+        """Input scale factor for an image of that size, 1 or more."""
         return max(min(self.input_scale, (self.max_pixels / (height * width)) ** 0.5), 1.0)
 
     @classmethod
@@ -141,26 +140,42 @@ class Preprocess:
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
 
     def __call__(self, image: "Tensor") -> "Tensor":
+        self.check_type(image)
+        return self.normalize(image)
+
+    def check_type(self, image: "Tensor") -> None:
+        """Raise a ValueError if the type of an image's pixels does not go with `white`: uint8 with 255, others with another."""
+        kind = str(image.dtype).removeprefix("torch.")
+        if kind != "uint8" and self.white == 255:
+            raise ValueError(
+                f"The image is {kind}, and the network reads uint8 of 0 to 255. Convert values of 0 to 1 by "
+                "(image * 255).round().to(torch.uint8)"
+            )
+        if kind == "uint8" and self.white != 255:
+            raise ValueError(f"The image is uint8, and the network reads values in which white is {self.white:g}; convert it")
+
+    def normalize(self, pixels: "Tensor") -> "Tensor":
+        """Normalise pixel values of any type, such as resized ones: (..., C, H, W), 0 to `white`, to float32."""
         import torch
 
-        mean, std = (torch.tensor(v, device=image.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (torch.tensor(v, device=pixels.device).view(-1, 1, 1) for v in (self.mean, self.std))
         if self.order == "BGR":
-            image = image.flip(-3)
-        return (image.float() * (self.range / self.white) - mean) / std
+            pixels = pixels.flip(-3)
+        return (pixels.float() * (self.range / self.white) - mean) / std
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number with everything that makes it comparable."""
+    """A measured or claimed number, with its dataset, split and protocol."""
 
     name: str
-    """What was measured: "miou", "mean_accuracy", "pixel_accuracy" or "loss"."""
+    """"miou", "mean_accuracy", "pixel_accuracy" or "loss"."""
     value: float
-    """As a fraction of 1, except the loss."""
+    """A fraction of 1, except for the loss."""
     dataset: str
     split: str
     protocol: str
-    """How: input size, scales, flip, windows."""
+    """Inference protocol: input size, scales, flip, windows."""
     origin: Literal["measured", "claimed"]
     """"measured" by this project with its own command, or "claimed" by the checkpoint's source."""
     multi_scale: bool = False

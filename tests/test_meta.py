@@ -68,3 +68,14 @@ def test_bands_have_a_name_a_channel(bands):
 def test_a_config_of_before_the_first_release_is_read():
     old = {"mean": [0.5], "std": [0.5], "range": 1.0, "max_pixels": 100, "enlarge": 2.0, "order": "RGB"}
     assert Preprocess.from_dict(old) == Preprocess((0.5,), (0.5,), max_pixels=100, input_scale=2.0)
+
+
+@pytest.mark.parametrize("white", [255.0, 65535.0, 1.0])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16, torch.int32])
+def test_pixels_are_normalised_only_from_the_type_that_white_states(dtype, white):
+    preprocess, image = replace(PLAIN, white=white), torch.ones(1, 3, 2, 2, dtype=dtype)
+    if (dtype == torch.uint8) == (white == 255):
+        assert torch.equal(preprocess(image), preprocess.normalize(image.float()))
+    else:
+        with pytest.raises(ValueError, match=r"The image is .*int|The image is float.* uint8 of 0 to 255"):
+            preprocess(image)

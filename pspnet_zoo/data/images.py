@@ -1,4 +1,4 @@
-"""Images and masks from files, whatever their kind, as arrays."""
+"""Images and masks from files of any format, as arrays. Pixels of more than 8 bits are scaled by what their type states."""
 
 import logging
 import threading
@@ -12,11 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""File name endings that are taken for images when a folder is read, lower case."""
-
-
-_WHITES = (2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1)
-"""Of greys with more than 8 bits: cameras write 10, 12 and 14 bits into 16."""
+"""File name endings of images in a folder, lower case."""
 
 _log = logging.getLogger(__name__)
 _HEADERS = threading.Lock()  # catch_warnings changes the whole process
@@ -27,21 +23,21 @@ class ImageError(ValueError):
 
 
 def read_image(path: Path | BinaryIO) -> np.ndarray:
-    """An image as people see it: (H, W, 3) uint8 RGB, turned as its EXIF says. See `to_rgb`. Safe in threads.
+    """Read an image as (H, W, 3) uint8 RGB, turned as its EXIF states; see `to_rgb`. Safe in threads.
 
-    Of a file with several images it is the first, with a warning in the log. Images of up to 178 million pixels are read, twice
-    what Pillow reads without a warning.
+    The first image of a file with several is read, with a warning in the log. The most pixels are 178 million, twice what Pillow
+    reads without a warning.
 
     Args:
-        path: Or an open file.
+        path: A path or an open file.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ImageError: If it cannot be read as an image.
+        ImageError: If it cannot be read as an image, or does not state which pixel value is white.
     """
-    image = _open(path)
+    image, bits = _open(path)
     try:
-        return to_rgb(image)
+        return _as_rgb(image, bits, _name(path))
     except ImageError as error:
         raise ImageError(f"{_name(path)} {error}") from None
     except Exception as error:
@@ -49,14 +45,13 @@ def read_image(path: Path | BinaryIO) -> np.ndarray:
 
 
 def to_rgb(image: Any) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a PIL image of any mode, an (H, W, 3) uint8 array, or a (3, H, W) uint8 tensor.
+    """Convert a PIL image, an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor to (H, W, 3) uint8 RGB.
 
-    A PIL image is turned as its EXIF says. Transparent parts are laid on white. Greys of more than 8 bits are scaled from the
-    least of 8, 10, 12, 14 and 16 bits that holds all of them; those in floating point are taken to be 0..1, or 0..255 if any is
-    larger.
+    A PIL image is turned as its EXIF states. Transparent parts are laid on white, with a warning in the log. White is 2**n - 1 for
+    unsigned integers of n bits, and 1.0 for floating point; it does not depend on the pixels.
 
     Raises:
-        ImageError: If it is something else, has no pixels, or a pixel is not a finite number.
+        ImageError: If it is something else, has no pixels, or has values that its type does not give a range.
     """
     if hasattr(image, "detach"):  # a tensor, without torch imported for it
         if image.ndim != 3 or image.shape[0] != 3:
@@ -70,25 +65,69 @@ def to_rgb(image: Any) -> np.ndarray:
         raise ImageError(f"is a {type(image).__name__}; an image is a file, a PIL image, an array (H, W, 3) or a tensor (3, H, W)")
     if not (image.width and image.height):
         raise ImageError(f"is {image.width}x{image.height}: it has no pixels")
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image, np.float64)
-        if not np.isfinite(values).all():
-            raise ImageError("has pixels that are not finite numbers")
-        if image.mode == "F":
-            white = 255 if values.max() > 1 else 1
-        else:
-            white = next((w for w in _WHITES if values.max() <= w), _WHITES[-1])
-        grey = np.clip(values / white * 255, 0, 255).round().astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+    bits = _bits(image)
+    try:
+        return _as_rgb(ImageOps.exif_transpose(image), bits, "The image")
+    except ImageError:
+        raise
+    except Exception as error:  # a damaged file that is decoded only now
+        raise ImageError(f"cannot be read: {str(error) or type(error).__name__}") from error
+
+
+_STATE_WHITE = "Save it with 8 or 16 bits, or train on its own values: pspnet-zoo data stats DIR --write"
+
+
+def _bits(image: Image.Image) -> int | None:
+    """Bits of the unsigned pixels of an image in grayscale with more than 8, None where its type does not state them.
+
+    Raises:
+        ImageError: If the image has a fourth channel that is not stated to be alpha.
+    """
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_SAMPLE_FORMAT, (1,))[0] == 2 and image.mode == "L":
+        raise ImageError(f"has signed 8-bit pixels, whose white is not stated. {_STATE_WHITE}")
+    if image.mode == "RGBA" and tags and tags.get(_EXTRA_SAMPLES, (0,))[0] not in (1, 2):
+        raise ImageError(
+            "has a fourth channel, and no tag ExtraSamples says that it is alpha. Save the image as RGB, or state its bands: "
+            "pspnet-zoo data stats DIR --write"
+        )
+    if image.mode.startswith("I;16"):
+        return tags.get(_BITS_PER_SAMPLE, (16,))[0]
+    return 16 if image.mode == "I" and image.format in ("PNG", "PPM") else None
+
+
+_BITS_PER_SAMPLE, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 338, 339  # tags of TIFF
+
+
+def _as_rgb(image: Image.Image, bits: int | None, name: str) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a PIL image of any mode; `bits` are those of `_bits`."""
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not (values.min() >= 0 and values.max() <= 1):  # nor NaN
+            raise ImageError(
+                f"has floating-point pixels from {values.min():g} to {values.max():g}; they are read as 0 (black) to 1 (white). "
+                f"Scale them to that range. {_STATE_WHITE}"
+            )
+        gray = (values * 255).round().astype(np.uint8)
+    elif image.mode == "I" or image.mode.startswith("I;16"):
+        if bits is None:
+            raise ImageError(f"has 32-bit integer pixels, whose white is not stated. {_STATE_WHITE}")
+        values = np.asarray(image)
+        if 0 < (most := int(values.max())) < 2 ** (bits - 2):
+            _log.warning("%s has no value above %d, and white is %d: it is read as dark", name, most, 2**bits - 1)
+        gray = (values >> (bits - 8)).astype(np.uint8)  # as Pillow reads 16 bits of colour
+    else:
+        if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            if image.getextrema()[3][0] < 255:  # type: ignore[index]
+                _log.warning("%s has transparent pixels, which are laid on white", name)
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.array(image.convert("RGB"))
+    return np.repeat(gray[..., None], 3, axis=2)
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """The ids of a mask, (H, W) uint8; a palette is ignored.
+    """Read the ids of a mask, (H, W) uint8; a palette is ignored.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -98,7 +137,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def read_prediction(path: Path) -> np.ndarray:
-    """The ids of a mask that `Prediction.save` wrote, (H, W) uint8, or uint16 where there are more than 255 classes.
+    """Read the ids of a mask that `Prediction.save` wrote, (H, W) uint8, or uint16 for more than 255 classes.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -108,13 +147,14 @@ def read_prediction(path: Path) -> np.ndarray:
 
 
 def _read_ids(path: Path, modes: Sequence[str]) -> np.ndarray:
-    image = _open(path)
+    image, _ = _open(path)
     if image.mode not in modes:
         raise ImageError(f"'{path}' has mode {image.mode}; a mask has one 8-bit channel of class ids (mode L or P)")
     return np.array(image)
 
 
-def _open(path: Path | BinaryIO) -> Image.Image:
+def _open(path: Path | BinaryIO) -> tuple[Image.Image, int | None]:
+    """The image, turned, and its `_bits`."""
     if isinstance(path, str | PathLike):
         if not Path(path).exists():
             raise FileNotFoundError(f"No file '{path}'")
@@ -128,8 +168,13 @@ def _open(path: Path | BinaryIO) -> Image.Image:
             if (images := getattr(image, "n_frames", 1)) > 1:
                 _log.warning("%s holds %d images; only the first is read", _name(path), images)
                 image.seek(0)
+            if image.format == "EPS":  # Pillow would run Ghostscript on it
+                raise ImageError("is PostScript, a program, which is not run; save it as PNG")
+            bits = _bits(image)
             image.load()
-            return ImageOps.exif_transpose(image)
+            return ImageOps.exif_transpose(image), bits
+    except ImageError as error:
+        raise ImageError(f"{_name(path)} {error}") from None
     except UnidentifiedImageError:
         raise ImageError(f"{_name(path)} is not an image that Pillow knows") from None
     except Image.DecompressionBombError:
@@ -148,5 +193,5 @@ def _unreadable(path: Path | BinaryIO, error: Exception) -> ImageError:
 
 
 def _name(path: Path | BinaryIO) -> str:
-    """For messages; an open file's would be an address in memory."""
+    """The file in messages; that of an open file would be an address in memory."""
     return f"'{path}'" if isinstance(path, str | PathLike) else "The file"

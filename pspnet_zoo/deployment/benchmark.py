@@ -195,7 +195,7 @@ def _image(network: PSPNet, size: tuple[int, int], dataset: SegmentationDataset 
         from ..data.images import read_image
 
         pixels = torch.from_numpy(read_image(dataset.images[0])).permute(2, 0, 1)[None]
-        x = network.preprocess(torch.nn.functional.interpolate(pixels.float(), size=size, mode="bilinear"))
+        x = network.preprocess.normalize(torch.nn.functional.interpolate(pixels.float(), size=size, mode="bilinear"))
     else:
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(1, network.config["in_channels"], *size, generator=generator)

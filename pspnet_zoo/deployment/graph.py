@@ -41,7 +41,7 @@ class Deployed(nn.Module):
             if input_scale != 1:
                 larger = [enlarged(side, input_scale) for side in size]
                 x = F.interpolate(x.float(), size=larger, mode="bilinear")
-            x = self.spec.preprocess(x)
+            x = self.spec.preprocess.normalize(x)
         output = self.network(x.to(self.dtype))
         logits = (output[0] if isinstance(output, tuple) else output).float()
         if self.spec.output == "ids":

@@ -63,7 +63,7 @@ def logits_of(network: PSPNet, spec: Exported, images: Tensor) -> Tensor:
         factor = spec.preprocess.input_scale
         if factor != 1:
             images = F.interpolate(images.float(), size=[enlarged(side, factor) for side in size], mode="bilinear", antialias=True)
-        images = spec.preprocess(images)
+        images = spec.preprocess.normalize(images)
     output: Any = network(images)
     logits = output[0] if isinstance(output, tuple) else output
     if spec.output == "ids":

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
-from ..inference.protocols import PROTOCOLS, Protocol
-from ..inference.scores import Network, class_ids, class_scores, labels_of, largest, number_of_ids, protocol_for, stored
+from ..inference.protocols import PROTOCOLS, InferenceProtocol
+from ..inference.scores import SegmentationModel, class_ids, class_scores, labels_of, largest, number_of_ids, protocol_for, stored
 from ..meta import IGNORE, Labels
 from ..streams.pipeline import in_order
 from .metrics import ConfusionMatrix
@@ -44,7 +44,7 @@ class Evaluation:
     """Mean over the pixels that count of -log of the true class's probability, in nats; of the averaged probability where the
     protocol averages."""
     images: int
-    protocol: Protocol
+    protocol: InferenceProtocol
     confusion: list[list[int]]
     """Pixels; a row for each true class, a column for each prediction."""
     image_miou: list[float | None]
@@ -58,9 +58,9 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(
-    model: Network,
+    model: SegmentationModel,
     dataset: SegmentationDataset,
-    protocol: Protocol = PROTOCOLS["whole"],
+    protocol: InferenceProtocol = PROTOCOLS["whole"],
     *,
     save: Save | None = None,
     progress: Progress | None = None,
@@ -126,7 +126,12 @@ def evaluate(
 
 @torch.inference_mode()
 def predict_all(
-    model: Network, dataset: SegmentationDataset, protocol: Protocol, save: Save, *, progress: Progress | None = None
+    model: SegmentationModel,
+    dataset: SegmentationDataset,
+    protocol: InferenceProtocol,
+    save: Save,
+    *,
+    progress: Progress | None = None,
 ) -> None:
     """Segment every image, with or without ground truth. Several processes share the images as in `evaluate`.
 
@@ -143,7 +148,7 @@ def predict_all(
             progress(done)
 
 
-def check_classes(model: Network, labels: Labels) -> None:
+def check_classes(model: SegmentationModel, labels: Labels) -> None:
     """Refuse a dataset whose classes are not the network's.
 
     Raises:

@@ -19,7 +19,7 @@ from torch import Tensor
 from .. import __version__
 from ..data.dataset import SegmentationDataset
 from ..inference import draw
-from ..inference.scores import Network, class_ids
+from ..inference.scores import SegmentationModel, class_ids
 from ..meta import Preprocess
 from ..models.pspnet import PSPNet
 from ..runtimes.open import Runtime
@@ -128,7 +128,7 @@ class Example:
 
 
 def worst_and_best(
-    model: Network, dataset: SegmentationDataset, evaluation: Evaluation, *, count: int = 3
+    model: SegmentationModel, dataset: SegmentationDataset, evaluation: Evaluation, *, count: int = 3
 ) -> tuple[list[Example], list[Example]]:
     """The images with the lowest mIoU, worst first, and those with the highest, best first; none is in both."""
     scored = [(miou, index) for index, miou in enumerate(evaluation.image_miou) if miou is not None]

@@ -1,4 +1,4 @@
-"""Class masks as images that people can read."""
+"""Class masks as color images, overlays and legends."""
 
 from collections.abc import Mapping
 
@@ -9,43 +9,43 @@ from ..data.labels import IGNORE, Labels
 
 
 def colorize(mask: np.ndarray, labels: Labels) -> np.ndarray:
-    """The classes' colours: (H, W) ids to (H, W, 3) uint8 RGB; ignored pixels are black."""
+    """Replace (H, W) ids by the colors of the classes, (H, W, 3) uint8 RGB; ignored pixels are black."""
     return palette(labels)[mask]
 
 
 def palette(labels: Labels) -> np.ndarray:
-    """(256 or more, 3) uint8: the colour of every id, black where there is no class."""
+    """Color of every id, (256 or more, 3) uint8; black where there is no class."""
     table = np.zeros((max(256, len(labels)), 3), np.uint8)
     table[: len(labels)] = np.array(labels.colors)
     return table
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, labels: Labels, alpha: float) -> np.ndarray:
-    """The image with the classes' colours laid over it.
+    """Blend an image with the colors of the classes.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         mask: (H, W) ids; ignored pixels keep the image.
-        labels: Of the ids.
-        alpha: 0 shows the image only, 1 the colours only.
+        labels: Labels of the ids.
+        alpha: Opacity of the colors: 0 shows the image only, 1 the colors only.
 
     Raises:
         ValueError: If alpha is not between 0 and 1.
     """
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}; it must be between 0 (image only) and 1 (colours only)")
+        raise ValueError(f"alpha is {alpha}; it must be between 0 (image only) and 1 (colors only)")
     mixed = (image * np.float32(1 - alpha) + colorize(mask, labels) * np.float32(alpha)).round().astype(np.uint8)
-    ignored = (mask == IGNORE) & (len(labels) <= IGNORE)  # of more classes, one has that id
+    ignored = (mask == IGNORE) & (len(labels) <= IGNORE)  # with more classes, one of them has that id
     return np.where(ignored[..., None], image, mixed)
 
 
 def with_legend(image: Image.Image, labels: Labels, class_fractions: Mapping[str, float]) -> Image.Image:
-    """The image with its classes beside it, largest first: colour, name, percent.
+    """Add a legend at the right of an image: color, name and percentage of its classes, the largest first.
 
     Args:
         image: RGB.
-        labels: Colours of the names.
-        class_fractions: Fraction of the pixels by class name, 0 to 1; classes of 0 are left out.
+        labels: Colors of the names.
+        class_fractions: Fraction of the pixels by class name, 0 to 1; classes of 0 are omitted.
     """
     size = int(np.clip(image.height // 32, 12, 40))  # pixels of a line of text
     font = ImageFont.load_default(size)
@@ -69,7 +69,7 @@ def with_legend(image: Image.Image, labels: Labels, class_fractions: Mapping[str
 
 
 def indexed(mask: np.ndarray, labels: Labels) -> Image.Image:
-    """The ids themselves, (H, W): 8 bits with a palette of the classes' colours, 16 bits of grey where there are more than 255."""
+    """Make an image of (H, W) ids: 8 bits with the colors of the classes as palette, 16-bit grayscale for more than 255 classes."""
     image = Image.fromarray(mask)
     if mask.dtype == np.uint8:
         image.putpalette(palette(labels).tobytes())

@@ -1,4 +1,4 @@
-"""A segmented image: its mask, what it shows, and files of it."""
+"""A segmented image: its mask, class fractions and files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from .outlines import Polygon, find_polygons
 
 
 def class_fractions_of(mask: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """The fraction of a mask's pixels that each class takes, by name; together 1.
+    """Fraction of a mask's pixels in each class, by name; the sum is 1.
 
     Raises:
         ValueError: If an id has no name.
@@ -32,13 +32,13 @@ class Prediction:
     """A segmented image. Predictions are equal where images, masks and labels are."""
 
     image: np.ndarray
-    """(H, W, 3) uint8 RGB: the image."""
+    """(H, W, 3) uint8 RGB."""
     mask: np.ndarray
-    """(H, W): the class id of every pixel; uint8, or uint16 where there are more than 255 classes."""
+    """(H, W) class ids; uint8, or uint16 where there are more than 255 classes."""
     labels: Labels
-    """What the ids mean."""
+    """Names and colors of the ids."""
     probabilities: np.ndarray | None = None
-    """(C, H, W) float32, 0..1: of each class, where they were asked for."""
+    """(C, H, W) float32, 0 to 1, for each class; None unless they were requested."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Prediction):
@@ -50,19 +50,19 @@ class Prediction:
 
     @property
     def class_fractions(self) -> dict[str, float]:
-        """The fraction of the image that each class takes, by name; together 1."""
+        """Fraction of the image in each class, by name; the sum is 1."""
         return class_fractions_of(self.mask, self.labels.names)
 
     def colorize(self) -> Image.Image:
-        """The mask in the classes' colours, RGB."""
+        """The mask in the colors of the classes, RGB."""
         return Image.fromarray(draw.colorize(self.mask, self.labels))
 
     def overlay(self, alpha: float = 0.5, *, legend: bool = False) -> Image.Image:
-        """The image under the classes' colours.
+        """The image blended with the colors of the classes.
 
         Args:
-            alpha: 0 shows the image only, 1 the colours only.
-            legend: Add the classes' names and shares at the right.
+            alpha: Opacity of the colors: 0 shows the image only, 1 the colors only.
+            legend: Add the names and fractions of the classes at the right.
 
         Raises:
             ValueError: If alpha is not between 0 and 1.
@@ -90,7 +90,7 @@ class Prediction:
         return [polygon for polygons in found for polygon in polygons]
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the mask, whole or not at all: an indexed image of the class ids whose palette has the classes' colours.
+        """Write the mask, whole or not at all, as an indexed image of the class ids with the colors of the classes.
 
         Raises:
             ValueError: If the path does not end in .png, which keeps the ids exact.
@@ -101,7 +101,7 @@ class Prediction:
         write_atomically(Path(path), self.png())
 
     def png(self) -> bytes:
-        """What `save` writes."""
+        """The bytes that `save` writes."""
         buffer = BytesIO()
         draw.indexed(self.mask, self.labels).save(buffer, "png")
         return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Image in, image out."""
+"""Segmentation of images by a trained network."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,30 +23,34 @@ from .prediction import Prediction
 from .scores import class_scores, labels_of, largest, probabilities_of, stored
 
 ImageInput = str | PathLike[str] | BinaryIO | Image.Image | np.ndarray | torch.Tensor
-"""What a predictor takes for an image."""
+"""An image for a predictor."""
 
 _log = logging.getLogger(__name__)
 
 
 class Predictor:
-    """Segments images with a trained network.
+    """Segments images with a trained network. Safe in threads; each call gives what it gives alone.
+
+    A network that is given stays in its mode and on its device, and is run in evaluation mode. Later changes of it count, see
+    `pspnet_zoo.runtimes.torch.TorchRuntime`.
 
     Args:
-        model: A network with labels, a checkpoint's name or folder, its repository on the Hub, "org/repo", or what
-            `pspnet_zoo.export` wrote, an .onnx or .xml file or a folder.
+        model: A network with labels, a checkpoint's name or folder, its repository on the Hub, "org/repo", or an .onnx or .xml file
+            or folder that `pspnet_zoo.export` wrote.
         device: Where to run, such as "cpu" or "cuda"; None for a GPU if there is one.
-        precision: "float32", or "bfloat16": about half the time on processors made for it, and nearly the same classes.
+        precision: "bfloat16" takes about half the time on processors made for it, and gives nearly the same classes. None for the
+            precision of the weights or the exported file.
         compile: Compile the network by `torch.compile`.
-        fast: On CPUs, run the network in less time with the same arithmetic but for rounding; see
-            `pspnet_zoo.runtimes.cpu.folding`. The network itself stays as it is.
-        threads: Of the CPU; None for what the runtime takes.
+        fast: On CPUs, compute in less time with the same results but for rounding. None does so where it can, True requires it,
+            False computes layer by layer.
+        threads: Number of CPU threads; None leaves the choice to the runtime.
 
     Attributes:
         model: The network, or the exported one in its runtime.
-        labels: What the ids mean.
+        labels: Names and colors of the ids.
 
     Raises:
-        ValueError: If the name is unknown, the network has no labels, or an option does not go with an exported file.
+        ValueError: If the name is unknown, the network has no labels or reads other channels, or an option is not for this model.
         WeightsError: If the weights cannot be loaded.
         ImportError: If the runtime of an exported file is not installed.
     """
@@ -66,10 +70,12 @@ class Predictor:
         labels = labels_of(self.runtime)
         if labels is None:
             raise ValueError("This network has no labels, so its classes have no names; set model.labels to pspnet_zoo.Labels")
-        if (channels := len(self.runtime.preprocess.mean)) != 3:
+        preprocess = self.runtime.preprocess
+        self._reads_gray = (channels := len(preprocess.mean)) == 1
+        if channels not in (1, 3) or preprocess.white != 255:
             raise ValueError(
-                f"This network reads {channels} channels, and images have 3. Use "
-                "pspnet_zoo.inference.scores.class_ids(model, images), images: (N, channels, H, W) uint8"
+                f"This network reads {channels} channels in which white is {preprocess.white:g}; a Predictor reads 8-bit images "
+                "in RGB or grayscale. Use pspnet_zoo.inference.tiles.segment_raster, or scores.class_ids for (N, channels, H, W)"
             )
         self.labels = labels
         self.device = self.runtime.device
@@ -85,13 +91,13 @@ class Predictor:
 
         Args:
             image: A file or open file, a PIL image of any mode, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor. One
-                with more pixels than `model.preprocess.max_pixels` is shrunk for the network; the result has its full size. An
-                encoder that knows one size only sees it through windows of that size.
-            probabilities: Keep those of the classes, which take 4 bytes for each class and pixel.
+                with more pixels than `model.preprocess.max_pixels` is downsampled for the network; the result has its full size. An
+                encoder of one size gets windows of that size. A network of one channel gets the luma of the colors.
+            probabilities: Keep the probabilities of the classes, 4 bytes for each class and pixel.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ImageError: If it is not an image.
+            ImageError: If it cannot be read as an image.
         """
         if isinstance(image, list):
             return [self(one, probabilities=probabilities) for one in image]
@@ -105,7 +111,7 @@ class Predictor:
 
     @staticmethod
     def read(image: ImageInput) -> np.ndarray:
-        """The pixels of what `__call__` takes, (H, W, 3) uint8 RGB. Safe in threads."""
+        """Read an image as `__call__` takes it, to (H, W, 3) uint8 RGB. Safe in threads."""
         if isinstance(image, str | PathLike):
             return read_image(Path(image))
         if hasattr(image, "read"):
@@ -118,13 +124,13 @@ class Predictor:
     def stream(self, images: Iterable[ImageInput], *, batch_size: int = 1, workers: int = WORKERS) -> Iterator[Prediction]:
         """Segment many images, in order, while the next ones are read in threads.
 
-        An image that cannot be read is left out, with a warning in the log; `pipeline.segment_all` tells which.
+        An image that cannot be read is left out, with a warning in the log; `pipeline.segment_all` returns its error.
 
         Args:
             images: Each as `__call__` takes it; taken one by one, so that they may be endless.
-            batch_size: Neighbours of one size that a GPU is given at once. A CPU takes them one by one: batches there gain no time,
-                and would change the last bits of the scores.
-            workers: Threads that read.
+            batch_size: Most neighboring images of one size in a batch on a GPU. A CPU takes them one by one: batches gain no time
+                there, and would change the last bits of the scores.
+            workers: Number of threads that read.
 
         Raises:
             ValueError: If a number is not positive.
@@ -139,12 +145,12 @@ class Predictor:
         """Segment the frames of a video while the next ones are decoded. Needs the extra `video`.
 
         Args:
-            path: Of any format that FFmpeg reads.
-            every: 2 takes every second frame, and so on.
+            path: A video of any format that FFmpeg reads.
+            every: Step between frames; 2 takes every second one.
             smooth: See `smoothed`.
 
         Yields:
-            When a frame is shown, in seconds from the beginning, and its prediction, turned as the file says.
+            The time of a frame, in seconds from the beginning, and its prediction, turned as the file states.
 
         Raises:
             ValueError: If `every` is not positive, or `smooth` not from 0 to below 1.
@@ -156,16 +162,17 @@ class Predictor:
             yield frame.time, prediction
 
     def smoothed(self, past: float) -> Callable[[np.ndarray], Prediction]:
-        """A function of a video's frames, in order, whose class probabilities are averaged over time.
+        """Make a function that segments a video's frames in order, with class probabilities averaged over time.
 
-        It calms edges that flicker where the camera stands still. What moves is dragged: the past is not moved along.
+        This reduces flicker where the camera stands still. Things that move leave traces, since earlier frames are not aligned.
 
         Args:
-            past: Weight of the average so far, from 0 (none) to below 1; the frame before the n-th last has the weight
+            past: Weight of the average so far, from 0 (none) to below 1; the n-th frame before the last has the weight
                 (1 - past) * past ** n.
 
         Returns:
-            Maps (H, W, 3) uint8 RGB to a prediction. A frame of another size begins a new average.
+            A function of (H, W, 3) uint8 RGB that returns a prediction; not for several threads. A frame of another size begins a
+            new average.
 
         Raises:
             ValueError: If `past` is out of range.
@@ -191,8 +198,12 @@ class Predictor:
         return self._predictions(self._scores(images), images)
 
     def _scores(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        """Of images of one size, see `class_scores`."""
-        return class_scores(self.runtime, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
+        """Scores of images of one size, see `class_scores`."""
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        if self._reads_gray:  # ITU-R BT.601 as in Pillow, so that gray stays what it is
+            luma = (pixels.int() * torch.tensor([19595, 38470, 7471]).view(3, 1, 1)).sum(dim=1, keepdim=True)
+            pixels = ((luma + 2**15) >> 16).to(torch.uint8)
+        return class_scores(self.runtime, pixels)
 
     def _predictions(self, scores: torch.Tensor, images: Sequence[np.ndarray]) -> list[Prediction]:
         masks = (largest(one[None], (p.shape[0], p.shape[1]))[0] for one, p in zip(scores, images, strict=True))

@@ -1,6 +1,6 @@
-"""Inference protocols: how an image of any size becomes class probabilities.
+"""Inference protocols: resizing, windows, scales and flips from an image to class probabilities.
 
-Two families of published numbers follow two sets of merging rules, and both can be stated here:
+Published numbers follow one of two sets of merging rules:
 
 - "mmseg": the image is flipped as a whole; logits are averaged over the windows and resized to the image's size; their softmax
   is averaged over scales and flips. An image smaller than the window is one smaller window.
@@ -18,19 +18,19 @@ Merging = Literal["mmseg", "semseg"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """How images are resized, cut and flipped for a network, and how its outputs are merged.
+class InferenceProtocol:
+    """Resizing, windows and flips of images for a network, and the merging of its outputs.
 
     Raises:
         ValueError: If there is no scale, a number is not positive, or a stride leaves gaps.
     """
 
     source: str
-    """Whose protocol it is, and where that is written."""
+    """Project and file that define the protocol."""
     within: tuple[int, int] | None = None
-    """Largest long and short side, in pixels, to which images are enlarged or shrunk at scale 1; None keeps their size."""
+    """Largest long and short side, in pixels, to which images are resized at scale 1; None keeps their size."""
     scales: tuple[float, ...] = (1.0,)
-    """Factors of the image's sides; of `within` where that is given."""
+    """Factors of the image's sides, or of `within` where that is given."""
     flip: bool = False
     """Average with the prediction of the mirrored image."""
     crop: tuple[int, int] | None = None
@@ -38,9 +38,9 @@ class Protocol:
     stride: tuple[int, int] | None = None
     """Rows and columns between windows, in pixels; with `crop`."""
     merging: Merging = "mmseg"
-    """Whose rules average windows, flips and scales; see the module."""
+    """Rules for averaging windows, flips and scales; see the module."""
     align_corners: bool = False
-    """Of the resize from a scale's size to the image's."""
+    """Option of the resize from a scale's size to the image's."""
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:
@@ -53,7 +53,7 @@ class Protocol:
             check_windows(self.crop, self.stride)
 
     def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """What an image of that size is resized to, (height, width) for each scale."""
+        """Sizes to which an image of that size is resized, (height, width) for each scale."""
         factors = list(self.scales)
         if self.within is not None:
             long, short = self.within
@@ -83,14 +83,14 @@ def _times(size: tuple[int, int] | None) -> str:
 
 _SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 _MMSEG = "open-mmlab/mmsegmentation 0.x, configs/_base_/datasets/cityscapes"
-_MMSEG_SLIDE = Protocol(
+_MMSEG_SLIDE = InferenceProtocol(
     source=f"{_MMSEG}_769x769.py and configs/pspnet/pspnet_*_769x769_*_cityscapes.py",
     within=(2049, 1025),
     crop=(769, 769),
     stride=(513, 513),
     align_corners=True,
 )
-_SEMSEG = Protocol(
+_SEMSEG = InferenceProtocol(
     source="hszhao/semseg, tool/test.py and config/cityscapes/cityscapes_pspnet101.yaml",
     within=(2048, 2048),
     flip=True,
@@ -100,8 +100,8 @@ _SEMSEG = Protocol(
 )
 
 PROTOCOLS = {
-    "whole": Protocol(source=f"images at their size, as {_MMSEG}.py has them at 2048x1024"),
-    "whole_ms": Protocol(source="as 'whole', with that file's img_ratios and flip", scales=_SCALES, flip=True),
+    "whole": InferenceProtocol(source=f"images at their size, as {_MMSEG}.py has them at 2048x1024"),
+    "whole_ms": InferenceProtocol(source="as 'whole', with that file's img_ratios and flip", scales=_SCALES, flip=True),
     "mmseg_slide": _MMSEG_SLIDE,
     "mmseg_slide_ms": replace(_MMSEG_SLIDE, scales=_SCALES, flip=True),
     "semseg": _SEMSEG,

@@ -1,48 +1,49 @@
-"""From images to the scores of their classes, and to class ids: the one way, for prediction, evaluation and training alike.
+"""Class scores and class ids of images, computed in the same way for prediction, evaluation and training.
 
-What differs between networks is settled here, so that the same image and protocol give the same ids everywhere: the size at which
-an image is read, windows for encoders of one size, one channel for two classes, outputs after an activation, and number types.
+The same image and protocol give the same ids everywhere. This module handles what differs between networks: input size, windows for
+encoders of one size, binary networks with one channel, outputs after an activation, and number types.
 """
 
-import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..meta import IGNORE, Labels, Preprocess
-from .protocols import PROTOCOLS, Protocol
+from .protocols import PROTOCOLS, InferenceProtocol
 from .windows import segment
 
 _TINY = torch.finfo(torch.float32).tiny
-_NEARLY = 1e-7  # how near to 0 and 1 a probability in float32 still has a logarithm on both sides
+_NEARLY = 1e-7  # smallest distance from 0 and 1 at which a float32 probability has finite log-odds
+_MAX_SIDE = 16384
+"""Longest side of the network's input, in pixels: the memory of resizing grows with its square."""
 
 
-class Network(typing.Protocol):
-    """What scores are asked of: a PSPNet, or anything that runs one."""
+class SegmentationModel(Protocol):
+    """A PSPNet, or a runtime that runs one."""
 
     @property
     def preprocess(self) -> Preprocess:
-        """What it expects of an image."""
+        """Preprocessing of an image for the model."""
         ...
 
     @property
     def labels(self) -> Labels | None:
-        """What its classes are."""
+        """Names and colors of the classes."""
         ...
 
     @property
     def classes(self) -> int:
-        """Channels of the output; 1 for a binary network."""
+        """Number of channels of the output; 1 for a binary network."""
         ...
 
     @property
     def activation(self) -> str | Callable[[], nn.Module] | None:
-        """What the output went through, by smp's names; None for logits. What a callable makes is taken for logits."""
+        """The activation after the logits, by smp's names; None for none. A callable is taken to give logits."""
         ...
 
     @property
@@ -52,37 +53,38 @@ class Network(typing.Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the input has to be."""
+        """Device of the input."""
         ...
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the input."""
+        """Type of the input."""
         ...
 
     def __call__(self, x: Tensor, /) -> Any:
-        """(N, C, H, W), normalised, to (N, classes, H, W), or to a tuple that starts with it."""
+        """(N, classes, H, W) of (N, C, H, W), normalised; or a tuple that starts with it."""
         ...
 
 
 @torch.inference_mode()
-def class_scores(model: Network, images: Tensor, protocol: Protocol = PROTOCOLS["whole"]) -> Tensor:
-    """Scores whose largest is the class and whose softmax are the probabilities; see `class_ids` for the ids.
+def class_scores(model: SegmentationModel, images: Tensor, protocol: InferenceProtocol = PROTOCOLS["whole"]) -> Tensor:
+    """Compute the scores of the classes: their argmax is the class, their softmax the probabilities.
 
-    A module is in evaluation mode meanwhile, and then left as it was.
+    A module is put into evaluation mode meanwhile, and back into its own afterwards; a runtime is safe in threads.
 
     Args:
-        model: See `Network`.
-        images: (N, channels, H, W) uint8 of one size, RGB where there are 3 channels; on any device.
-        protocol: How each is segmented; see `protocol_for`.
+        model: See `SegmentationModel`.
+        images: (N, channels, H, W) of one size on any device: uint8 where white is 255, RGB where there are 3 channels.
+        protocol: Inference protocol; see `protocol_for`.
 
     Returns:
-        (N, C, h, w) float32 on the model's device: C is the `number_of_ids`, (h, w) the images' size, or that to which they were
-        shrunk, see `size_factor`.
+        (N, C, h, w) float32 on the model's device: C is the `number_of_ids`, (h, w) the size of the images, or the smaller one to
+        which they were resized, see `size_factor`.
 
     Raises:
-        ValueError: If the activation leaves nothing to tell classes by.
+        ValueError: If the images are of another type than the model reads, or its activation makes all classes alike.
     """
+    model.preprocess.check_type(images)
     height, width = images.shape[-2:]
     x = images.to(model.device)
     factor = size_factor(model.preprocess, height, width, protocol)
@@ -91,10 +93,10 @@ def class_scores(model: Network, images: Tensor, protocol: Protocol = PROTOCOLS[
         x = F.interpolate(x.float(), size=size, mode="bilinear", antialias=True)
     elif factor > 1:
         protocol = replace(protocol, scales=tuple(scale * factor for scale in protocol.scales))
-    x = model.preprocess(x)
+    x = model.preprocess.normalize(x)
 
     def net(window: Tensor) -> Tensor:
-        # dilated depthwise convolutions are several times faster so on CPUs
+        # in channels_last, dilated depthwise convolutions are several times faster on CPUs
         output = model(window.to(model.dtype).contiguous(memory_format=torch.channels_last))
         logits = as_logits(output[0] if isinstance(output, tuple) else output, model.activation, model.classes)
         if logits.shape[-2:] != window.shape[-2:]:  # a network that stops at its stride
@@ -105,27 +107,27 @@ def class_scores(model: Network, images: Tensor, protocol: Protocol = PROTOCOLS[
         return segment(net, x, protocol_for(model, protocol))
 
 
-def class_ids(model: Network, images: Tensor, protocol: Protocol = PROTOCOLS["whole"]) -> Tensor:
-    """(N, H, W) int64 on the model's device: what `class_scores` makes the likeliest, at the images' own size."""
+def class_ids(model: SegmentationModel, images: Tensor, protocol: InferenceProtocol = PROTOCOLS["whole"]) -> Tensor:
+    """Compute the argmax of `class_scores` at the size of the images, (N, H, W) int64 on the model's device."""
     height, width = images.shape[-2:]
     return largest(class_scores(model, images, protocol), (height, width))
 
 
-def class_probabilities(model: Network, images: Tensor, protocol: Protocol = PROTOCOLS["whole"]) -> Tensor:
-    """(N, C, H, W) float32, 0..1, on the model's device: of `class_scores`, at the images' own size."""
+def class_probabilities(model: SegmentationModel, images: Tensor, protocol: InferenceProtocol = PROTOCOLS["whole"]) -> Tensor:
+    """Compute class probabilities at the size of the images, (N, C, H, W) float32 of 0 to 1 on the model's device."""
     height, width = images.shape[-2:]
     return probabilities_of(class_scores(model, images, protocol), (height, width))
 
 
 def probabilities_of(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, C, h, w) scores to (N, C, *size) probabilities, 0..1."""
+    """Turn (N, C, h, w) scores into (N, C, *size) probabilities of 0 to 1."""
     if scores.shape[-2:] != size:
         scores = F.interpolate(scores, size=size, mode="bilinear")
     return scores.softmax(dim=1)
 
 
 def largest(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, C, h, w) scores to (N, *size) int64 ids; enlarged one class at a time, which takes two maps instead of C."""
+    """Turn (N, C, h, w) scores into (N, *size) int64 ids; upsampled one class at a time, in the memory of two instead of C."""
     if scores.shape[-2:] == size:
         return scores.argmax(dim=1)
     best = torch.full((len(scores), *size), -torch.inf, device=scores.device)
@@ -138,24 +140,25 @@ def largest(scores: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def stored(ids: Tensor, count: int) -> Tensor:
-    """The ids on the CPU in the smallest unsigned type that holds `count` of them, and 255 for ignored where that is free."""
+    """Move ids to the CPU, in the smallest unsigned type that holds `count` of them and, up to 255 of them, the ignored 255."""
     kinds = ((IGNORE, torch.uint8), (2**16, torch.uint16))
     return ids.to("cpu", next((kind for most, kind in kinds if count <= most), torch.uint32))
 
 
-def size_factor(preprocess: Preprocess, height: int, width: int, protocol: Protocol = PROTOCOLS["whole"]) -> float:
-    """The sides at which a network sees an image of that size, before the protocol's scales, in the image's.
+def size_factor(preprocess: Preprocess, height: int, width: int, protocol: InferenceProtocol = PROTOCOLS["whole"]) -> float:
+    """Input scale factor of an image of that size, before the scales of the protocol.
 
-    More than 1 where the network was trained on enlarged ones, less than 1 where an image has more than `max_pixels`; 1 where the
-    protocol itself says the size.
+    More than 1 for networks trained on upsampled images. Less than 1 for an image of more than `max_pixels`, or one side of more
+    than 16384 pixels. 1 where the protocol states the size.
     """
     if protocol.within is not None:
         return 1.0
-    return min(preprocess.input_scale_for(height, width), (preprocess.max_pixels / (height * width)) ** 0.5)
+    most = min((preprocess.max_pixels / (height * width)) ** 0.5, _MAX_SIDE / max(height, width))
+    return min(preprocess.input_scale_for(height, width), most)
 
 
-def protocol_for(model: Network, protocol: Protocol) -> Protocol:
-    """The protocol that a network can follow: windows of at most its encoder's size, which then overlap by a third.
+def protocol_for(model: SegmentationModel, protocol: InferenceProtocol) -> InferenceProtocol:
+    """Limit a protocol to windows of at most the encoder's size, which then overlap by a third.
 
     Source of the overlap: hszhao/semseg tool/test.py.
     """
@@ -167,29 +170,29 @@ def protocol_for(model: Network, protocol: Protocol) -> Protocol:
     return replace(protocol, crop=crop, stride=(-(-crop[0] * 2 // 3), -(-crop[1] * 2 // 3)))
 
 
-def number_of_ids(model: Network) -> int:
-    """How many ids a network tells apart: its classes, or background and foreground of a binary one."""
+def number_of_ids(model: SegmentationModel) -> int:
+    """Number of ids in the masks of a network: its classes, or background and foreground of a binary one."""
     return max(model.classes, 2)
 
 
-def labels_of(model: Network) -> Labels | None:
-    """What the ids of a network mean: its labels, with a black background before the one of a binary network.
+def labels_of(model: SegmentationModel) -> Labels | None:
+    """Labels of the ids in a network's masks; those of a binary network begin with a black background.
 
     Raises:
-        ValueError: If there is another number of them.
+        ValueError: If the network has another number of labels.
     """
     labels = model.labels
     if labels is None or len(labels) == number_of_ids(model):
         return labels
     if len(labels) == model.classes == 1:
         return Labels(("background", *labels.names), ((0, 0, 0), *labels.colors))
-    raise ValueError(f"The network tells {number_of_ids(model)} classes apart and has {len(labels)} labels; set model.labels anew")
+    raise ValueError(f"The network has {number_of_ids(model)} classes and {len(labels)} labels; set model.labels to one a class")
 
 
 def as_logits(output: Tensor, activation: str | Callable[[], nn.Module] | None, classes: int) -> Tensor:
-    """(N, number of ids, h, w) float32 whose softmax are the probabilities, of what a network gave after its activation.
+    """Undo the activation of a network's output: (N, number of ids, h, w) float32 whose softmax are the probabilities.
 
-    One channel is a binary network's: its logit is that of the foreground, id 1, against a background of 0. So ids are 1 where the
+    The one channel of a binary network is the logit of the foreground, id 1, against 0 for the background: ids are 1 where the
     logit is above 0, and its sigmoid above 0.5.
 
     Raises:
@@ -212,17 +215,17 @@ def as_logits(output: Tensor, activation: str | Callable[[], nn.Module] | None, 
 
 
 def with_background(logits: Tensor) -> Tensor:
-    """(N, C, h, w) as it is; one channel as two, with 0 for the background before it."""
+    """Give (N, C, h, w) logits as they are, but one channel as two, with 0 for the background first."""
     return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
 
 
 @contextmanager
-def _evaluation_mode(model: Network) -> Iterator[None]:
+def _evaluation_mode(model: SegmentationModel) -> Iterator[None]:
     training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
     if isinstance(model, nn.Module):
         model.eval()
     try:
         yield
     finally:
-        for module in training:  # one by one, since some norms may be frozen
+        for module in training:  # one by one, since norms may be frozen
             module.training = True

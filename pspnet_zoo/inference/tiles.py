@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..data.rasters import Raster, Region
 from ..meta import IGNORE
-from .scores import Network, class_scores
+from .scores import SegmentationModel, class_scores
 
 
 class Tileable(Protocol):
@@ -80,7 +80,7 @@ class Tiling:
 
 
 def segment_raster(
-    model: Network, raster: Raster, tiling: Tiling, *, first_row: int = 0, tile_done: Callable[[int], None] | None = None
+    model: SegmentationModel, raster: Raster, tiling: Tiling, *, first_row: int = 0, tile_done: Callable[[int], None] | None = None
 ) -> Iterator[np.ndarray]:
     """Class ids of an open raster, a band of rows at a time; every row comes once, from the top.
 

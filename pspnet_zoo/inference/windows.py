@@ -1,6 +1,6 @@
-"""From a protocol to class probabilities: sliding windows, scales and flips, and how what they say is merged.
+"""Sliding windows, scales and flips of an inference protocol, and the merging of their scores.
 
-The two sets of merging rules and their sources: `pspnet_zoo.inference.protocols`.
+`pspnet_zoo.inference.protocols` has the two sets of merging rules and their sources.
 """
 
 from collections.abc import Callable
@@ -9,30 +9,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .protocols import Protocol, check_windows
+from .protocols import InferenceProtocol, check_windows
 
 Net = Callable[[Tensor], Tensor]
 """Maps (N, 3, h, w) normalised float to (N, C, h, w) logits."""
 
 
 @torch.no_grad()
-def segment(
-    net: Net, x: Tensor, protocol: Protocol, *, window_batch: int = 1, accumulate_on: torch.device | str | None = None
-) -> Tensor:
-    """Scores of the classes for every pixel; their log-softmax are log-probabilities.
+def segment(net: Net, x: Tensor, protocol: InferenceProtocol) -> Tensor:
+    """Compute the scores of the classes for every pixel; their log-softmax are log-probabilities.
 
-    Beside the network's own memory it takes a few maps of scores at the largest scale, however many windows, scales and flips.
+    Beside the network's own memory this takes a few score maps at the largest scale, for any number of windows, scales and flips.
 
     Args:
-        net: See `Net`; its output is of the size of its input.
-        x: (N, 3, H, W) float, normalised, so that 0 is the mean colour.
-        protocol: What to do.
-        window_batch: Windows of each image that `net` is given at once.
-        accumulate_on: Where scores are summed and returned, such as "cpu" for images too large for a GPU; None is `x`'s device.
+        net: See `Net`; its output has the size of its input.
+        x: (N, 3, H, W) float, normalised, so that 0 is the mean color.
+        protocol: Inference protocol.
 
     Returns:
-        (N, C, H, W) float32: the logits where there is one view, else the logarithm of the averaged probabilities, of which those
-        below 1.2e-38 count as that, so that none is infinite.
+        (N, C, H, W) float32: the logits where there is one view, else the logarithm of the averaged probabilities, which is finite:
+        probabilities below 1.2e-38 count as that.
 
     Raises:
         ValueError: If `net` gives another size than it got.
@@ -41,14 +37,12 @@ def segment(
 
     def over_windows(function: Net, image: Tensor) -> Tensor:
         if protocol.crop is None or protocol.stride is None:
-            return _run(function, image, accumulate_on)
-        return sliding_window(
-            function, image, protocol.crop, protocol.stride, window_batch=window_batch, accumulate_on=accumulate_on
-        )
+            return _run(function, image)
+        return sliding_window(function, image, protocol.crop, protocol.stride)
 
     flips = (False, True) if protocol.flip and protocol.merging == "mmseg" else (False,)
     views = [(scaled_size, flip) for scaled_size in protocol.sizes(*size) for flip in flips]
-    total = torch.zeros((), device=accumulate_on or x.device)
+    total = torch.zeros((), device=x.device)
     for (height, width), flip in views:
         scaled = _resize(x, (height, width))
         if protocol.merging == "semseg":
@@ -66,16 +60,8 @@ def segment(
 
 
 @torch.no_grad()
-def sliding_window(
-    net: Net,
-    x: Tensor,
-    crop: tuple[int, int],
-    stride: tuple[int, int],
-    *,
-    window_batch: int = 1,
-    accumulate_on: torch.device | str | None = None,
-) -> Tensor:
-    """Average what a network says of overlapping windows.
+def sliding_window(net: Net, x: Tensor, crop: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    """Average the scores of overlapping windows.
 
     Windows start every `stride` pixels; the last of a row or column ends at the image's edge. Where the image is smaller than
     `crop`, the windows are as small as the image.
@@ -85,8 +71,6 @@ def sliding_window(
         x: (N, 3, H, W) float, normalised.
         crop: Height and width of a window, in pixels.
         stride: Rows and columns between windows, in pixels.
-        window_batch: Windows of each image that `net` is given at once.
-        accumulate_on: Where scores are summed and returned; None is `x`'s device.
 
     Returns:
         (N, C, H, W) float32; every pixel is covered.
@@ -95,42 +79,38 @@ def sliding_window(
         ValueError: If a number is not positive, a stride leaves gaps, or `net` gives another size than it got.
     """
     check_windows(crop, stride)
-    if window_batch < 1:
-        raise ValueError(f"window_batch is {window_batch}; it must be positive")
-    count, size = len(x), (x.shape[-2], x.shape[-1])
+    size = (x.shape[-2], x.shape[-1])
     height, width = min(crop[0], size[0]), min(crop[1], size[1])
     tops, lefts = _starts(size[0], height, stride[0]), _starts(size[1], width, stride[1])
-    corners = [(top, left) for top in tops for left in lefts]
-    total = torch.empty(0)  # until the first batch tells the number of classes
-    for first in range(0, len(corners), window_batch):
-        batch = corners[first : first + window_batch]
-        scores = _run(net, torch.cat([x[..., top : top + height, left : left + width] for top, left in batch]), accumulate_on)
-        if first == 0:
-            total = scores.new_zeros(count, scores.shape[1], *size)
-        for (top, left), window in zip(batch, scores.split(count), strict=True):
-            total[..., top : top + height, left : left + width] += window
+    total = torch.empty(0)  # until the first window gives the number of classes
+    for top in tops:
+        for left in lefts:
+            scores = _run(net, x[..., top : top + height, left : left + width])
+            if not total.numel():
+                total = scores.new_zeros(*scores.shape[:2], *size)
+            total[..., top : top + height, left : left + width] += scores
     coverage = _coverage(size[0], height, tops)[:, None] * _coverage(size[1], width, lefts)
     return total.div_(coverage.to(total.device))
 
 
 def _starts(size: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along one side."""
+    """First pixel of each window along one side."""
     return [*range(0, size - window, stride), size - window]
 
 
 def _coverage(size: int, window: int, starts: list[int]) -> Tensor:
-    """(size,) the number of windows over each place along one side."""
+    """(size,) number of windows over each pixel along one side."""
     counts = torch.zeros(size)
     for start in starts:
         counts[start : start + window] += 1
     return counts
 
 
-def _run(net: Net, x: Tensor, place: torch.device | str | None) -> Tensor:
+def _run(net: Net, x: Tensor) -> Tensor:
     scores = net(x)
     if scores.shape[-2:] != x.shape[-2:]:
         raise ValueError(f"The network gave {tuple(scores.shape)} for {tuple(x.shape)}; height and width must be the same")
-    return scores.to(place or x.device, torch.float32)
+    return scores.to(torch.float32)
 
 
 def _probabilities(net: Net, x: Tensor, flip: bool) -> Tensor:
@@ -140,7 +120,7 @@ def _probabilities(net: Net, x: Tensor, flip: bool) -> Tensor:
 
 
 def _pad(x: Tensor, crop: tuple[int, int]) -> tuple[Tensor, int, int]:
-    """The image centred on the mean colour where it is smaller than the window; how many rows and columns come before it."""
+    """Center an image that is smaller than the window on the mean color; also the rows and columns before it."""
     down, right = (max(side - have, 0) for side, have in zip(crop, x.shape[-2:], strict=True))
     top, left = down // 2, right // 2
     return F.pad(x, (left, right - left, top, down - top)), top, left

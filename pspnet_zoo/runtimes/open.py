@@ -51,7 +51,7 @@ def open_runtime(
         network = load(source)
         runtime = TorchRuntime(network, device=device, precision=precision, compile=compile, fast=fast, threads=threads)
         if network is not source:  # nobody else has it
-            network.to(runtime.device, memory_format=torch.channels_last)
+            network.to(runtime.device).to(memory_format=torch.channels_last)
         return runtime
     path, kind = found.path, found.format
     if kind == "program":

@@ -43,7 +43,7 @@ def fingerprint(network: nn.Module, *, values: bool = False) -> list[Any]:
             items = value if type(value) is tuple else (value,)
             if name != "training" and all(type(item) in _COMPARED for item in items):
                 found.append(value)
-            elif value and name.endswith("_hooks"):
+            elif isinstance(value, dict) and name.endswith("_hooks"):
                 found.extend(value.values())
     for tensor in (*network.parameters(), *network.buffers()):
         found.append((tensor.data_ptr(), tensor.dtype, tensor.shape))

@@ -108,7 +108,7 @@ class TorchRuntime:
         """The network's copy on the runtime's device, one for all threads."""
         with self._lock if not self.compile else nullcontext():
             if self._moved is None or self._moved[0] != state:
-                self._moved = state, replica(self.network).to(self.device, memory_format=torch.channels_last)
+                self._moved = state, replica(self.network).to(self.device).to(memory_format=torch.channels_last)
             return self._moved[1]
 
     def _callable(self, network: PSPNet) -> Callable[[Tensor], Any]:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
-from ..inference.protocols import Protocol
+from ..inference.protocols import InferenceProtocol
 from ..inference.scores import class_probabilities, labels_of
 from ..meta import Labels
 from ..runtimes.open import Runtime
@@ -48,7 +48,7 @@ class Teacher:
 
 
 def network_teacher(
-    model: Runtime, protocol: Protocol, labels: Labels, mapping: Mapping[str, Sequence[str]] | None = None
+    model: Runtime, protocol: InferenceProtocol, labels: Labels, mapping: Mapping[str, Sequence[str]] | None = None
 ) -> Teacher:
     """A network as a teacher.
 

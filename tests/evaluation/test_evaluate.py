@@ -16,10 +16,10 @@ from pspnet_zoo.data.labels import CAMVID, CITYSCAPES, Labels
 from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.evaluation.evaluate import evaluate, predict_all
 from pspnet_zoo.evaluation.report import prediction_saver
-from pspnet_zoo.inference.protocols import PROTOCOLS, Protocol
+from pspnet_zoo.inference.protocols import PROTOCOLS, InferenceProtocol
 from pspnet_zoo.inference.scores import class_scores
 
-SLIDE = Protocol(source="test", scales=(0.5, 1.0), flip=True, crop=(32, 32), stride=(21, 21), merging="semseg")
+SLIDE = InferenceProtocol(source="test", scales=(0.5, 1.0), flip=True, crop=(32, 32), stride=(21, 21), merging="semseg")
 
 
 @pytest.mark.parametrize("protocol", [PROTOCOLS["whole"], SLIDE])
@@ -64,7 +64,7 @@ def test_scales_are_of_the_size_that_the_network_was_trained_at(net, camvid, pro
 
 def test_a_protocol_that_says_the_size_is_not_enlarged(net, camvid):
     image, _ = open_dataset("camvid", camvid, "val")[0]
-    protocol = Protocol(source="test", within=(80, 60))
+    protocol = InferenceProtocol(source="test", within=(80, 60))
     before = class_scores(net, image[None], protocol)
     net.preprocess = replace(net.preprocess, input_scale=1.5)
     assert torch.equal(class_scores(net, image[None], protocol), before)

@@ -11,7 +11,7 @@ from pspnet_zoo import Predictor, PSPNet
 from pspnet_zoo.data.images import ImageError
 from pspnet_zoo.data.labels import CAMVID, Labels
 from pspnet_zoo.inference.prediction import class_fractions_of
-from pspnet_zoo.inference.scores import class_ids
+from pspnet_zoo.inference.scores import class_ids, size_factor
 from pspnet_zoo.meta import Preprocess
 from pspnet_zoo.runtimes.open import open_runtime
 
@@ -75,13 +75,13 @@ def test_an_enlarged_image_has_the_ids_that_evaluation_sees(net):
     assert np.array_equal(Predictor(net, device="cpu", fast=False)(image).mask, ids.numpy())
 
 
-def test_shares_add_up_to_one(predictor):
+def test_class_fractions_add_up_to_one(predictor):
     prediction = predictor(noise())
     assert sum(prediction.class_fractions.values()) == pytest.approx(1)
     assert prediction.class_fractions["sky"] == pytest.approx((prediction.mask == 0).mean())
 
 
-def test_shares_are_of_every_class_and_of_no_id_without_a_name():
+def test_class_fractions_are_of_every_class_and_of_no_id_without_a_name():
     assert class_fractions_of(np.array([[0, 1], [1, 1]]), ("a", "b", "c")) == {"a": 0.25, "b": 0.75, "c": 0.0}
     with pytest.raises(ValueError, match="The mask has id 2, and there are 2 classes"):
         class_fractions_of(np.array([[0, 2]]), ("a", "b"))
@@ -242,5 +242,33 @@ def test_probabilities_come_on_request(predictor):
 def test_a_network_of_other_channels_is_refused_at_once():
     net = PSPNet("test_efficientnet", None, classes=2, psp_out_channels=8, in_channels=4)
     net.labels = Labels(("a", "b"))
-    with pytest.raises(ValueError, match=r"reads 4 channels, and images have 3. Use pspnet_zoo.inference.scores"):
+    with pytest.raises(ValueError, match=r"reads 4 channels in which white is 255.* Use pspnet_zoo.inference.tiles"):
         Predictor(net, device="cpu")
+
+
+def test_a_network_of_another_white_is_refused_at_once(net):
+    net.preprocess = replace(net.preprocess, white=65535.0)
+    with pytest.raises(ValueError, match="3 channels in which white is 65535; a Predictor reads 8-bit images"):
+        Predictor(net, device="cpu")
+
+
+def test_a_network_of_one_channel_reads_gray_as_it_is_and_colors_as_pillow_converts_them():
+    net = PSPNet("test_resnet", None, classes=2, psp_out_channels=8, in_channels=1).eval()
+    net.labels = Labels(("a", "b"))
+    predictor, seen = Predictor(net, device="cpu", fast=False), []
+    net.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    for image in (Image.fromarray(noise()), Image.fromarray(noise()).convert("L")):
+        prediction = predictor(image)
+        gray = torch.from_numpy(np.array(image.convert("L")))[None, None]
+        assert torch.equal(seen[-1], net.preprocess(gray)) and prediction.image.shape == (40, 56, 3)
+
+
+def test_an_image_that_is_very_long_is_downsampled_to_a_side_that_memory_holds(net):
+    net.preprocess = replace(net.preprocess, input_scale=2.0)
+    assert size_factor(net.preprocess, 1, 100_000) == 16384 / 100_000
+    assert size_factor(net.preprocess, 1, 10_000) == 1.6384  # nor is it enlarged beyond
+    assert size_factor(net.preprocess, 768, 1024) == (2048 / 768) ** 0.5
+    sizes = []
+    predictor = Predictor(net, device="cpu", fast=False)
+    net.encoder.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[-2:]))
+    assert predictor(np.zeros((1, 40_000, 3), np.uint8)).mask.shape == (1, 40_000) and sizes == [(1, 16384)]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from pspnet_zoo.inference.protocols import PROTOCOLS, Protocol
+from pspnet_zoo.inference.protocols import PROTOCOLS, InferenceProtocol
 from pspnet_zoo.inference.windows import segment, sliding_window
 
 CLASSES = 3
@@ -117,7 +117,7 @@ def slow_semseg(net, image, scales, flip, crop, stride, align_corners):
     ("scales", "flip", "align_corners"), [((1.0,), False, False), ((1.0,), True, False), ((0.5, 1.0, 1.75), True, True)]
 )
 def test_protocols_are_the_slow_reference(convolution, merging, size, crop, stride, scales, flip, align_corners):
-    protocol = Protocol(
+    protocol = InferenceProtocol(
         source="test", scales=scales, flip=flip, crop=crop, stride=stride, merging=merging, align_corners=align_corners
     )
     x = torch.randn(1, 3, *size)
@@ -127,12 +127,11 @@ def test_protocols_are_the_slow_reference(convolution, merging, size, crop, stri
 
     slow = slow_mmseg if merging == "mmseg" else slow_semseg
     expected = slow(net, x[0].double().numpy(), scales, flip, crop, stride, align_corners)
-    for window_batch in (1, 3):
-        scores = segment(convolution, x, protocol, window_batch=window_batch)
-        assert scores.dtype == torch.float32
-        np.testing.assert_allclose(scores.softmax(dim=1)[0].numpy(), expected, atol=2e-5)
-        if merging == "semseg" or len(scales) > 1 or flip:
-            np.testing.assert_allclose(scores.exp()[0].numpy(), expected, atol=2e-5)
+    scores = segment(convolution, x, protocol)
+    assert scores.dtype == torch.float32
+    np.testing.assert_allclose(scores.softmax(dim=1)[0].numpy(), expected, atol=2e-5)
+    if merging == "semseg" or len(scales) > 1 or flip:
+        np.testing.assert_allclose(scores.exp()[0].numpy(), expected, atol=2e-5)
 
 
 @st.composite
@@ -143,15 +142,15 @@ def windows(draw):
     return size, crop, stride
 
 
-@given(windows=windows(), window_batch=st.integers(1, 5))
-def test_windows_of_any_size_cover_every_pixel_as_the_slow_reference(windows, window_batch):
+@given(windows=windows())
+def test_windows_of_any_size_cover_every_pixel_as_the_slow_reference(windows):
     size, crop, stride = windows
 
-    def net(window):  # what it says of a pixel depends on where its window begins
+    def net(window):  # its score of a pixel depends on where its window begins
         return window.cumsum(-1) + 2 * window.cumsum(-2)
 
     x = torch.randn(1, 2, *size, dtype=torch.float64)
-    found = sliding_window(net, x, crop, stride, window_batch=window_batch)
+    found = sliding_window(net, x, crop, stride)
     slow = slow_windows(lambda w: net(torch.from_numpy(w.copy())).numpy(), x[0].numpy(), crop, stride)
     np.testing.assert_allclose(found[0].numpy(), slow, atol=1e-4)
 
@@ -159,7 +158,7 @@ def test_windows_of_any_size_cover_every_pixel_as_the_slow_reference(windows, wi
 def test_each_rule_differs_from_the_other(convolution):
     x = torch.randn(1, 3, 23, 37)
     one, other = (
-        segment(convolution, x, Protocol(source="test", flip=True, crop=(12, 17), stride=(8, 11), merging=merging))
+        segment(convolution, x, InferenceProtocol(source="test", flip=True, crop=(12, 17), stride=(8, 11), merging=merging))
         for merging in ("mmseg", "semseg")
     )
     assert (one.softmax(1) - other.softmax(1)).abs().max() > 0.01
@@ -186,53 +185,29 @@ def test_a_constant_network_gives_a_constant(name, size):
 
 def test_images_of_a_batch_are_segmented_as_if_alone(convolution):
     x = torch.randn(3, 3, 20, 31)
-    protocol = Protocol(source="test", flip=True, crop=(12, 17), stride=(8, 11))
-    together = segment(convolution, x, protocol, window_batch=4)
+    protocol = InferenceProtocol(source="test", flip=True, crop=(12, 17), stride=(8, 11))
+    together = segment(convolution, x, protocol)
     torch.testing.assert_close(together, torch.cat([segment(convolution, one[None], protocol) for one in x]))
 
 
-def test_windows_and_batches_are_no_larger_than_asked():
+def test_windows_come_one_by_one_at_their_size():
     shapes = []
 
     def net(x):
         shapes.append(tuple(x.shape))
         return x
 
-    sliding_window(net, torch.randn(2, 3, 30, 40), (16, 20), (8, 10), window_batch=4)
-    assert {shape[1:] for shape in shapes} == {(3, 16, 20)} and [shape[0] for shape in shapes] == [8, 8, 2]
-    shapes.clear()
-    protocol = Protocol(source="test", crop=(16, 20), stride=(8, 10))
-    segment(net, torch.randn(2, 3, 30, 40), protocol, window_batch=4)
-    assert [shape[0] for shape in shapes] == [8, 8, 2]
-
-
-def test_windows_come_one_by_one_unless_more_are_asked_for():
-    counts = []
-
-    def net(x):
-        counts.append(len(x))
-        return x
-
     sliding_window(net, torch.zeros(2, 3, 30, 40), (16, 20), (8, 10))
-    segment(net, torch.zeros(2, 3, 30, 40), Protocol(source="test", crop=(16, 20), stride=(8, 10)))
-    assert counts == [2] * 18
+    segment(net, torch.zeros(2, 3, 30, 40), InferenceProtocol(source="test", crop=(16, 20), stride=(8, 10)))
+    assert shapes == [(2, 3, 16, 20)] * 18
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 7)])
 def test_without_windows_nothing_is_padded(size):
     shapes = []
     x = torch.zeros(1, 3, *size)
-    segment(lambda x: (shapes.append(x.shape), x)[1], x, Protocol(source="test", merging="semseg"))
+    segment(lambda x: (shapes.append(x.shape), x)[1], x, InferenceProtocol(source="test", merging="semseg"))
     assert shapes == [x.shape]
-
-
-def test_scores_are_summed_where_asked():
-    x = torch.randn(1, 3, 20, 20)
-    scores = segment(lambda w: w, x, Protocol(source="test", crop=(8, 8), stride=(8, 8), flip=True), accumulate_on="cpu")
-    assert scores.device.type == "cpu"
-    for crop in (None, (8, 8)):
-        on_meta = segment(lambda w: w, x, Protocol(source="test", crop=crop, stride=crop), accumulate_on="meta")
-        assert on_meta.device.type == "meta" and on_meta.shape == x.shape
 
 
 def test_impossible_logits_stay_finite():
@@ -298,18 +273,17 @@ def test_a_protocol_says_all_its_published_numbers():
 )
 def test_protocols_that_cannot_be_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        Protocol(source="test", **fields)
-    assert Protocol(source="test", within=(1, 1), crop=(1, 1), stride=(1, 1)).sizes(9, 9) == [(1, 1)]
+        InferenceProtocol(source="test", **fields)
+    assert InferenceProtocol(source="test", within=(1, 1), crop=(1, 1), stride=(1, 1)).sizes(9, 9) == [(1, 1)]
 
 
 @pytest.mark.parametrize("crop", [None, (8, 8)])
 def test_a_network_that_shrinks_is_refused(crop):
-    protocol = Protocol(source="test", crop=crop, stride=crop)
+    protocol = InferenceProtocol(source="test", crop=crop, stride=crop)
     with pytest.raises(ValueError, match="height and width must be the same"):
         segment(lambda x: F.avg_pool2d(x, 2), torch.zeros(1, 3, 16, 16), protocol)
 
 
-@pytest.mark.parametrize(("stride", "batch", "message"), [((8, 8), 0, "window_batch is 0"), ((8, 9), 1, "or gaps are left")])
-def test_windows_that_cannot_be_are_refused(stride, batch, message):
-    with pytest.raises(ValueError, match=message):
-        sliding_window(lambda x: x, torch.zeros(1, 3, 8, 8), (8, 8), stride, window_batch=batch)
+def test_windows_that_leave_gaps_are_refused():
+    with pytest.raises(ValueError, match="or gaps are left"):
+        sliding_window(lambda x: x, torch.zeros(1, 3, 8, 8), (8, 8), (8, 9))

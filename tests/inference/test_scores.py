@@ -13,7 +13,7 @@ from pspnet_zoo.data.labels import Labels, distinct_colors
 from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.evaluation.evaluate import evaluate
 from pspnet_zoo.evaluation.report import worst_and_best
-from pspnet_zoo.inference.protocols import PROTOCOLS, Protocol
+from pspnet_zoo.inference.protocols import PROTOCOLS, InferenceProtocol
 from pspnet_zoo.inference.scores import (
     as_logits,
     class_ids,
@@ -122,7 +122,7 @@ def test_the_labels_of_a_binary_network_begin_with_the_background():
     net.labels = Labels(("ground", "road"), ((4, 5, 6), (1, 2, 3)))
     assert labels_of(net) is net.labels and Predictor(net, device="cpu").labels is net.labels
     net.labels = labels(3)
-    with pytest.raises(ValueError, match="tells 2 classes apart and has 3 labels"):
+    with pytest.raises(ValueError, match="has 2 classes and 3 labels"):
         labels_of(net)
 
 
@@ -215,7 +215,7 @@ def test_probabilities_are_of_the_images_own_size():
 def test_every_scale_of_a_protocol_is_enlarged():
     net, seen = network(input_scale=1.5).eval(), []
     net.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape[-2:])))
-    class_ids(net, torch.zeros(1, 3, 20, 40, dtype=torch.uint8), Protocol(source="test", scales=(0.5, 1.0)))
+    class_ids(net, torch.zeros(1, 3, 20, 40, dtype=torch.uint8), InferenceProtocol(source="test", scales=(0.5, 1.0)))
     assert seen == [(15, 30), (30, 60)]
 
 
@@ -242,9 +242,9 @@ def test_windows_are_no_larger_than_the_encoder_can():
     assert window.crop == (224, 224) and window.stride == (150, 150) and window.scales == (1.0,)
     slide = protocol_for(net, PROTOCOLS["mmseg_slide_ms"])
     assert slide.crop == (224, 224) and slide.stride == (150, 150) and slide.within == (2049, 1025) and slide.flip
-    small = Protocol(source="test", crop=(100, 224), stride=(50, 50))
+    small = InferenceProtocol(source="test", crop=(100, 224), stride=(50, 50))
     assert protocol_for(net, small) is small
-    wide = protocol_for(net, Protocol(source="test", crop=(100, 300), stride=(50, 50)))
+    wide = protocol_for(net, InferenceProtocol(source="test", crop=(100, 300), stride=(50, 50)))
     assert wide.crop == (100, 224) and wide.stride == (67, 150)
     assert protocol_for(network(), PROTOCOLS["semseg"]) is PROTOCOLS["semseg"]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pspnet_zoo.data.rasters import open_raster
-from pspnet_zoo.inference.protocols import Protocol
+from pspnet_zoo.inference.protocols import InferenceProtocol
 from pspnet_zoo.inference.scores import class_ids
 from pspnet_zoo.inference.tiles import Tiling, merged_scores, segment_raster
 from pspnet_zoo.inference.windows import sliding_window
@@ -142,6 +142,6 @@ def test_a_raster_in_tiles_is_what_evaluation_finds_by_its_sliding_window(model,
     with open_raster(six_bands) as raster:
         ids = np.concatenate(list(segment_raster(model, raster, Tiling(64, 22, blend=False))))
         pixels = torch.from_numpy(np.where(raster.valid(), raster.read(), np.uint16(0.4 * 65535)).astype(np.float32))
-    protocol = Protocol(source="here", crop=(64, 64), stride=(42, 42))
+    protocol = InferenceProtocol(source="here", crop=(64, 64), stride=(42, 42))
     expected = class_ids(model, pixels[None], protocol)[0].numpy()
     assert np.array_equal(ids[ids != 255], expected[ids != 255])

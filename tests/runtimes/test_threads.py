@@ -10,7 +10,6 @@ from torch import nn
 from pspnet_zoo.inference.scores import class_scores
 from pspnet_zoo.runtimes.open import open_runtime
 from pspnet_zoo.runtimes.pool import Pool
-
 from tests.runtimes.conftest import varied
 
 SIZES = ((32, 48), (65, 97), (33, 40))
@@ -41,9 +40,6 @@ def test_a_network_that_keeps_tensors_while_it_runs_is_not_shared_by_threads(net
     network.segmentation_head[2] = Stateful()  # in place of the activation
     images = [torch.full((1, 3, 32, 32), value, dtype=torch.uint8) for value in range(0, 256, 32)]
     runtime = open_runtime(network, device="cpu")
-        open_runtime(network, device="cpu"),
-        [torch.full((1, 3, 32, 32), v, dtype=torch.uint8) for v in range(0, 256, 32)],
-    )
     alone = [class_scores(runtime, image) for image in images]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda image: class_scores(runtime, image), images))

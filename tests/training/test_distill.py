@@ -19,7 +19,7 @@ from pspnet_zoo.data.labels import CAMVID, IGNORE, Labels
 from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.data.unlabelled import Joined, Unlabelled
 from pspnet_zoo.deployment.export import export
-from pspnet_zoo.inference.protocols import PROTOCOLS, Protocol
+from pspnet_zoo.inference.protocols import PROTOCOLS, InferenceProtocol
 from pspnet_zoo.inference.scores import class_ids, class_probabilities
 from pspnet_zoo.runtimes.open import open_runtime
 from pspnet_zoo.runtimes.torch import TorchRuntime
@@ -407,7 +407,7 @@ def test_images_with_and_without_masks_are_one_dataset(camvid):
 
 def test_a_network_of_another_size_or_protocol_can_teach(net, camvid):
     image, _ = open_dataset("camvid", camvid, "train")[0]
-    protocol = Protocol(source="a test", scales=(0.5, 1.5), flip=True)
+    protocol = InferenceProtocol(source="a test", scales=(0.5, 1.5), flip=True)
     found = network_teacher(TorchRuntime(net.eval(), fast=False), protocol, CAMVID).probabilities(image)
     torch.testing.assert_close(found, class_probabilities(net, image[None], protocol)[0])
 
