@@ -1,1 +1,1 @@
-"""Images in, class ids out."""
+"""Segmentation of images: protocols, scores, predictions."""

@@ -1,1 +1,1 @@
-"""What runs a network: one file a runtime, one contract."""
+"""Runtimes of networks: PyTorch, ONNX Runtime and OpenVINO, with the same options."""

@@ -1,1 +1,1 @@
-"""Faster arithmetic on CPUs."""
+"""Fast arithmetic on CPUs."""

@@ -1,13 +1,13 @@
 """Depthwise convolutions that train fast in bfloat16 on CPUs.
 
 oneDNN, which torch computes convolutions with on CPUs, has fast gradients for depthwise convolutions without dilation, and fast
-gradients of the weights for 3x3 kernels only. Both cases can be had from these:
+gradients of the weights for 3x3 kernels only. The other cases are computed from these:
 
-- A convolution with dilation r is r x r undilated ones, each on every r-th row and column: they go through as one larger batch.
-- The weights of a 5x5 kernel are four overlapping 3x3 kernels, each of which sees the image moved by up to two pixels.
+- A convolution with dilation r is r x r undilated ones, each on every r-th row and column, computed as one larger batch.
+- The weights of a 5x5 kernel are four overlapping 3x3 kernels on images that are shifted by up to two pixels.
 
-In bfloat16 a training step of `pspnet_lite0` at stride 8 takes 0.41 of the time so; in float32, whose kernels have less to lose, it
-takes longer with the default allocator, because the parts are copies (`python -m benchmarks.depthwise`: 2 cores of an Intel Xeon
+In bfloat16 a training step of `pspnet_lite0` at stride 8 takes 0.41 of the time. In float32, whose own kernels are faster, it takes
+longer with the default allocator, because the parts are copies (`python -m benchmarks.depthwise`: 2 cores of an Intel Xeon
 with amx_bf16, torch 2.14.1).
 """
 
@@ -20,9 +20,9 @@ from torch.overrides import TorchFunctionMode
 
 
 class FastDepthwise(TorchFunctionMode):
-    """While this mode is active, depthwise convolutions run through `depthwise_conv2d` where it can do them.
+    """Runs the depthwise convolutions that `depthwise_conv2d` supports through it while the mode is active.
 
-    A mode rather than a layer: timm's modules, their hooks and their state dicts stay as they are.
+    It is a mode and not a layer, so that timm's modules, their hooks and their state dicts stay as they are.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -48,13 +48,13 @@ def _is_covered(x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: 
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, padding: int, dilation: int) -> Tensor:
-    """What `F.conv2d(x, weight, padding=padding * dilation, dilation=dilation, groups=C)` gives, under autocast too.
+    """Compute `F.conv2d(x, weight, padding=padding * dilation, dilation=dilation, groups=C)`, under autocast too.
 
     Args:
         x: (N, C, H, W).
         weight: (C, 1, k, k), k of 3 or 5.
         padding: Zeros on each side, in multiples of `dilation`.
-        dilation: Between the taps, in pixels.
+        dilation: Distance of the taps, in pixels.
 
     Returns:
         (N, C, H', W') with H' = H + dilation * (2 * padding - k + 1), in channels_last.
@@ -78,7 +78,7 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         grids, weight = ctx.saved_tensors
         grad = _to_grids(grads[0], ctx.dilation)
-        # a crop or rounding up may have left the grids larger than what the gradient has
+        # the grids may be larger than the gradient's, by a crop or rounding up
         height, width = (side + 2 * ctx.padding - weight.shape[-1] + 1 for side in grids.shape[-2:])
         grad = _pad(grad, height, width)
         grad_x = grad_weight = None
@@ -91,7 +91,7 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _to_grids(x: Tensor, rate: int) -> Tensor:
-    """(N, C, H, W) to (N * rate**2, C, H / rate, W / rate), rounded up with zeros: every rate-th row and column."""
+    """Split (N, C, H, W) into every rate-th row and column: (N * rate**2, C, H / rate, W / rate), rounded up with zeros."""
     if rate == 1:
         return x.contiguous(memory_format=torch.channels_last)
     height, width = x.shape[-2:]
@@ -101,7 +101,7 @@ def _to_grids(x: Tensor, rate: int) -> Tensor:
 
 
 def _from_grids(grids: Tensor, rate: int, height: int, width: int) -> Tensor:
-    """What `_to_grids` made, back, cut to (N, C, height, width)."""
+    """Undo `_to_grids`, cropped to (N, C, height, width)."""
     if rate == 1:
         return grids
     rows = grids.permute(0, 2, 3, 1).unflatten(0, (-1, rate, rate))  # (N, rate, rate, H / rate, W / rate, C)
@@ -110,7 +110,7 @@ def _from_grids(grids: Tensor, rate: int, height: int, width: int) -> Tensor:
 
 
 def _pad(x: Tensor, height: int, width: int) -> Tensor:
-    """With zeros on the right and below."""
+    """Pad with zeros on the right and below."""
     missing = (0, width - x.shape[-1], 0, height - x.shape[-2])
     return F.pad(x, missing) if any(missing) else x
 
@@ -130,7 +130,7 @@ def _grad_weight(grad: Tensor, x: Tensor, weight: Tensor, padding: int) -> Tenso
 
 
 def _gradients(grad: Tensor, x: Tensor, weight: Tensor, padding: int, wanted: list[bool]) -> Any:
-    """Of the input, the weights and the bias; None for what is not wanted."""
+    """Gradients of the input, the weights and the bias; None for those that are not wanted."""
     return torch.ops.aten.convolution_backward(
         grad, x, weight, None, [1, 1], [padding, padding], [1, 1], False, [0, 0], x.shape[1], wanted
     )

@@ -59,7 +59,7 @@ def winograd_conv2d(
         x: (N, C, H, W) float32 on the CPU, any H and W of at least 1, best in channels_last.
         weight: (O, C, 3, 3).
         bias: (O,) or None.
-        dilation: Pixels between the taps in rows and columns; also the padding.
+        dilation: Distance of the taps in rows and columns, in pixels; also the padding.
         scale: (O,) that multiplies the result before the bias is added; only with a bias.
         workspace: Memory to use; None for new memory.
 
@@ -104,7 +104,7 @@ def transforms() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _tiles(x: Tensor, dilation: int, down: int, across: int, side: int) -> Tensor:
-    """Contiguous (N, H, W, C) as (N, down, d, d, across, side, side, C): tiles every 4 pixels of each of the d x d grids."""
+    """View contiguous (N, H, W, C) as tiles every 4 pixels of each of d x d grids: (N, down, d, d, across, side, side, C)."""
     image, row, column, _ = x.stride()
     d = dilation
     size = (x.shape[0], down, d, d, across, side, side, x.shape[3])

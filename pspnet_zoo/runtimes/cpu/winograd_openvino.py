@@ -1,7 +1,7 @@
-"""Wide 3x3 convolutions of an OpenVINO network by Winograd's algorithm, see `winograd.py`, as operations that OpenVINO has.
+"""Winograd's algorithm for wide 3x3 convolutions of an OpenVINO network, see `winograd.py`, in OpenVINO's own operations.
 
-OpenVINO computes float32 convolutions directly. The file stays as it is, with convolutions, for which other devices and runtimes
-have ways of their own; this is done to a network on its way to the CPU.
+OpenVINO computes float32 convolutions directly. The network is changed when it is loaded for the CPU. The file keeps its
+convolutions, for which other devices have their own algorithms.
 """
 
 from typing import Any
@@ -13,9 +13,9 @@ from .winograd import transforms
 
 
 def use_winograd(model: Any) -> int:
-    """Replace the wide 3x3 convolutions of stride 1 that keep their maps' size, in an `openvino.Model`; how many there were.
+    """Replace the wide 3x3 convolutions of stride 1 and equal padding in an `openvino.Model`, and return their number.
 
-    Those whose weights are constants, as all are in the files that `export` writes.
+    Only convolutions with constant weights are replaced; all are constant in the files that `export` writes.
     """
     from openvino.utils import replace_node
 
@@ -36,15 +36,15 @@ def use_winograd(model: Any) -> int:
 
 
 def convolution(x: Any, weight: np.ndarray, dilation: int) -> Any:
-    """The nodes of a convolution whose padding is its dilation.
+    """Build the nodes of a convolution whose padding is its dilation.
 
     Args:
-        x: The output of a node, (N, C, H, W) float32, of any N, H and W.
+        x: Output of a node, (N, C, H, W) float32, any N, H and W.
         weight: (O, C, 3, 3) float32.
-        dilation: Pixels between the taps.
+        dilation: Distance of the taps, in pixels.
 
     Returns:
-        A node with the output (N, O, H, W).
+        A node whose output is (N, O, H, W).
     """
     from openvino import opset13 as op
 
