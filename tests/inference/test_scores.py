@@ -183,7 +183,7 @@ def test_ids_are_stored_in_the_smallest_type_that_leaves_255_for_ignored(count, 
 def test_another_number_of_labels_than_classes_is_refused():
     net = network(classes=4)
     net.labels = labels(3)
-    with pytest.raises(ValueError, match="tells 4 classes apart and has 3 labels"):
+    with pytest.raises(ValueError, match="has 4 classes and 3 labels"):
         Predictor(net, device="cpu")
 
 
