@@ -24,6 +24,7 @@ from ..storage.files import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     WeightsError,
+    check_pair,
     read_config,
     read_safetensors,
     read_shapes,
@@ -44,6 +45,8 @@ class Pretrained(nn.Module):
     preprocess: Preprocess
     labels: Labels | None
     provenance: dict[str, Any] | None
+    _built_shapes: dict[str, tuple[int, ...]]
+    """Shapes of the tensors of the network that `config` builds."""
 
     @classmethod
     def from_pretrained(
@@ -99,7 +102,7 @@ class Pretrained(nn.Module):
             )
         else:
             raise ValueError(f"'{source}' is neither a folder nor a repository; pspnet_zoo.load takes names of the zoo too")
-        model = _read_folder(cls, folder, strict, options)
+        model = _read_folder(cls, folder, strict, options, is_verified=isinstance(found, Repository))
         if classes is not None and classes != (before := model.config["classes"]):
             remade = model.reset_classifier(classes)
             _log.warning("The classifier has %d classes instead of %d and is untrained: %s", classes, before, ", ".join(remade))
@@ -136,7 +139,7 @@ class Pretrained(nn.Module):
 
         Raises:
             WeightsError: If the config cannot be written as JSON, as with a callable activation; or the Hub refuses.
-            ValueError: If `push_to_hub` goes without `repo_id`.
+            ValueError: If `push_to_hub` goes without `repo_id`, or layers or labels do not fit `config`, so that it would not load.
             TypeError: If `model_card_kwargs` has something else than a license.
             OSError: If the folder cannot be written.
         """
@@ -151,6 +154,7 @@ class Pretrained(nn.Module):
             "provenance": self.provenance,
         }
         tensors = self.state_dict()
+        self._check_loadable(tensors)
         if dtype is not None:
             tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
         write_checkpoint(Path(folder), tensors, config)
@@ -195,12 +199,27 @@ class Pretrained(nn.Module):
             stage(source, folder, repo_id, load=type(self).from_pretrained)
             return push(folder, repo_id, private=private, token=token, commit_message=commit_message).url
 
+    def _check_loadable(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise a ValueError for what could be saved, but not loaded."""
+        changed = [
+            f"{key} is {tuple(tensors[key].shape) if key in tensors else 'missing'}, by the config {shape or 'not there'}"
+            for key, shape in {**dict.fromkeys(tensors), **self._built_shapes}.items()
+            if key not in tensors or tuple(tensors[key].shape) != shape
+        ]
+        if changed:
+            raise ValueError(
+                f"This network is not the one that its config builds, and could not be loaded again: {'; '.join(changed[:3])}. "
+                "Make another classifier by reset_classifier(CLASSES), and other layers by the arguments of PSPNet"
+            )
+        if self.labels is not None and not _fit(self.labels, self.config["classes"]):
+            raise ValueError(f"The network has {len(self.labels)} labels for {self.config['classes']} classes; set .labels anew")
+
     def reset_classifier(self, classes: int) -> list[str]:
         """Give the network fresh classifiers; the network says how."""
         raise NotImplementedError
 
 
-def _read_folder(cls: type[_Network], folder: Path, strict: bool, options: dict[str, Any]) -> _Network:
+def _read_folder(cls: type[_Network], folder: Path, strict: bool, options: dict[str, Any], is_verified: bool) -> _Network:
     config = read_config(folder)
     own: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in config["model"].items()}
     own.pop("encoder_weights", None)  # smp's configs have it; the checkpoint has all weights
@@ -208,6 +227,7 @@ def _read_folder(cls: type[_Network], folder: Path, strict: bool, options: dict[
         raise TypeError(f"{cls.__name__} has no argument {', '.join(map(repr, sorted(unknown)))}")
     weights = folder / WEIGHTS_FILE
     _check_numbers(own, read_shapes(weights), folder / CONFIG_FILE)
+    check_pair(config, weights, hub.verified_sha256(weights) if is_verified else None)
     try:
         with torch.device("meta" if strict else "cpu"):
             model = cls(encoder_weights=None, **{**own, **options})
@@ -260,9 +280,13 @@ def _labels(values: dict[str, Any] | None, classes: int) -> Labels | None:
     if not values:
         return None
     labels = Labels(tuple(values["names"]), tuple(map(tuple, values["colors"])))
-    if len(labels) not in (classes, max(classes, 2)):  # a binary network may name its background
+    if not _fit(labels, classes):
         raise ValueError(f"it has {len(labels)} labels for {classes} classes")
     return labels
+
+
+def _fit(labels: Labels, classes: int) -> bool:
+    return len(labels) in (classes, max(classes, 2))  # a binary network may name its background
 
 
 def _adapted(tensors: dict[str, Tensor], channels: int, model: nn.Module) -> dict[str, Tensor]:

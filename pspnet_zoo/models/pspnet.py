@@ -150,6 +150,7 @@ class PSPNet(Pretrained):
         self.provenance = None
         self._aux_from, self._is_upsampled = aux_from, upsampling is not None
         self._encoder_is_frozen = self._norms_are_frozen = False
+        self._built_shapes = {key: tuple(tensor.shape) for key, tensor in self.state_dict().items()}
 
     def forward(self, x: Tensor, return_aux: bool = False) -> Tensor | tuple[Tensor, ...]:
         """Logits (after `activation`, where there is one) of every pixel.
@@ -225,7 +226,9 @@ class PSPNet(Pretrained):
             self.set_submodule(name, new)
         self.config["classes"] = classes
         self.labels = None
-        return [f"{name}.{tensor}" for name in heads for tensor in ("weight", "bias")]
+        remade = [f"{name}.{tensor}" for name in heads for tensor in ("weight", "bias")]
+        self._built_shapes |= {key: tuple(tensor.shape) for key, tensor in self.state_dict().items() if key in remade}
+        return remade
 
     def param_groups(self, lr: float, head_factor: float = 10.0, *, decay_norms: bool = True) -> list[dict[str, Any]]:
         """Parameters for an optimizer: the encoder at `lr`, everything after it, which starts untrained, at `lr * head_factor`.

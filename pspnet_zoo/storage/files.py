@@ -31,17 +31,21 @@ _LONGEST_CONFIG = 16 << 20  # bytes
 def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write `model.safetensors` and `config.json`, each whole or not at all; equal tensors give equal bytes.
 
+    The config has the digest of the weights, so that one file of each of two checkpoints is not taken for a pair.
+
     Raises:
         WeightsError: If the config cannot be written as JSON, as with a callable activation.
         OSError: If the folder cannot be written.
     """
+    data = _serialize(tensors, _WEIGHTS_METADATA)
+    digest = hashlib.sha256(data).hexdigest()
     try:
-        text = json.dumps({"_model_class": MODEL_CLASS, **config}, indent=2) + "\n"
+        text = json.dumps({"_model_class": MODEL_CLASS, **config, "weights_sha256": digest}, indent=2) + "\n"
     except TypeError as error:
         raise WeightsError(
             f"This model cannot be saved: its config is not JSON ({error}). Use smp's names for activations"
         ) from None
-    write_safetensors(folder / WEIGHTS_FILE, tensors)
+    write_atomically(folder / WEIGHTS_FILE, data)
     write_atomically(folder / CONFIG_FILE, text.encode())
 
 
@@ -65,7 +69,29 @@ def read_config(folder: Path) -> dict[str, Any]:
     missing = [key for key in ("model", "preprocess", "labels", "provenance") if key not in config]
     if missing:
         raise WeightsError(f"'{path}' lacks {', '.join(missing)}")
+    for key in ("model", "preprocess", "labels", "provenance"):
+        if not isinstance(config[key], dict) and (config[key] is not None or key in ("model", "preprocess")):
+            raise WeightsError(f"'{path}' is damaged: its {key} is a {type(config[key]).__name__}, not an object. Copy it again")
     return config
+
+
+def check_pair(config: Mapping[str, Any], weights: Path, known: str | None = None) -> None:
+    """Refuse weights that were not saved with the config beside them.
+
+    Args:
+        config: From `read_config`; one without "weights_sha256" fits any weights.
+        weights: The `model.safetensors` beside it.
+        known: Its sha256, where it is known already; None to compute it.
+
+    Raises:
+        WeightsError: If the digest is another.
+    """
+    digest = config.get("weights_sha256")
+    if digest is not None and digest != (known or file_digest(weights, "sha256")):
+        raise WeightsError(
+            f"'{weights}' is not the file that '{CONFIG_FILE}' beside it was saved with, or is damaged: its sha256 is not "
+            f"{str(digest)[:64]}. Save or copy both again; if you changed the weights, remove weights_sha256 from the config"
+        )
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -101,7 +127,13 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, metadata = _read(path)
     if "state" not in metadata:
         raise WeightsError(f"'{path}' holds weights, but no state of a training run")
-    return tensors, json.loads(metadata["state"])
+    try:
+        state = json.loads(metadata["state"])
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"The state in '{path}' is not JSON: {error}") from None
+    if not isinstance(state, dict):
+        raise WeightsError(f"The state in '{path}' is a {type(state).__name__}, not an object")
+    return tensors, state
 
 
 def write_state(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -177,7 +209,14 @@ def _what_it_may_be(path: Path) -> str:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace the file whole or not at all, also if the process is killed. Its folder is made if it does not exist."""
+    """Replace the file whole or not at all, also if the process is killed. Its folder is made if it does not exist.
+
+    What `is_stream` is written to instead.
+    """
+    if is_stream(path):
+        with path.open("ab") as file:
+            file.write(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     # unlike a temporary file's, these permissions are what the umask leaves of them
@@ -191,6 +230,27 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is a device, a pipe or a socket, or leads to an open file as /dev/stdout does.
+
+    Such a path is there to be written to: a file that takes its place would break whatever else uses it.
+    """
+    for _ in range(40):  # as many links as Linux follows
+        folder = os.path.realpath(path.parent)
+        if folder == "/dev" or folder.startswith("/proc/"):
+            return path.exists()
+        if not path.is_symlink():
+            break
+        path = Path(folder, os.readlink(path))
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def refuse_stream(path: Path) -> None:
+    """Raise a ValueError for a device or pipe, where a file is written that cannot go there."""
+    if is_stream(path):
+        raise ValueError(f"'{path}' is a device or a pipe, and takes no such file; give the name of a file")
 
 
 def cache_folder() -> Path:

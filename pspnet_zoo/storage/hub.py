@@ -197,9 +197,18 @@ def digest_as(path: Path, like: str) -> str:
 
 
 def _remove(path: Path) -> None:
-    blob = path.resolve()
+    """Remove a file of the cache, and what it links to if that is in the cache too."""
+    blob, cache = path.resolve(), path.parents[3].resolve()  # cache / models--org--repo / snapshots / commit / name
     path.unlink(missing_ok=True)
-    blob.unlink(missing_ok=True)  # where there are no symbolic links, it was the same file
+    if blob.is_relative_to(cache):
+        blob.unlink(missing_ok=True)  # where there are no symbolic links, it was the same file
+
+
+def verified_sha256(path: Path) -> str | None:
+    """The sha256 that `download` has compared a file of the cache with, if the file was not touched since."""
+    stamp = _read_stamp(path)
+    digest = stamp["digest"] if stamp else ""
+    return digest.removeprefix("sha256:") if digest.startswith("sha256:") and stamp == _stamp(path, digest) else None
 
 
 def _stamp_file(path: Path) -> Path:
@@ -228,7 +237,7 @@ def _write_stamp(path: Path, digest: str) -> None:
     try:
         write_atomically(_stamp_file(path), json.dumps(_stamp(path, digest)).encode())
     except OSError as error:  # a cache that others filled, and may not be written
-        _log.warning("'%s' will be hashed at every load, because that it was cannot be noted: %s", path, error)
+        _log.warning("'%s' will be hashed at every load, because its digest cannot be stored: %s", path, error)
 
 
 def retried(call: Callable[[], _T]) -> _T:

@@ -15,7 +15,7 @@ import torch
 
 from ..meta import Metric
 from .card import EXAMPLE_FILE, LICENSE_FILE, check_card, license_text, model_card
-from .files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, file_digest, write_atomically
+from .files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, file_digest, weights_digest, write_atomically
 from .hub import digest_as, digests, hub_api, retried
 from .hub_errors import explained, is_passing
 
@@ -91,11 +91,19 @@ def stage(
     license = license or inherited_license(provenance)
     if (terms := license_text(license, provenance)) is not None:
         write_atomically(folder / LICENSE_FILE, terms.encode())
-    numbers = dict.fromkeys([*metrics, *_recorded(provenance), *_reported(folder / REPORT_FILE)])
+    sha256 = file_digest(folder / WEIGHTS_FILE, "sha256")
+    report = _read_report(source / REPORT_FILE)
+    # of a file in half precision, the network in float32 is what was measured
+    if report and report["weights_sha256"] not in (sha256, weights_digest(model.state_dict())):
+        raise WeightsError(
+            f"'{source / REPORT_FILE}' was measured with other weights than those beside it. Measure them again with "
+            "pspnet-zoo evaluate --json, or remove the report"
+        )
+    numbers = dict.fromkeys([*metrics, *_recorded(provenance), *_measured(report)])
     card = model_card(
         model,
         repo,
-        sha256=file_digest(folder / WEIGHTS_FILE, "sha256"),
+        sha256=sha256,
         license=license,
         metrics=list(numbers),
         has_example=example is not None,
@@ -161,22 +169,39 @@ def push(
 def _recorded(provenance: dict[str, Any]) -> list[Metric]:
     """What conversion wrote of the numbers that the upstream claims."""
     try:
-        return [Metric(**entry) for entry in provenance.get("metrics", ())]
-    except TypeError as error:
+        metrics = [Metric(**entry) for entry in provenance.get("metrics", ())]
+        for metric in metrics:
+            str(metric)  # a value that is no number
+        return metrics
+    except (TypeError, ValueError) as error:
         raise WeightsError(f"The provenance in {CONFIG_FILE} has 'metrics' of another kind ({error}). Remove them") from None
 
 
-def _reported(path: Path) -> list[Metric]:
-    """What `pspnet-zoo evaluate --json` measured."""
+def _read_report(path: Path) -> dict[str, Any] | None:
+    """What `pspnet-zoo evaluate --json` wrote, as far as it is used here; None where there is no report."""
     if not path.is_file():
-        return []
+        return None
     try:
-        report: dict[str, Any] = json.loads(path.read_bytes())
-        multi_scale = len(report["protocol_settings"]["scales"]) > 1
-        where = (report["dataset"], report["split"], report["protocol"], "measured", multi_scale)
-        return [Metric(name, report[name], *where) for name in ("miou", "pixel_accuracy")]
-    except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"'{path.name}' is not of pspnet-zoo evaluate --json ({error!r}). Make it anew or remove it") from None
+        report = json.loads(path.read_bytes())
+        for key, kind in _REPORT.items():
+            if not isinstance(report[key], kind):
+                raise TypeError(f"{key} is a {type(report[key]).__name__}")
+        len(report["protocol_settings"]["scales"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WeightsError(f"'{path}' is not of pspnet-zoo evaluate --json ({error!r}). Make it anew or remove it") from None
+    return report
+
+
+_REPORT = {"weights_sha256": str, "dataset": str, "split": str, "protocol": str, "protocol_settings": dict}
+_REPORT |= {"miou": int | float, "pixel_accuracy": int | float}
+
+
+def _measured(report: dict[str, Any] | None) -> list[Metric]:
+    if report is None:
+        return []
+    multi_scale = len(report["protocol_settings"]["scales"]) > 1
+    where = (report["dataset"], report["split"], report["protocol"], "measured", multi_scale)
+    return [Metric(name, report[name], *where) for name in ("miou", "pixel_accuracy")]
 
 
 def _is_there(path: Path, there: dict[str, str]) -> bool:

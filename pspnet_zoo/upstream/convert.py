@@ -23,7 +23,7 @@ from .families.pytorchcv import PYTORCHCV
 from .families.renaming import Converter, complete
 from .families.segmentron import SEGMENTRON
 from .families.semseg import SEMSEG
-from .foreign import read_checkpoint, state_dict_of
+from .foreign import read_checkpoint
 
 CONVERTERS: Mapping[str, Converter] = {
     "mmseg": MMSEG,
@@ -150,13 +150,11 @@ def _files(path: Path) -> list[Path]:
 def _read(files: Sequence[Path]) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """The tensors of all files, those of two under their parts' names; and mmseg's `meta`."""
     if len(files) == 1:
-        checkpoint = read_checkpoint(files[0])
-        meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
-        return state_dict_of(checkpoint, files[0]), meta if isinstance(meta, Mapping) else {}
+        return read_checkpoint(files[0])
     return {
         f"{part}.{key}": tensor
         for part, file in zip(_CSAIL_PARTS, files, strict=True)
-        for key, tensor in state_dict_of(read_checkpoint(file), file).items()
+        for key, tensor in read_checkpoint(file)[0].items()
     }, {}
 
 

