@@ -92,7 +92,7 @@ def measure(name: str) -> dict[str, Any]:
             "channels": encoder.out_channels[1:],
             "parameters": sum(p.numel() for p in encoder.parameters()),
             "image_size": encoder.image_size,
-            "pads_to": max(encoder._fit.multiple, encoder._fit.minimum),
+            "pads_to": max(encoder.padding.multiple, encoder.padding.minimum),
         }
         features: list[torch.Tensor] = []
         encoder.register_forward_hook(lambda module, inputs, outputs: features.__setitem__(slice(None), outputs))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .inference.prediction import Prediction as Prediction
     from .inference.predictor import Predictor as Predictor
     from .meta import Labels as Labels
-    from .models.encoder import list_backbones as list_backbones
+    from .models.backbone import list_backbones as list_backbones
     from .models.pspnet import PSPNet as PSPNet
     from .storage.errors import WeightsError as WeightsError
     from .training.train import train as train
@@ -40,7 +40,7 @@ _HOMES = {
     "export": "deployment.export",
     "find": "zoo.registry",
     "from_pretrained": "models.pspnet:PSPNet",
-    "list_backbones": "models.encoder",
+    "list_backbones": "models.backbone",
     "list_models": "zoo.registry",
     "load": "factory",
     "open_dataset": "data.open",

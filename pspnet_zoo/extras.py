@@ -1,12 +1,12 @@
-"""The package's extras: what is said where a dependency that only some need is missing."""
+"""The error where an optional dependency is missing: it says which extra of the package to install."""
 
 
 class MissingExtraError(ImportError):
-    """A module is not installed that comes with an extra of the package; its text is the line that installs it."""
+    """An optional module is not installed; the message ends with the line that installs its extra."""
 
 
 def missing_extra(work: str, extra: str, missing: ImportError | str) -> MissingExtraError:
-    """What to raise.
+    """The error to raise where a module of an extra cannot be imported.
 
     Args:
         work: What cannot be done, as the subject of a sentence.
@@ -14,5 +14,8 @@ def missing_extra(work: str, extra: str, missing: ImportError | str) -> MissingE
         missing: The module, or what importing it raised.
     """
     module = missing if isinstance(missing, str) else missing.name or str(missing)
-    install = f"pip install 'pspnet-zoo[{extra}]', or '.[{extra}]' in a clone"
-    return MissingExtraError(f"{work} needs {module}, which is not installed; install the extra: {install}")
+    # the package is on no index before its first release
+    install = f"pip install -e '.[{extra}]'"
+    return MissingExtraError(
+        f"{work} needs {module}, which is not installed. Install the extra, in a clone of the project: {install}"
+    )

@@ -12,8 +12,7 @@ ROOT = Path(pspnet_zoo.__file__).parent
 
 def test_it_names_the_work_the_module_and_the_line_that_installs_it():
     text = (
-        "Bulk work needs ray.data, which is not installed; install the extra: "
-        "pip install 'pspnet-zoo[bulk]', or '.[bulk]' in a clone"
+        "Bulk work needs ray.data, which is not installed. Install the extra, in a clone of the project: pip install -e '.[bulk]'"
     )
     for missing in ("ray.data", ModuleNotFoundError("No module named 'ray'", name="ray.data"), ImportError("ray.data")):
         error = missing_extra("Bulk work", "bulk", missing)
@@ -35,5 +34,5 @@ def test_every_extra_that_is_named_exists():
 
 
 def test_nothing_else_says_how_to_install_an_extra():
-    said = [path.name for path in ROOT.rglob("*.py") if "pip install 'pspnet-zoo[" in path.read_text()]
+    said = [path.name for path in ROOT.rglob("*.py") if "pip install -e '.[" in path.read_text()]
     assert said == ["extras.py"]

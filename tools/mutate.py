@@ -37,7 +37,7 @@ TESTS = {
     "storage.files": "storage/test_files.py storage/test_hostile.py",
     "models.pyramid": "models/test_pyramid.py",
     "models.heads": "models/test_heads.py",
-    "models.dense": "models/test_dense.py models/test_dilated.py",
+    "models.dilated_layers": "models/test_dilated_layers.py models/test_dilated.py",
     "training.loss": "training/test_loss.py training/test_distill.py",
     "training.recipes": "training/test_step.py training/test_recipes.py",
     "training.transforms": "training/test_transforms.py training/test_distill.py",

@@ -18,7 +18,7 @@ from ..factory import load
 from ..inference.scores import labels_of, number_of_ids
 from ..model_source import OPENVINO_FILE, Format, format_of
 from ..models.pspnet import PSPNet
-from ..runtimes.exported import Exported, Precision
+from ..runtimes.exported import Exported, Precision, beside_digest
 from ..runtimes.onnx import OnnxRuntime
 from ..runtimes.openvino import OpenVinoRuntime
 from .graph import Run, trace
@@ -117,7 +117,8 @@ def _write(network: PSPNet, spec: Exported, kind: Format, path: Path, images: Ca
     onnx.describe(source, spec)
     if kind == "onnx":
         step("checking the file")
-        onnx.describe(source, replace(spec, check=verify(network, spec, OnnxRuntime(source, device="cpu").run)))
+        found = verify(network, spec, OnnxRuntime(source, device="cpu").run)
+        onnx.describe(source, replace(spec, check=found, beside_sha256=beside_digest(source)))
         return
     from . import openvino
 
@@ -131,7 +132,7 @@ def _write(network: PSPNet, spec: Exported, kind: Format, path: Path, images: Ca
     openvino.write(graph, spec, path)
     step("checking the file")
     found = check(OpenVinoRuntime(path).run)
-    openvino.write(graph, replace(spec, check=found), path)
+    openvino.write(graph, replace(spec, check=found, beside_sha256=beside_digest(path)), path)
     for file in path.parent.glob(f"{source.name}*"):
         file.unlink()
 

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ..zoo.policies import Dilation, ShortcutPool
-from .dense import CONVOLUTIONS, Window, dilated_equivalent, pads_as_same
+from .dilated_layers import CONVOLUTIONS, Taps, dilated_equivalent, pads_as_same
 
 _PROBE = 512  # pixels; a multiple of every stride, and large beside the border that convolutions without padding cut off
 _OPERATIONS = (*CONVOLUTIONS, nn.AvgPool2d, nn.MaxPool2d, BlurPool2d)
@@ -60,7 +60,7 @@ def dilate(
         raise ValueError("dilation 'first_blocks' is a rule for MobileNetV2 and its relatives, such as mobilenetv2_100")
     sizes = input_sizes(net, in_channels)
     strides = {name: _stride(size) for name, size in sizes.items()}
-    windows = [Window.of(net.get_submodule(name)) for name, r in strides.items() if r < output_stride]
+    windows = [Taps.of(net.get_submodule(name)) for name, r in strides.items() if r < output_stride]
     patches = next(iter(strides.values())) > 1  # pixels are rearranged before the first operation
     for name, stride in strides.items():
         operation = net.get_submodule(name)
@@ -92,7 +92,7 @@ def input_sizes(net: nn.Module, in_channels: int) -> dict[str, int]:
 
     handles = [m.register_forward_pre_hook(record(n)) for n, m in net.named_modules() if isinstance(m, _OPERATIONS)]
     try:
-        probe(net, in_channels)
+        run_without_data(net, in_channels)
     finally:
         for handle in handles:
             handle.remove()
@@ -108,7 +108,7 @@ def _stride(size: int) -> int:
     return 2 ** round(math.log2(_PROBE / size))
 
 
-def probe(net: nn.Module, in_channels: int) -> None:
+def run_without_data(net: nn.Module, in_channels: int) -> None:
     """Run one forward without data, for the hooks that are on `net`.
 
     Raises:

@@ -5,6 +5,8 @@ dropout 0.1, auxiliary head. smp's own PSPNet stops at the third stage and fuses
 hold here, its arithmetic does not.
 """
 
+import math
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,18 +18,22 @@ from torch import Tensor, nn
 
 from ..meta import Labels, Preprocess
 from ..zoo.policies import Dilation, ShortcutPool
-from .encoder import Encoder
+from .encoder import build_encoder
 from .heads import Activation, AuxiliaryHead, ClassificationHead, SegmentationHead, initialize
 from .pretrained import Pretrained
 from .pyramid import BatchNorm2d, PyramidPooling
+
+_EMBEDDING = re.compile(r"(pos_embed|relative_position_bias_table|rel_pos_\w+|cls_token|reg_token)$")  # timm's names
+_BLOCK = re.compile(r"(\w+\.(?:\w+\.)*?\w*\d(?:\.\d+)*)\.")  # "layer1.0", "blocks.2.1", "stages_0.blocks.1"
+_STAGE = re.compile(r"((?:model\.)?(?:blocks|layers|stages)\.\d+|\w+)\.")
 
 
 class PSPNet(Pretrained):
     """Pyramid Scene Parsing Network.
 
     Args:
-        encoder_name: A timm model, see `Encoder`.
-        encoder_weights: None, False, True, "imagenet", a timm tag or a .safetensors file, see `Encoder`.
+        encoder_name: A timm model, see `build_encoder`.
+        encoder_weights: None, False, True, "imagenet", a timm tag or a .safetensors file, see `build_encoder`.
         encoder_depth: Stages of the encoder to use, 3 to 5. The paper uses all five.
         psp_out_channels: Channels after the fusing convolution.
         decoder_use_norm: True or "batchnorm", False or "identity", "layernorm", or {"type": one of these, ...its options}.
@@ -43,10 +49,11 @@ class PSPNet(Pretrained):
             the last. One published network was trained with such a head, which a user who goes on training it needs.
         psp_bin_channels: Channels of each bin of the pyramid; None for a quarter of the encoder's last feature.
         encoder_output_stride: 8, 16 or 32 pixels.
-        encoder_stem_width: Gives a ResNet a deep stem, see `Encoder`.
-        encoder_image_size: Of the largest image, for encoders that are built for one size, see `Encoder`.
+        encoder_stem_width: Gives a ResNet a deep stem, see `build_encoder`.
+        encoder_image_size: Of the largest image, for encoders that are built for one size, see `build_encoder`.
         dilation: "atrous" or the rule of a published checkpoint, see `pspnet_zoo.zoo.policies.Dilation`.
         shortcut_pool: "dilated" or "identity", see `pspnet_zoo.zoo.policies.ShortcutPool`.
+        drop_path_rate: Rate of the encoder's stochastic depth in training, 0 to 1, for models that have it.
         align_corners: Of every resize in the network. True, as in the paper's code, fits sizes 8k + 1 best; any size works. None
             resizes logits by where the encoder's cells really lie, at any size (and cells of the pyramid as with False).
 
@@ -89,6 +96,7 @@ class PSPNet(Pretrained):
         encoder_image_size: int | tuple[int, int] | None = None,
         dilation: Dilation = "atrous",
         shortcut_pool: ShortcutPool = "dilated",
+        drop_path_rate: float = 0.0,
         align_corners: bool | None = True,
     ) -> None:
         super().__init__()
@@ -101,12 +109,13 @@ class PSPNet(Pretrained):
                 raise ValueError(f"{name} is {count!r}; it must be a whole number of 1 or more")
         self.name = f"psp-{encoder_name}"
         norm = _norm(decoder_use_norm)
-        self.encoder = Encoder(
+        self.encoder = build_encoder(
             encoder_name,
             encoder_weights,
             in_channels=in_channels,
             depth=encoder_depth,
             output_stride=encoder_output_stride,
+            drop_path_rate=drop_path_rate,
             dilation=dilation,
             shortcut_pool=shortcut_pool,
             stem_width=encoder_stem_width,
@@ -233,7 +242,7 @@ class PSPNet(Pretrained):
     def param_groups(self, lr: float, head_factor: float = 10.0, *, decay_norms: bool = True) -> list[dict[str, Any]]:
         """Parameters for an optimizer: the encoder at `lr`, everything after it, which starts untrained, at `lr * head_factor`.
 
-        With `decay_norms=False`, biases and the norms' weights are in groups of their own, without weight decay.
+        With `decay_norms=False`, biases, norms and position embeddings are in groups of their own, without weight decay.
 
         Source: hszhao/semseg tool/train.py (factor 10).
         """
@@ -242,9 +251,57 @@ class PSPNet(Pretrained):
         groups: list[dict[str, Any]] = [{"params": encoder, "lr": lr}, {"params": heads, "lr": lr * head_factor}]
         if decay_norms:
             return groups
-        matrices = [{**group, "params": [p for p in group["params"] if p.ndim > 1]} for group in groups]
-        vectors = [{**group, "params": [p for p in group["params"] if p.ndim <= 1], "weight_decay": 0.0} for group in groups]
-        return matrices + vectors
+        exempt = self.no_weight_decay()
+        free = {id(p) for name, p in self.named_parameters() if p.ndim <= 1 or name in exempt}
+        decayed = [{**group, "params": [p for p in group["params"] if id(p) not in free]} for group in groups]
+        others = [{**group, "params": [p for p in group["params"] if id(p) in free], "weight_decay": 0.0} for group in groups]
+        return decayed + others
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of position embeddings, class tokens and the like, which timm's optimizers do not decay either."""
+        own = {
+            f"{path}.{name}" if path else name
+            for path, module in self.named_modules()
+            if module is not self and hasattr(module, "no_weight_decay")
+            for name in module.no_weight_decay()
+        }
+        return {name for name, _ in self.named_parameters() if name in own or _EMBEDDING.search(name)}
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
+        """Depth of a parameter by its name, as timm's optimizers ask for it to let learning rates fall with depth.
+
+        Blocks of the encoder count from 1, in the order of the forward; what is before them is 0, and the heads are infinite.
+
+        Args:
+            coarse: Count stages (the parts of `encoder.model`) instead of blocks.
+        """
+        depths, seen, depth = {}, set(), 0
+        for name, _ in self.encoder.model.named_parameters():
+            match = (_STAGE if coarse else _BLOCK).match(name)
+            if match and match[1] not in seen and next(self.encoder.model.get_submodule(match[1]).children(), None) is not None:
+                seen.add(match[1])
+                depth += 1
+            depths[f"encoder.model.{name}"] = float(depth)
+        return lambda name: depths.get(name, math.inf)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute the encoder's features again in the backward pass instead of keeping them: less memory, more time.
+
+        Raises:
+            ValueError: If timm cannot do it for this encoder.
+        """
+        self.encoder.set_grad_checkpointing(enable)
+
+    def __prepare_scriptable__(self) -> "PSPNet":
+        """Answer torch.jit.script, which would fail somewhere inside.
+
+        Raises:
+            RuntimeError: Always, with the way out.
+        """
+        raise RuntimeError(
+            "TorchScript does not compile this network. Use pspnet_zoo.export for ONNX, OpenVINO or torch.export, torch.compile "
+            "for speed in Python, or torch.jit.trace for one size of image"
+        )
 
     def freeze_encoder(self) -> None:
         """Stop training the encoder; its norms keep their statistics, whatever `train()` is told later."""

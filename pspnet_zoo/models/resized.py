@@ -1,95 +1,60 @@
-"""How images of any size fit a model, and its maps a stride.
+"""Encoders whose features are resized to the wanted stride, such as transformers.
 
-Attention over a map, position embeddings and windows tie a transformer to the density of the map that it was trained on. Its
-strides cannot become dilation: it runs as timm has it, and its maps are resized. What sizes it takes and what it gives is measured
-on a copy without data, because timm's `feature_info` and `fixed_input_size` are not true of every model.
+Attention, position embeddings and windows tie a transformer to the density of the feature maps that it was trained on. Its strides
+cannot become dilation: it runs as timm has it, and its features are resized. The sizes that it takes and gives are measured on a
+copy without data, because timm's `feature_info` and `fixed_input_size` are not true of every model.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import timm
 import torch
 from timm.layers import Format
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from .backbone import InputPadding, build_backbone, units
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What stands between an image and a model, and between the model and the list of features."""
+class Measured:
+    """How a model is built and resized."""
 
-    native_strides: tuple[int, ...]
-    """Of each feature as timm has it, in pixels, rounded."""
-    strides: tuple[int, ...]
-    """Of each feature in the list, in pixels."""
-    layout: Format = Format.NCHW
-    """Of the model's features; NLC where timm cannot tell the sides of the map without data."""
-    resized: bool = False
-    """Whether native strides become strides by resizing; else the model has them already."""
-    multiple: int = 1
-    """What the sides of the model's input are a multiple of, in pixels."""
-    minimum: int = 1
-    """Of the sides of the model's input, in pixels."""
-    size: tuple[int, int] | None = None
-    """Height and width of the only input that the model takes; None for any."""
-    channels: tuple[int, ...] = ()
-    """Of each feature."""
-    pads_as_same: bool = False
-    """Whether the model has TensorFlow's padding, which shifts its cells."""
-    unread: tuple[str, ...] = ()
+    padding: InputPadding
+    resizing: "FeatureResizing"
+    channels: tuple[int, ...]
+    """Channels of each feature."""
+    unread: tuple[str, ...]
     """Parameters of the model that no feature that is read depends on."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any]
     """Arguments of `timm.create_model`: which features, and what frees the model from the size of its pretraining."""
 
-    def pad(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) with zeros below and on the right, to a size that the model takes.
 
-        Raises:
-            ValueError: If the model takes one size only, and x is larger.
-        """
-        if self.size is None and self.multiple == self.minimum == 1:
-            return x
-        if self.size is None and torch.compiler.is_compiling():
-            return self._pad_any(self._pad_any(x, -2), -1)
-        height, width = x.shape[-2:]
-        if self.size is None:
-            bottom, right = (max(_ceil(side, self.multiple) * self.multiple, self.minimum) - side for side in (height, width))
-        elif height <= self.size[0] and width <= self.size[1]:
-            bottom, right = self.size[0] - height, self.size[1] - width
-        else:
-            raise ValueError(
-                f"The encoder takes images of up to {self.size[0]}x{self.size[1]} pixels, not {height}x{width}. Use "
-                "sliding-window inference with crops of that size, or build the network for larger images by encoder_image_size"
-            )
-        return F.pad(x, (0, right, 0, bottom))
+@dataclass(frozen=True)
+class FeatureResizing:
+    """From the features that a model gives to (N, C, H/s, W/s) feature maps at the wanted strides s."""
 
-    def _pad_any(self, x: Tensor, dim: int) -> Tensor:
-        """`pad` along one side in operations that are the same for every size, where F.pad would be left out at some."""
-        side = x.shape[dim]
-        size = _ceil(side, self.multiple) * self.multiple
-        if self.minimum > self.multiple:
-            size = torch.sym_max(size, self.minimum)
-        position = torch.arange(size, device=x.device)
-        inside = (position < side).to(x.dtype)
-        return x.index_select(dim, position.clamp(max=side - 1)) * (inside[:, None] if dim == -2 else inside)
+    native_strides: tuple[int, ...]
+    """Stride of each feature as timm has it, in pixels, rounded."""
+    strides: tuple[int, ...]
+    """Stride of each feature after resizing, in pixels."""
+    layout: Format
+    """Layout of the model's features; NLC where timm cannot tell the sides without data."""
 
-    def maps(self, features: list[Tensor], x: Tensor, padded: Tensor) -> list[Tensor]:
-        """The model's features of `padded` as (N, C, H/s, W/s) maps of x, s the strides, rounded up."""
-        maps = []
+    def __call__(self, features: list[Tensor], padded: Tensor) -> list[Tensor]:
+        """Resize the features of a padded image."""
+        resized = []
         for feature, native, stride in zip(features, self.native_strides, self.strides, strict=True):
-            feature = self.as_map(feature, native, padded)
-            if self.resized and native != stride:
-                size = [_ceil(side, stride) for side in padded.shape[-2:]]
+            feature = self._as_nchw(feature, native, padded)
+            if native != stride:
+                size = [units(side, stride) for side in padded.shape[-2:]]
                 feature = F.interpolate(feature, size=size, mode="bilinear", align_corners=False)
-            if padded is not x:
-                feature = feature[..., : _ceil(x.shape[-2], stride), : _ceil(x.shape[-1], stride)]
-            maps.append(feature)
-        return maps
+            resized.append(feature)
+        return resized
 
-    def as_map(self, feature: Tensor, stride: int, padded: Tensor) -> Tensor:
-        """A feature in the layout (N, C, H, W)."""
+    def _as_nchw(self, feature: Tensor, stride: int, padded: Tensor) -> Tensor:
         if self.layout == Format.NHWC:
             return feature.permute(0, 3, 1, 2)
         if self.layout == Format.NLC:
@@ -97,15 +62,10 @@ class Fit:
         return feature
 
 
-def _ceil(side: int, unit: int) -> int:
-    """Units that cover a side. Not -(-side // unit): ONNX rounds quotients of negative numbers the other way."""
-    return (side + unit - 1) // unit
-
-
 def measure(
     name: str, *, in_channels: int, depth: int, output_stride: int, image_size: int | tuple[int, int] | None, read: int
-) -> Fit:
-    """How a model that is resized fits, measured on the meta device.
+) -> Measured:
+    """Measure the sizes that a model takes and gives, on the meta device.
 
     Args:
         name: Of a timm model.
@@ -148,57 +108,15 @@ def measure(
     sides = _any_size(net, layout, in_channels, native, inexact=not config.fixed_input_size)
     if sides is not None:
         native = sides[2]
-    return Fit(
-        native_strides=native,
-        # the next power of two, for those with odd patches
-        strides=tuple(min(output_stride, 2 ** math.ceil(math.log2(s))) for s in native),
-        layout=layout,
-        resized=True,
-        multiple=sides[0] if sides else 1,
-        minimum=sides[1] if sides else 1,
-        size=None if sides else size,
+    # the next power of two, for those with odd patches
+    strides = tuple(min(output_stride, 2 ** math.ceil(math.log2(s))) for s in native)
+    return Measured(
+        padding=InputPadding(sides[0], sides[1]) if sides else InputPadding(size=size),
+        resizing=FeatureResizing(native, strides, layout),
         channels=tuple(channels for channels, _, _ in shapes),
         unread=_unread(net, in_channels, size, read),
         options=options,
     )
-
-
-def build(name: str, in_channels: int, options: dict[str, Any], pretrained: bool = False, file: str | None = None) -> nn.Module:
-    """timm's feature extractor, without stages that no feature depends on.
-
-    Args:
-        name: Of a timm model, with or without a tag.
-        in_channels: Channels of its input.
-        options: More arguments of `timm.create_model`.
-        pretrained: Whether to load weights: of the file, else those of the tag.
-        file: A .safetensors file with timm's keys.
-
-    Raises:
-        ValueError: If the weights do not load for the size of image in `options`.
-    """
-    try:
-        net: Any = timm.create_model(
-            name,
-            pretrained=pretrained,
-            pretrained_cfg_overlay={"file": file} if file else None,
-            features_only=True,
-            in_chans=in_channels,
-            **options,
-        )
-    except (RuntimeError, AssertionError) as error:
-        if pretrained and "img_size" in options:
-            raise ValueError(
-                f"The weights of '{name}' do not load for images of {options['img_size']}: timm cannot resize them. Leave "
-                f"encoder_image_size out, and use sliding-window inference for larger images. ({error})"
-            ) from error
-        raise
-    if isinstance(getattr(net, "blocks", None), nn.Sequential):  # EfficientNets keep the stages after the last feature
-        net.blocks = net.blocks[: net.feature_info.get_dicts()[-1]["stage"]]
-    for path, module in net.named_modules():
-        # rounds down where the shortcut beside it rounds up: odd sizes would fail
-        if path.endswith(".aa") and isinstance(module, nn.AvgPool2d):
-            module.ceil_mode, module.count_include_pad = True, False
-    return net
 
 
 def _build(name: str, choices: list[dict[str, Any]], in_channels: int) -> tuple[dict[str, Any], Any]:
@@ -207,12 +125,12 @@ def _build(name: str, choices: list[dict[str, Any]], in_channels: int) -> tuple[
     for options in others:
         try:
             with torch.device("meta"):
-                return options, build(name, in_channels, options).eval()
+                return options, build_backbone(name, in_channels, options).eval()
         except Exception:  # timm refuses arguments by whatever comes first
             continue
     try:
         with torch.device("meta"):
-            return last, build(name, in_channels, last).eval()
+            return last, build_backbone(name, in_channels, last).eval()
     except Exception as error:
         raise ValueError(f"timm {timm.__version__} does not build '{name}' with {last}: {error!r}") from error
 

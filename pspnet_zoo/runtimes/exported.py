@@ -43,6 +43,8 @@ class Exported:
     """Versions of the packages that made the file, by name."""
     check: dict[str, Any]
     """Result of the comparison with the network before the file was kept."""
+    beside_sha256: str | None = None
+    """sha256 of the file beside this one that has the weights; None where there is none."""
 
     def to_json(self) -> str:
         """The metadata as a JSON object, with the version of this format."""
@@ -81,6 +83,8 @@ class ExportedRuntime:
     dtype = torch.float32
 
     def __init__(self, path: Path, spec: Exported, run: Callable[[Any], Any]) -> None:
+        if spec.beside_sha256 is not None and spec.beside_sha256 != beside_digest(path):
+            raise WeightsError(f"The weights beside '{path}' are damaged or of another file. Copy both again, or export them again")
         self.path = path
         self.spec = spec
         self.labels: Labels | None = spec.labels
@@ -136,6 +140,12 @@ def check_as_exported(path: Path, spec: Exported, precision: str | None, compile
         )
     if compile:
         raise ValueError(f"compile is for PyTorch, and '{path}' runs as it was exported; leave compile out")
+
+
+def beside_digest(path: Path) -> str | None:
+    """sha256 of the file with the weights beside an exported one; None where there is none."""
+    _, *beside = files_of(path)
+    return file_digest(beside[0], "sha256") if beside else None
 
 
 def foreign(path: Path) -> WeightsError:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -214,8 +215,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     What `is_stream` is written to instead.
     """
     if is_stream(path):
-        with path.open("ab") as file:
-            file.write(data)
+        _write_to_stream(path, data)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -237,14 +237,34 @@ def is_stream(path: Path) -> bool:
 
     Such a path is there to be written to: a file that takes its place would break whatever else uses it.
     """
-    for _ in range(40):  # as many links as Linux follows
-        folder = os.path.realpath(path.parent)
-        if folder == "/dev" or folder.startswith("/proc/"):
-            return path.exists()
-        if not path.is_symlink():
+    path = _followed(path)
+    return path.exists() and (_is_in_dev_or_proc(path) or not (path.is_file() or path.is_dir()))
+
+
+def _write_to_stream(path: Path, data: bytes) -> None:
+    path = _followed(path)
+    if path.parent == Path(f"/proc/{os.getpid()}/fd") and path.name.isdigit():
+        sys.stdout.flush()
+        # opened anew, a file would be written from its start, over what is there
+        with os.fdopen(os.dup(int(path.name)), "wb") as file:
+            file.write(data)
+    else:
+        with path.open("ab") as file:
+            file.write(data)
+
+
+def _followed(path: Path) -> Path:
+    """Where the links of a path lead to, but for those of /dev and /proc, which lead to what is open."""
+    for _ in range(40):  # as many as Linux follows
+        path = Path(os.path.realpath(path.parent), path.name)
+        if str(path.parent).startswith("/proc/") or not path.is_symlink():
             break
-        path = Path(folder, os.readlink(path))
-    return path.exists() and not path.is_file() and not path.is_dir()
+        path = path.parent / os.readlink(path)
+    return path
+
+
+def _is_in_dev_or_proc(path: Path) -> bool:
+    return str(path.parent) == "/dev" or str(path.parent).startswith("/proc/")
 
 
 def refuse_stream(path: Path) -> None:

@@ -36,4 +36,4 @@ def test_it_says_what_to_install(run, camvid, model, tmp_path, monkeypatch, modu
     code, out, err = run(*[argument.format(camvid=camvid, model=model) for argument in arguments])
     line = err.splitlines()[-1]
     assert code == 2 and not out and "Traceback" not in err
-    assert f" needs {module}" in line and line.endswith(f"pip install 'pspnet-zoo[{extra}]', or '.[{extra}]' in a clone")
+    assert f" needs {module}" in line and line.endswith(f"pip install -e '.[{extra}]'")

@@ -6,14 +6,15 @@ import torch
 from torch import nn
 
 from pspnet_zoo import PSPNet, WeightsError
-from pspnet_zoo.models.encoder import Encoder, list_backbones
+from pspnet_zoo.models.backbone import list_backbones
+from pspnet_zoo.models.encoder import build_encoder
 
 SMALL = ["resnet18", "resnet10t", "tf_efficientnet_lite0", "mobilenetv2_035", "test_efficientnet"]
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_features_are_the_input_and_one_map_a_stage_at_bounded_stride(name):
-    encoder = Encoder(name).eval()
+    encoder = build_encoder(name).eval()
     x = torch.randn(1, 3, 65, 97)
     features = encoder(x)
     assert features[0] is x
@@ -25,7 +26,7 @@ def test_features_are_the_input_and_one_map_a_stage_at_bounded_stride(name):
 @pytest.mark.parametrize("depth", [3, 4, 5])
 @pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0"])
 def test_every_parameter_of_every_depth_gets_a_gradient(name, depth):
-    encoder = Encoder(name, depth=depth)
+    encoder = build_encoder(name, depth=depth)
     encoder(torch.randn(2, 3, 64, 64))[-1].sum().backward()
     assert len(encoder.out_channels) == depth + 1
     assert not [n for n, p in encoder.named_parameters() if p.grad is None]
@@ -34,19 +35,19 @@ def test_every_parameter_of_every_depth_gets_a_gradient(name, depth):
 @pytest.mark.parametrize("name", SMALL)
 def test_state_dict_keys_are_timms(name):
     theirs = timm.create_model(name, features_only=True).state_dict()
-    ours = Encoder(name).model.state_dict()
+    ours = build_encoder(name).model.state_dict()
     assert list(ours) == list(theirs)
 
 
 @pytest.mark.parametrize("in_channels", [1, 4])
 def test_other_input_channels_get_a_first_convolution_and_normalisation(in_channels):
-    encoder = Encoder("resnet18", in_channels=in_channels)
+    encoder = build_encoder("resnet18", in_channels=in_channels)
     assert encoder(torch.randn(1, in_channels, 32, 32))[-1].shape == (1, 512, 4, 4)
     assert len(encoder.mean) == len(encoder.std) == in_channels
 
 
 def test_average_pooled_anti_aliasing_takes_odd_sizes():
-    assert Encoder("resnetaa34d").eval()(torch.randn(1, 3, 71, 83))[-1].shape[-2:] == (9, 11)
+    assert build_encoder("resnetaa34d").eval()(torch.randn(1, 3, 71, 83))[-1].shape[-2:] == (9, 11)
 
 
 @pytest.mark.parametrize(
@@ -62,12 +63,12 @@ def test_average_pooled_anti_aliasing_takes_odd_sizes():
 )
 def test_a_model_that_cannot_be_had_is_named_with_the_reason(name, weights, message):
     with pytest.raises(ValueError, match=message):
-        Encoder(name, weights)
+        build_encoder(name, weights)
 
 
 def test_a_tag_in_the_name_chooses_what_the_weights_expect():
     with torch.device("meta"):
-        assert Encoder("tf_efficientnet_b0.ap_in1k").mean == (0.5, 0.5, 0.5) != Encoder("tf_efficientnet_b0").mean
+        assert build_encoder("tf_efficientnet_b0.ap_in1k").mean == (0.5, 0.5, 0.5) != build_encoder("tf_efficientnet_b0").mean
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_a_tag_in_the_name_chooses_what_the_weights_expect():
     ],
 )
 def test_an_encoder_says_how_its_strides_are_bounded(name, mechanism, native, strides):
-    encoder = Encoder(name)
+    encoder = build_encoder(name)
     assert (encoder.mechanism, encoder.native_strides, encoder.strides) == (mechanism, native, strides)
 
 
@@ -107,7 +108,7 @@ def test_backbones_are_timms_models():
 )
 def test_an_argument_outside_its_range_is_quoted(options, message):
     with pytest.raises(ValueError, match=message):
-        Encoder("resnet18", **options)
+        build_encoder("resnet18", **options)
 
 
 def test_without_the_network_weights_are_refused_at_once(monkeypatch, tmp_path):
@@ -121,11 +122,11 @@ def test_without_the_network_weights_are_refused_at_once(monkeypatch, tmp_path):
     huggingface_hub.close_session()
     message = r"'resnet18' are not in the cache.*fetch model\.safetensors of .* timm/resnet18\.a1_in1k .*as encoder_weights"
     with pytest.raises(WeightsError, match=message):
-        Encoder("resnet18", True)
+        build_encoder("resnet18", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     huggingface_hub.close_session()
     with pytest.raises(WeightsError, match=message):
-        Encoder("resnet18", True)
+        build_encoder("resnet18", True)
     huggingface_hub.close_session()
 
 
@@ -135,17 +136,17 @@ def test_encoder_weights_come_from_a_safetensors_file(tmp_path):
     state = timm.create_model("resnet18").state_dict()
     path = str(tmp_path / "resnet18.safetensors")
     save_file(state, path)
-    encoder = Encoder("resnet18", path)
+    encoder = build_encoder("resnet18", path)
     torch.testing.assert_close(encoder.model.conv1.weight, state["conv1.weight"], rtol=0, atol=0)
     with pytest.raises(FileNotFoundError, match="No encoder weights at '.*nowhere.safetensors'"):
-        Encoder("resnet18", str(tmp_path / "nowhere.safetensors"))
+        build_encoder("resnet18", str(tmp_path / "nowhere.safetensors"))
 
 
 @pytest.mark.parametrize(("name", "depth"), [("tf_efficientnet_lite0", 3), ("tf_efficientnet_lite0", 4), ("resnet18", 5)])
 @pytest.mark.parametrize("size", [(480, 356), (449, 513)])
 def test_offset_is_the_pixel_that_the_first_cell_is_centred_on(name, depth, size):
     """With equal positive weights and no activation, what a cell sees is symmetric about its centre."""
-    encoder = Encoder(name, depth=depth).eval().double()
+    encoder = build_encoder(name, depth=depth).eval().double()
     for path, module in list(encoder.named_modules()):
         if isinstance(module, nn.Conv2d):
             nn.init.constant_(module.weight, 1 / module.weight[0].numel())
@@ -166,7 +167,7 @@ def test_offset_is_the_pixel_that_the_first_cell_is_centred_on(name, depth, size
 
 def test_stem_width_gives_a_deep_stem():
     with torch.device("meta"):
-        state = Encoder("resnet18", stem_width=32).model.state_dict()
+        state = build_encoder("resnet18", stem_width=32).model.state_dict()
     assert [tuple(state[f"conv1.{i}.weight"].shape) for i in (0, 3, 6)] == [(32, 3, 3, 3), (32, 32, 3, 3), (64, 32, 3, 3)]
 
 
@@ -184,7 +185,7 @@ def test_stem_width_gives_a_deep_stem():
 )
 def test_arguments_that_contradict_each_other_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        Encoder(**arguments)
+        build_encoder(**arguments)
 
 
 def test_auxiliary_head_reads_the_module_it_is_given():

@@ -8,7 +8,7 @@ import torch
 from timm.models import is_model_in_modules
 
 from pspnet_zoo import PSPNet
-from pspnet_zoo.models.encoder import CONVOLUTIONAL
+from pspnet_zoo.models.backbone import CONVOLUTIONAL
 
 # fmt: off
 RESIZED = [

@@ -7,8 +7,9 @@ from safetensors.torch import save_file
 from timm.layers import Format
 
 from pspnet_zoo import PSPNet
-from pspnet_zoo.models.encoder import Encoder
-from pspnet_zoo.models.resized import Fit, measure
+from pspnet_zoo.models.backbone import InputPadding
+from pspnet_zoo.models.encoder import build_encoder
+from pspnet_zoo.models.resized import FeatureResizing, Measured, measure
 
 NEWER = pytest.mark.skipif(
     not timm.is_model("test_vit_relpos"),
@@ -16,7 +17,7 @@ NEWER = pytest.mark.skipif(
 )
 
 
-def fit_of(name: str, **options) -> Fit:
+def measured(name: str, **options) -> Measured:
     return measure(name, **{"in_channels": 3, "depth": 5, "output_stride": 8, "image_size": None, "read": 2, **options})
 
 
@@ -35,22 +36,22 @@ def fit_of(name: str, **options) -> Fit:
     ],
 )
 def test_sizes_that_a_model_takes_are_measured(name, native, multiple, size):
-    fit = fit_of(name)
-    assert (fit.native_strides, fit.multiple, fit.size) == (native, multiple, size)
+    found = measured(name)
+    assert (found.resizing.native_strides, found.padding.multiple, found.padding.size) == (native, multiple, size)
 
 
 def test_a_plain_transformer_gives_its_last_block_and_one_at_two_thirds():
-    assert fit_of("test_vit").options["out_indices"] == (3, 5)
+    assert measured("test_vit").options["out_indices"] == (3, 5)
 
 
 @pytest.mark.parametrize(("output_stride", "strides"), [(8, (4, 8, 8, 8)), (16, (4, 8, 16, 16)), (32, (4, 8, 16, 32))])
 def test_strides_beyond_the_output_stride_are_resized(output_stride, strides):
-    assert fit_of("pvt_v2_b0", output_stride=output_stride).strides == strides
+    assert measured("pvt_v2_b0", output_stride=output_stride).resizing.strides == strides
 
 
 @pytest.mark.parametrize(("depth", "native"), [(5, (4, 8, 16, 32)), (4, (4, 8, 16)), (3, (4, 8))])
 def test_depth_leaves_out_the_last_stages(depth, native):
-    assert fit_of("pvt_v2_b0", depth=depth).native_strides == native
+    assert measured("pvt_v2_b0", depth=depth).resizing.native_strides == native
 
 
 @pytest.mark.parametrize(
@@ -64,11 +65,11 @@ def test_depth_leaves_out_the_last_stages(depth, native):
 )
 def test_what_cannot_be_built_is_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
-        fit_of(name, **options)
+        measured(name, **options)
 
 
 def test_maps_are_those_of_timm_resized_and_cropped():
-    encoder = Encoder("pvt_v2_b0").eval()
+    encoder = build_encoder("pvt_v2_b0").eval()
     x = torch.randn(1, 3, 97, 129)
     with torch.no_grad():
         theirs = encoder.model(torch.nn.functional.pad(x, (0, 31, 0, 31)))
@@ -81,21 +82,21 @@ def test_maps_are_those_of_timm_resized_and_cropped():
 
 
 def test_channels_last_maps_are_permuted():
-    fit = fit_of("swin_tiny_patch4_window7_224")
-    assert fit.layout == Format.NHWC and fit.channels == (96, 192, 384, 768)
-    encoder = Encoder("test_mambaout").eval()
+    found = measured("swin_tiny_patch4_window7_224")
+    assert found.resizing.layout == Format.NHWC and found.channels == (96, 192, 384, 768)
+    encoder = build_encoder("test_mambaout").eval()
     assert encoder(torch.randn(1, 3, 33, 65))[-1].shape == (1, encoder.out_channels[-1], 5, 9)
 
 
 def test_sequences_become_maps_where_timm_cannot_tell_the_sides():
-    fit = Fit((16, 16), (8, 8), layout=Format.NLC)
-    x = torch.arange(6.0).view(1, 6, 1)
-    assert fit.as_map(x, 16, torch.empty(1, 3, 32, 48))[0, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
+    resizing = FeatureResizing((16,), (16,), Format.NLC)
+    [found] = resizing([torch.arange(6.0).view(1, 6, 1)], torch.empty(1, 3, 32, 48))
+    assert found[0, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 @NEWER
 def test_a_larger_image_than_the_model_knows_is_refused():
-    encoder = Encoder("test_vit_relpos").eval()
+    encoder = build_encoder("test_vit_relpos").eval()
     assert encoder.image_size == (160, 160)
     assert encoder(torch.randn(1, 3, 97, 160))[-1].shape[-2:] == (13, 20)
     with pytest.raises(ValueError, match="up to 160x160 pixels, not 160x161. Use sliding-window"):
@@ -106,16 +107,16 @@ def test_a_larger_image_than_the_model_knows_is_refused():
 def test_image_size_builds_for_larger_images_and_weights_follow(tmp_path):
     path = str(tmp_path / "vit.safetensors")
     save_file(timm.create_model("test_vit_relpos", num_classes=0).state_dict(), path)
-    encoder = Encoder("test_vit_relpos", path, image_size=(192, 256)).eval()
+    encoder = build_encoder("test_vit_relpos", path, image_size=(192, 256)).eval()
     assert encoder(torch.randn(1, 3, 190, 256))[-1].shape[-2:] == (24, 32)
 
 
 def test_weights_that_cannot_follow_are_refused(tmp_path):
     path = str(tmp_path / "pit.safetensors")
     save_file(timm.create_model("pit_ti_224", num_classes=0).state_dict(), path)
-    assert Encoder("pit_ti_224", path).image_size == (224, 224)
+    assert build_encoder("pit_ti_224", path).image_size == (224, 224)
     with pytest.raises(ValueError, match="do not load for images of \\(256, 256\\).*sliding-window"):
-        Encoder("pit_ti_224", path, image_size=256)
+        build_encoder("pit_ti_224", path, image_size=256)
 
 
 @NEWER
@@ -137,7 +138,7 @@ def test_every_parameter_gets_a_gradient_where_timm_keeps_unread_branches(name, 
 
 @pytest.mark.parametrize(("multiple", "minimum"), [(8, 1), (32, 32), (64, 128)])
 def test_padding_in_programs_is_the_same(multiple, minimum):
-    fit = Fit(native_strides=(8,), strides=(8,), multiple=multiple, minimum=minimum)
+    pad = InputPadding(multiple, minimum)
     for height, width in ((1, 7), (32, 65), (128, 200)):
         x = torch.randn(2, 3, height, width)
-        assert torch.equal(fit._pad_any(fit._pad_any(x, -2), -1), fit.pad(x))
+        assert torch.equal(pad._pad_any(pad._pad_any(x, -2), -1), pad(x))

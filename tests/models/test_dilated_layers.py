@@ -9,7 +9,7 @@ from timm.layers.padding import get_same_padding
 from timm.layers.pool2d_same import MaxPool2dSame
 from torch import nn
 
-from pspnet_zoo.models.dense import Window, _same_padding, dilated_equivalent
+from pspnet_zoo.models.dilated_layers import Taps, _same_padding, dilated_equivalent
 
 SIZES = st.tuples(st.integers(5, 24), st.integers(5, 24))
 STRIDES = RATES = st.integers(1, 4)
@@ -36,7 +36,7 @@ def check(operation: nn.Module, rate: int, size: tuple[int, int]) -> None:
     x[..., ::rate, ::rate] = sparse
     operation = operation.double()
     expected = operation(sparse)
-    step = rate * Window.of(operation).stride[0]
+    step = rate * Taps.of(operation).stride[0]
     dense = dilated_equivalent("it", operation, rate, "atrous")(x)[..., ::step, ::step]
     assert dense.shape[-2] >= expected.shape[-2] and dense.shape[-1] >= expected.shape[-1]
     torch.testing.assert_close(dense[..., : expected.shape[-2], : expected.shape[-1]], expected)

@@ -16,7 +16,7 @@ CONVOLUTIONS = (nn.Conv2d, CondConv2d)
 
 
 @dataclass(frozen=True)
-class Window:
+class Taps:
     """Where an operation on a sparse map takes its values from; every pair is (rows, columns)."""
 
     kernel: tuple[int, int]
@@ -28,7 +28,7 @@ class Window:
     """Whether a last window that is partly outside the map counts (`ceil_mode`)."""
 
     @classmethod
-    def of(cls, operation: Any) -> "Window":
+    def of(cls, operation: Any) -> "Taps":
         """The window of a convolution, pool or blur."""
         if isinstance(operation, BlurPool2d):
             kernel, padding = operation.filt_size, operation.padding[0]
@@ -109,7 +109,7 @@ def dilated_equivalent(name: str, operation: Any, rate: int, policy: Dilation) -
 
 
 def _dense_convolution(operation: Any, rate: int, policy: Dilation) -> nn.Module:
-    window = Window.of(operation)
+    window = Taps.of(operation)
     if policy in ("uniform", "first_blocks") and operation.kernel_size[0] > 1:
         rate, window = rate * operation.stride[0], replace(window, stride=(1, 1))
     if policy != "strided":
@@ -152,7 +152,7 @@ def _plain_twin(operation: Any) -> nn.Conv2d:
 class _Padding:
     """Pads the input of a convolution that cannot do it by itself."""
 
-    def __init__(self, window: Window, rate: int) -> None:
+    def __init__(self, window: Taps, rate: int) -> None:
         self.window, self.rate = window, rate
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -165,7 +165,7 @@ class _DenseAveragePool(nn.Module):
 
     def __init__(self, pool: nn.AvgPool2d, rate: int) -> None:
         super().__init__()
-        self.window = Window.of(pool)
+        self.window = Taps.of(pool)
         self.counts_padding = self.window.padding is None or (pool.count_include_pad and any(self.window.padding))
         self.rate = rate
 
@@ -187,7 +187,7 @@ class _DenseMaxPool(nn.Module):
 
     def __init__(self, pool: nn.MaxPool2d, rate: int) -> None:
         super().__init__()
-        self.window = Window.of(pool)
+        self.window = Taps.of(pool)
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,254 @@
+"""timm models as feature extractors: which there are, with which weights, and what input they take."""
+
+import difflib
+import fnmatch
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import timm
+import torch
+from timm.models import is_model_in_modules
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..storage.errors import WeightsError
+from ..storage.hub import is_cached_or_reachable
+
+Mechanism = Literal["dilated", "resized"]
+"""How later strides are bounded: "dilated" evaluates the network densely, see `pspnet_zoo.models.dilated`; "resized" takes the maps
+that timm gives and resizes them, see `pspnet_zoo.models.resized`."""
+
+# fmt: off
+CONVOLUTIONAL = (
+    "byobnet", "convnext", "cspnet", "cspnext", "densenet", "dla", "dpn", "efficientnet", "fasternet", "ghostnet", "hardcorenas",
+    "hgnet", "inception_next", "inception_resnet_v2", "inception_v4", "lcnetv2", "mambaout", "mobilenetv3", "nfnet", "rdnet",
+    "regnet", "repghost", "repvit", "res2net", "resnest", "resnet", "resnetv2", "rexnet", "selecsls", "senet", "sknet", "starnet",
+    "tresnet", "vgg", "vovnet", "xception", "xception_aligned",
+)
+# fmt: on
+"""timm modules whose models convolve, pool and gate, and nothing else: these are dilated. Any other is resized, and so is what a
+later timm brings."""
+
+_SPATIAL_GATES = ("bat_", "mobilenetv4_hybrid", "ghostnetv2", "ghostnetv3")
+"""Lines of models inside those modules with attention over the map, or gates on a halved map, which dilation would change."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A timm model and its weights, before it is built."""
+
+    name: str
+    """timm's name, without a tag."""
+    tag: str
+    """timm's tag of the weights; "" for its default."""
+    pretrained: bool
+    file: str | None
+    """A .safetensors file with timm's keys, in place of the tag's weights."""
+    in_channels: int
+    drop_path_rate: float = 0.0
+
+    @property
+    def tagged_name(self) -> str:
+        """timm's name with the tag, if there is one."""
+        return f"{self.name}.{self.tag}" if self.tag else self.name
+
+    def build(self, options: dict[str, Any]) -> Any:
+        """timm's feature extractor with its weights; see `build_backbone`."""
+        if self.pretrained and self.file is None:
+            _check_available(self.tagged_name)
+        if self.drop_path_rate:
+            options = {**options, "drop_path_rate": self.drop_path_rate}
+        return build_backbone(self.tagged_name, self.in_channels, options, self.pretrained, self.file)
+
+
+def find_backbone(name: str, weights: str | bool | None, *, in_channels: int, drop_path_rate: float = 0.0) -> Backbone:
+    """The timm model of a name, and where its weights are; nothing is built or downloaded.
+
+    Args:
+        name: A timm model, with or without a tag; smp's prefix "tu-" is accepted.
+        weights: None, False, True, "imagenet", a timm tag or the path of a .safetensors file.
+        in_channels: Channels of its input.
+        drop_path_rate: Rate of stochastic depth, 0 to 1.
+
+    Raises:
+        ValueError: If timm has no such model, or no such weights.
+        FileNotFoundError: If there is no such file.
+    """
+    bare, tag = timm_name(name)
+    file, tag = _source(bare, tag, weights)
+    return Backbone(bare, tag, bool(weights), file, in_channels, drop_path_rate)
+
+
+@dataclass(frozen=True)
+class InputPadding:
+    """Sizes of image that a model takes; others are padded to them."""
+
+    multiple: int = 1
+    """Divisor of the sides of the model's input, in pixels."""
+    minimum: int = 1
+    """Smallest side of the model's input, in pixels."""
+    size: tuple[int, int] | None = None
+    """Height and width of the only input that the model takes; None for any."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) with zeros below and on the right, to a size that the model takes.
+
+        Raises:
+            ValueError: If the model takes one size only, and x is larger.
+        """
+        if self.size is None and self.multiple == self.minimum == 1:
+            return x
+        if self.size is None and torch.compiler.is_compiling():
+            return self._pad_any(self._pad_any(x, -2), -1)
+        height, width = x.shape[-2:]
+        if self.size is None:
+            bottom, right = (max(units(side, self.multiple) * self.multiple, self.minimum) - side for side in (height, width))
+        elif height <= self.size[0] and width <= self.size[1]:
+            bottom, right = self.size[0] - height, self.size[1] - width
+        else:
+            raise ValueError(
+                f"The encoder takes images of up to {self.size[0]}x{self.size[1]} pixels, not {height}x{width}. Use "
+                "sliding-window inference with crops of that size, or build the network for larger images by encoder_image_size"
+            )
+        return F.pad(x, (0, right, 0, bottom))
+
+    def _pad_any(self, x: Tensor, dim: int) -> Tensor:
+        """Pad one side in operations that are the same for every size, where F.pad would be left out at some."""
+        side = x.shape[dim]
+        size = units(side, self.multiple) * self.multiple
+        if self.minimum > self.multiple:
+            size = torch.sym_max(size, self.minimum)
+        position = torch.arange(size, device=x.device)
+        inside = (position < side).to(x.dtype)
+        return x.index_select(dim, position.clamp(max=side - 1)) * (inside[:, None] if dim == -2 else inside)
+
+
+def units(side: int, unit: int) -> int:
+    """Number of units that cover a side. Not -(-side // unit): ONNX rounds quotients of negative numbers the other way."""
+    return (side + unit - 1) // unit
+
+
+def mechanism_of(name: str) -> Mechanism:
+    """How the strides of a timm model, without a tag, are bounded; nothing is built for it."""
+    convolutional = is_model_in_modules(name, CONVOLUTIONAL) and not name.startswith(_SPATIAL_GATES)
+    return "dilated" if convolutional else "resized"
+
+
+def list_backbones(pattern: str = "*", mechanism: Mechanism | None = None) -> list[str]:
+    """Names of timm models, each an encoder, in timm's order.
+
+    Args:
+        pattern: With shell wildcards, such as "*convnext*".
+        mechanism: Only those whose strides are bounded in this way.
+
+    Raises:
+        ValueError: If there is no such mechanism.
+    """
+    if mechanism not in (None, *get_args(Mechanism)):
+        raise ValueError(f"mechanism is {mechanism!r}; it can be None, {', '.join(map(repr, get_args(Mechanism)))}")
+    names = fnmatch.filter(timm.list_models(), pattern)
+    return [name for name in names if mechanism in (None, mechanism_of(name))]
+
+
+def timm_name(name: str) -> tuple[str, str]:
+    """The timm name without smp's "tu-", and its tag or "", both checked against timm's lists.
+
+    Raises:
+        ValueError: If timm has no such model (with the closest names), or no such tag (with those that there are).
+    """
+    bare, _, tag = name.removeprefix("tu-").partition(".")
+    if not timm.is_model(bare):
+        close = difflib.get_close_matches(bare, timm.list_models(), n=3)
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise ValueError(f"timm {timm.__version__} has no model '{bare}'.{hint} See pspnet_zoo.list_backbones()")
+    if tag:
+        _check_tag(bare, tag)
+    return bare, tag
+
+
+def _tags(name: str) -> list[str]:
+    return [tagged.partition(".")[2] for tagged in timm.list_pretrained(f"{name}.*")]
+
+
+def _check_tag(name: str, tag: str) -> None:
+    if tag not in (tags := _tags(name)):
+        raise ValueError(f"timm {timm.__version__} has no weights '{tag}' of '{name}'. Tags: {', '.join(tags) or 'none'}")
+
+
+def build_backbone(
+    name: str, in_channels: int, options: dict[str, Any], pretrained: bool = False, file: str | None = None
+) -> nn.Module:
+    """timm's feature extractor, without stages that no feature depends on.
+
+    Args:
+        name: Of a timm model, with or without a tag.
+        in_channels: Channels of its input.
+        options: More arguments of `timm.create_model`.
+        pretrained: Whether to load weights: of the file, else those of the tag.
+        file: A .safetensors file with timm's keys.
+
+    Raises:
+        ValueError: If the weights do not load for the size of image in `options`.
+    """
+    try:
+        net: Any = timm.create_model(
+            name,
+            pretrained=pretrained,
+            pretrained_cfg_overlay={"file": file} if file else None,
+            features_only=True,
+            in_chans=in_channels,
+            **options,
+        )
+    except TypeError as error:
+        if "drop_path_rate" in options and "drop_path_rate" in str(error):
+            raise ValueError(f"'{name}' has no stochastic depth in timm; leave out drop_path_rate") from None
+        raise
+    except (RuntimeError, AssertionError) as error:
+        if pretrained and "img_size" in options:
+            raise ValueError(
+                f"The weights of '{name}' do not load for images of {options['img_size']}: timm cannot resize them. Leave "
+                f"encoder_image_size out, and use sliding-window inference for larger images. ({error})"
+            ) from error
+        raise
+    if isinstance(getattr(net, "blocks", None), nn.Sequential):  # EfficientNets keep the stages after the last feature
+        net.blocks = net.blocks[: net.feature_info.get_dicts()[-1]["stage"]]
+    for path, module in net.named_modules():
+        # rounds down where the shortcut beside it rounds up: odd sizes would fail
+        if path.endswith(".aa") and isinstance(module, nn.AvgPool2d):
+            module.ceil_mode, module.count_include_pad = True, False
+    return net
+
+
+def _check_available(name: str) -> None:
+    """Answer at once, and with the way on, where timm would ask an unreachable Hub for a minute.
+
+    Raises:
+        WeightsError: If the weights are neither in the Hub's cache nor to be had.
+    """
+    config: Any = timm.get_pretrained_cfg(name)
+    if not config.hf_hub_id:
+        return
+    files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    if not is_cached_or_reachable(config.hf_hub_id, files):
+        raise WeightsError(
+            f"timm's weights of '{name}' are not in the cache, and the Hub is not reached. Without the network: fetch {files[0]} "
+            f"of the Hub's repository {config.hf_hub_id} elsewhere, and give its path as encoder_weights"
+        )
+
+
+def _source(name: str, tag: str, weights: str | bool | None) -> tuple[str | None, str]:
+    """The file that weights are in, or None; and the tag that timm is to be asked for, "" for its default."""
+    if not isinstance(weights, str) or weights == "imagenet":
+        if weights and not tag and not _tags(name):
+            raise ValueError(
+                f"timm {timm.__version__} has no weights of '{name}'. Tags: none. Leave encoder_weights out, "
+                "or see timm.list_pretrained() for models that have some"
+            )
+        return None, tag
+    if weights.endswith(".safetensors"):
+        if not Path(weights).is_file():
+            raise FileNotFoundError(f"No encoder weights at '{weights}'")
+        return weights, tag
+    _check_tag(name, weights)
+    return None, weights
