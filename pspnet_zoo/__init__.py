@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .storage.errors import WeightsError as WeightsError
     from .training.train import train as train
     from .upstream.convert import convert as convert
-    from .zoo.registry import find as find
+    from .zoo.registry import find_checkpoint as find_checkpoint
     from .zoo.registry import list_models as list_models
 
     from_pretrained = PSPNet.from_pretrained
@@ -38,7 +38,7 @@ _HOMES = {
     "create": "factory",
     "evaluate": "evaluation.evaluate",
     "export": "deployment.export",
-    "find": "zoo.registry",
+    "find_checkpoint": "zoo.registry",
     "from_pretrained": "models.pspnet:PSPNet",
     "list_backbones": "models.backbone",
     "list_models": "zoo.registry",

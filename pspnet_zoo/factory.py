@@ -13,7 +13,7 @@ from .storage import hub
 from .storage.download import Progress
 from .upstream.cache import cached
 from .zoo.entries import Checkpoint
-from .zoo.registry import BUNDLED, find
+from .zoo.registry import BUNDLED, find_checkpoint
 
 DEFAULT_CLASSES = 19  # Cityscapes, the paper's main dataset
 
@@ -51,7 +51,7 @@ def create(
     """
     if unknown := options.keys() - signature(PSPNet).parameters.keys():
         raise TypeError(f"create() has no argument {', '.join(map(_with_hint, sorted(unknown)))}")
-    named = find(name, pretrained if isinstance(pretrained, str) else None) if pretrained else parse_name(name)
+    named = find_checkpoint(name, pretrained if isinstance(pretrained, str) else None) if pretrained else parse_name(name)
     if isinstance(named, Architecture):
         return PSPNet(
             named.encoder,

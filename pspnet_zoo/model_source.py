@@ -18,7 +18,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from .zoo.registry import Checkpoint, find, is_checkpoint, parse_architecture
+from .zoo.registry import Checkpoint, find_checkpoint, is_checkpoint, parse_architecture
 
 Format = Literal["onnx", "openvino", "program"]
 
@@ -105,7 +105,7 @@ def parse_weights(source: str | PathLike[str]) -> ExportedFile | Folder | Reposi
         FileNotFoundError: If it is a path that does not exist.
     """
     found = parse(source)
-    return find(found.name) if isinstance(found, Architecture) else found
+    return find_checkpoint(found.name) if isinstance(found, Architecture) else found
 
 
 def parse_name(name: str) -> Checkpoint | Architecture:
@@ -114,7 +114,7 @@ def parse_name(name: str) -> Checkpoint | Architecture:
     Raises:
         ValueError: If the zoo does not know it; the message has the closest names.
     """
-    return find(name) if is_checkpoint(name) else Architecture(name, *parse_architecture(name))
+    return find_checkpoint(name) if is_checkpoint(name) else Architecture(name, *parse_architecture(name))
 
 
 def format_of(path: str | PathLike[str]) -> Format | None:

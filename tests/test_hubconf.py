@@ -13,7 +13,7 @@ import torch
 
 import pspnet_zoo
 from pspnet_zoo import PSPNet
-from pspnet_zoo.zoo.registry import BUNDLED, CHECKPOINTS, find
+from pspnet_zoo.zoo.registry import BUNDLED, CHECKPOINTS, find_checkpoint
 
 ROOT = Path(pspnet_zoo.__file__).parent.parent
 WEIGHTS = BUNDLED / "pspnet_lite0.camvid" / "model.safetensors"
@@ -70,7 +70,7 @@ def test_help_names_tags_that_exist_and_the_default_first(hubconf):
     for name in set(entries(hubconf)) - {"pspnet", "pspnet_lite0"}:
         help = getattr(hubconf, name).__doc__
         tags = help.partition("such as ")[2].partition(";")[0].replace('"', "").split(" or ")
-        assert [find(name, tag).tag for tag in tags] == tags and find(name).tag == tags[0]
+        assert [find_checkpoint(name, tag).tag for tag in tags] == tags and find_checkpoint(name).tag == tags[0]
 
 
 def test_dependencies_are_what_creating_and_predicting_imports(hubconf):

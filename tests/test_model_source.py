@@ -10,7 +10,7 @@ import pytest
 
 import pspnet_zoo
 from pspnet_zoo.model_source import Architecture, ExportedFile, Folder, Repository, parse, parse_name, parse_weights
-from pspnet_zoo.zoo.registry import find
+from pspnet_zoo.zoo.registry import find_checkpoint
 
 ROOT = Path(pspnet_zoo.__file__).parent
 
@@ -69,9 +69,9 @@ def test_another_file_is_refused_with_the_way_on(here):
 
 
 def test_a_name_is_a_checkpoint_or_an_architecture(here):
-    entry = find("pspnet_lite0.camvid")
+    entry = find_checkpoint("pspnet_lite0.camvid")
     assert parse("pspnet_lite0.camvid") == entry
-    assert parse("semseg_pspnet50_ade20k") == find("pspnet_r50s.semseg_ade20k") == parse_name("semseg_pspnet50_ade20k")
+    assert parse("semseg_pspnet50_ade20k") == find_checkpoint("pspnet_r50s.semseg_ade20k") == parse_name("semseg_pspnet50_ade20k")
     assert parse("pspnet_lite0") == Architecture(
         "pspnet_lite0", "tf_efficientnet_lite0", {"psp_out_channels": 192, "align_corners": None}
     )

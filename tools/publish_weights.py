@@ -25,7 +25,7 @@ from pspnet_zoo.storage.files import write_atomically
 from pspnet_zoo.storage.publish import push, stage
 from pspnet_zoo.zoo.copies import COPIES
 from pspnet_zoo.zoo.entries import Checkpoint, HubCopy
-from pspnet_zoo.zoo.registry import CHECKPOINTS, find
+from pspnet_zoo.zoo.registry import CHECKPOINTS, find_checkpoint
 
 COPIES_FILE = Path(__file__).parent.parent / "pspnet_zoo" / "zoo" / "copies.py"
 
@@ -47,7 +47,7 @@ def main() -> None:
         if options.command == "list":
             print(json.dumps(unpublished(options.pattern)))
         elif options.command == "publish":
-            print(json.dumps(publish(find(options.name), options.to, options.output)))
+            print(json.dumps(publish(find_checkpoint(options.name), options.to, options.output)))
         else:
             print(f"{pin(options.folder, options.file)} copies are in {options.file}")
     except (WeightsError, ValueError, OSError) as error:
@@ -62,7 +62,7 @@ def unpublished(pattern: str) -> list[str]:
         for row in CHECKPOINTS
         if row.hub is None
         and fnmatch.fnmatch(row.name, pattern)
-        and (row.folder or (row.upstream and row.upstream.urls and not row.upstream.twin))
+        and (row.folder or (row.upstream and row.upstream.urls and not row.upstream.same_weights_as))
     ]
 
 
@@ -113,7 +113,7 @@ def pin(folder: Path, file: Path) -> int:
     for path in sorted(folder.glob("*.json")):
         try:
             fields = json.loads(path.read_bytes())
-            name = find(fields.pop("name")).name
+            name = find_checkpoint(fields.pop("name")).name
             copies[name] = HubCopy(**fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"'{path}' is not what 'publish' wrote: {error!r}") from None

@@ -7,7 +7,7 @@ import sys
 from typing import get_args, get_type_hints
 
 from pspnet_zoo.training.recipes import RECIPES, NamedRecipe, Recipe
-from pspnet_zoo.zoo.registry import find
+from pspnet_zoo.zoo.registry import find_checkpoint
 
 _HEAD = """# Recipes
 
@@ -35,7 +35,7 @@ def _section(name: str, named: NamedRecipe) -> str:
     options = ", ".join(f"`{key}={value!r}`" for key, value in named.network.items())
     lines = [f"Source: {named.source}.", f"Network: `{named.model}`{' with ' + options if options else ''}.", ""]
     for checkpoint in named.checkpoints:
-        for metric in find(checkpoint).metrics:
+        for metric in find_checkpoint(checkpoint).metrics:
             if metric.name == "miou" and not metric.multi_scale and metric.dataset.lower() == named.dataset:
                 lines.append(f"- To expect: `{checkpoint}`, {metric}")
     return f"## {name}\n\n```sh\n{command(name)}\n```\n\n" + "\n".join(lines).rstrip() + "\n\n"

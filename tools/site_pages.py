@@ -123,8 +123,9 @@ def _model(row: Checkpoint) -> str:
 
 
 def _use(row: Checkpoint) -> list[str]:
-    if row.upstream is not None and row.upstream.twin is not None:
-        return [f"This file is not read. [`{row.upstream.twin}`]({row.upstream.twin}.md) has the same weights."]
+    if row.upstream is not None and row.upstream.same_weights_as is not None:
+        other = row.upstream.same_weights_as
+        return [f"This file is not supported. [`{other}`]({other}.md) has the same weights."]
     lines = [f"pspnet-zoo info {row.name}"]
     if row.upstream is not None and not row.upstream.urls:
         lines += [f"pspnet-zoo convert FILE --like {row.name} -o {row.name}  # FILE: fetched by hand from the page above"]

@@ -79,9 +79,9 @@ def _network(model: str, found: ModelSource) -> "PSPNet":
     from ..factory import create, load
 
     if isinstance(found, Checkpoint) and found.upstream is not None:
-        from ..upstream.convert import build
+        from ..upstream.convert import build_network
 
-        network = build(found)
+        network = build_network(found)
         network.labels, network.preprocess = found.labels, found.upstream.preprocess
         return network
     return create(model) if isinstance(found, Architecture) else load(model)

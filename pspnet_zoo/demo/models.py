@@ -68,7 +68,7 @@ class Models:
 def _is_offered(entry: Checkpoint) -> bool:
     """Whether a program can have its weights, and its classes have names."""
     return entry.folder is not None or bool(
-        entry.labels and (entry.hub or (entry.upstream and entry.upstream.urls and not entry.upstream.twin))
+        entry.labels and (entry.hub or (entry.upstream and entry.upstream.urls and not entry.upstream.same_weights_as))
     )
 
 

@@ -18,7 +18,7 @@ EXAMPLE_FILE = "example.jpg"
 LICENSE_FILE = "LICENSE.md"
 
 
-class Network(Protocol):
+class PublishedModel(Protocol):
     """What a card tells of a network."""
 
     config: dict[str, Any]
@@ -49,7 +49,7 @@ _CITATION = """@inproceedings{zhao2017pyramid,
 
 
 def model_card(
-    model: Network, repo: str, *, sha256: str, license: str | None, metrics: Sequence[Metric] = (), has_example: bool = False
+    model: PublishedModel, repo: str, *, sha256: str, license: str | None, metrics: Sequence[Metric] = (), has_example: bool = False
 ) -> str:
     """The text of `README.md`.
 
@@ -114,7 +114,7 @@ def check_card(text: str) -> None:
         raise WeightsError("README.md lacks library_name: pspnet_zoo or pipeline_tag: image-segmentation. Publish it unchanged")
 
 
-def _metadata(model: Network, repo: str, license: str | None, metrics: Sequence[Metric]) -> str:
+def _metadata(model: PublishedModel, repo: str, license: str | None, metrics: Sequence[Metric]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     provenance = model.provenance or {}
@@ -155,7 +155,7 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60]
 
 
-def _usage(model: Network, repo: str) -> str:
+def _usage(model: PublishedModel, repo: str) -> str:
     lines = ["import pspnet_zoo", "", f'net = pspnet_zoo.from_pretrained("{repo}")  # "{repo}@COMMIT" pins it']
     if model.labels:
         lines += ['prediction = pspnet_zoo.Predictor(net)("photo.jpg")', 'prediction.overlay(legend=True).save("overlay.png")']
@@ -176,7 +176,7 @@ def _numbers(metrics: Sequence[Metric]) -> str:
     return "\n\n".join(parts) or "None is published with these weights."
 
 
-def _network(model: Network) -> str:
+def _network(model: PublishedModel) -> str:
     rows = [f"| {key} | {model.config[key]} |" for key in _POLICY]
     p = model.preprocess
     rows.append(f"| input | {p.order}, 0 to {p.range:g}, minus {list(p.mean)}, divided by {list(p.std)} |")
@@ -185,7 +185,7 @@ def _network(model: Network) -> str:
     return "\n".join(["| | |", "|---|---|", *rows]) + "\n\n`net.preprocess` normalises a uint8 RGB image."
 
 
-def _labels(model: Network) -> str:
+def _labels(model: PublishedModel) -> str:
     if not model.labels:
         return "The names of the classes are not known."
     named = zip(model.labels.names, model.labels.colors, strict=True)
@@ -193,7 +193,7 @@ def _labels(model: Network) -> str:
     return "\n".join(["| id | class | colour |", "|---|---|---|", *rows])
 
 
-def _provenance(model: Network, sha256: str) -> str:
+def _provenance(model: PublishedModel, sha256: str) -> str:
     known = {k: v for k, v in (model.provenance or {}).items() if k != "metrics"}
     text = f"`model.safetensors` has the sha256 `{sha256}`."
     return (

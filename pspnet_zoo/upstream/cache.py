@@ -74,7 +74,7 @@ def is_cached(entry: Checkpoint) -> bool:
 
 def _folder(entry: Checkpoint) -> Path:
     # what changes a byte of the folder: another policy for the same name must not find the weights of the old one
-    upstream = entry.upstream and replace(entry.upstream, id="", page="", twin=None)
+    upstream = entry.upstream and replace(entry.upstream, id="", page="", same_weights_as=None)
     fingerprint = hashlib.sha256(repr((upstream, entry.labels)).encode()).hexdigest()[:8]
     return cache_folder() / f"{entry.name}-{fingerprint}"
 
@@ -111,8 +111,8 @@ def _fetch(entry: Checkpoint, source: Upstream, index: int, downloads: Path, pro
 
 
 def _download(entry: Checkpoint, source: Upstream, index: int, path: Path, progress: Progress | None) -> None:
-    if source.twin:
-        raise WeightsError(f"The files of '{entry.name}' are not read; '{source.twin}' has the same weights as a PyTorch file")
+    if source.same_weights_as:
+        raise WeightsError(f"Files of '{entry.name}' are not supported; '{source.same_weights_as}' is the same in PyTorch")
     if not source.urls:
         raise WeightsError(
             f"'{entry.name}' has no address that a program can fetch. Fetch '{path.name}' from {source.page} with a browser, "

@@ -14,7 +14,7 @@ from ..models.pretrained import load_tensors
 from ..models.pspnet import PSPNet
 from ..storage.files import WeightsError, file_digest, matches
 from ..zoo.entries import Checkpoint, Upstream
-from ..zoo.registry import CHECKPOINTS, find, parse_architecture
+from ..zoo.registry import CHECKPOINTS, find_checkpoint, parse_architecture
 from .families.csail import CSAIL
 from .families.mmseg import MMSEG, check_config
 from .families.paddleseg import PADDLESEG
@@ -62,7 +62,7 @@ def convert(path: str | Path, *, like: str | None = None) -> PSPNet:
     files = _files(Path(path))
     if like is None:
         raise WeightsError(_candidates(files))
-    entry = find(like)
+    entry = find_checkpoint(like)
     if entry.upstream is None:
         raise WeightsError(
             f"'{entry.name}' is this project's own; nothing is like it. Load it with pspnet_zoo.create('{entry.name}')"
@@ -72,8 +72,8 @@ def convert(path: str | Path, *, like: str | None = None) -> PSPNet:
 
 def convert_files(files: Sequence[Path], entry: Checkpoint, upstream: Upstream) -> PSPNet:
     """`convert` for files that are already found, in the order of `upstream.files`."""
-    if upstream.twin:
-        raise WeightsError(f"The files of '{entry.name}' are not read; '{upstream.twin}' has the same weights as a PyTorch file")
+    if upstream.same_weights_as:
+        raise WeightsError(f"Files of '{entry.name}' are not supported; '{upstream.same_weights_as}' is the same in PyTorch")
     digests = {file.name: _check_name(file, upstream.family) for file in files}
     if upstream.hash and not matches(files[0], upstream.hash):
         _log.warning("'%s' is not the file that was published as '%s', whose digest is %s", files[0], entry.name, upstream.hash)
@@ -86,7 +86,7 @@ def convert_files(files: Sequence[Path], entry: Checkpoint, upstream: Upstream) 
         )
     if family == "mmseg" and isinstance(meta.get("config"), str):
         check_config(meta["config"], entry.architecture, upstream.network)
-    model = build(entry)
+    model = build_network(entry)
     load_tensors(model, _to_ours(state, family), f"'{files[0]}' does not fit '{entry.name}'")
     for key, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
@@ -107,7 +107,7 @@ def convert_files(files: Sequence[Path], entry: Checkpoint, upstream: Upstream) 
     return model.eval()
 
 
-def build(entry: Checkpoint) -> PSPNet:
+def build_network(entry: Checkpoint) -> PSPNet:
     """The network of an entry of another project, on the meta device."""
     encoder, options = parse_architecture(entry.architecture)
     network = asdict(entry.upstream.network) if entry.upstream else {}
@@ -189,7 +189,7 @@ def _candidates(files: Sequence[Path]) -> str:
         # what decides the shapes; a network takes a while to build
         key = (entry.architecture, network.classes, network.psp_out_channels, network.psp_bin_channels, network.aux_channels)
         if key not in fits:
-            fits[key] = {k: v.shape for k, v in build(entry).state_dict().items()} == shapes
+            fits[key] = {k: v.shape for k, v in build_network(entry).state_dict().items()} == shapes
         if fits[key]:
             names.append(f"\n  {entry.name}  ({entry.upstream.id})")
     if not names:

@@ -12,7 +12,7 @@ Family = Literal["mmseg", "semseg", "pytorchcv", "paddleseg", "ptsemseg", "segme
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
+class NetworkConfig:
     """How the network of a published checkpoint was built and trained, where the weights do not tell; arguments of `PSPNet`."""
 
     classes: int
@@ -38,14 +38,14 @@ class Upstream:
     """Where a person finds the files."""
     files: tuple[str, ...]
     """Their names; two for CSAIL, whose encoder and decoder are apart."""
-    network: Network
+    network: NetworkConfig
     preprocess: Preprocess
     """What that network expects of an image."""
     urls: tuple[str, ...] = ()
     """Their direct addresses, in the same order; empty if there are none. A .zip holds the file of that name."""
     hash: str | None = None
     """ "sha256:" or "sha1:" and the first hexadecimal digits of the one file's digest; None if none is published."""
-    twin: str | None = None
+    same_weights_as: str | None = None
     """The checkpoint with the same weights as a PyTorch file, where this file is not read."""
 
 

@@ -55,7 +55,7 @@ def parse_architecture(name: str) -> tuple[str, dict[str, Any]]:
     return encoder, dict(_OPTIONS.get(short, {}))
 
 
-def find(name: str, tag: str | None = None) -> Checkpoint:
+def find_checkpoint(name: str, tag: str | None = None) -> Checkpoint:
     """The entry of `architecture.tag`, of an architecture's tag, of its default, or of the upstream's own id.
 
     Raises:

@@ -56,8 +56,8 @@ def _source(entry: Checkpoint) -> str:
     source = entry.upstream
     if source is None:
         return "in this package"
-    if source.twin:
-        return f"`{source.id}`, not supported: `{source.twin}`"
+    if source.same_weights_as:
+        return f"`{source.id}`, not supported: `{source.same_weights_as}`"
     if not source.urls:
         return f"`{source.id}`, by hand: {source.page}"
     return f"[`{source.id}`]({source.urls[0]})"

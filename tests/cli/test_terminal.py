@@ -8,7 +8,7 @@ from typer.main import get_command
 
 from pspnet_zoo.cli import app as cli
 from pspnet_zoo.cli import terminal
-from pspnet_zoo.zoo.registry import find
+from pspnet_zoo.zoo.registry import find_checkpoint
 
 
 def _commands(command, words=()):
@@ -49,7 +49,7 @@ def narrow(monkeypatch):
 
 
 def test_addresses_are_whole_and_text_is_wrapped(run, narrow):
-    row = find("pspnet_r101c.mmseg_cityscapes")
+    row = find_checkpoint("pspnet_r101c.mmseg_cityscapes")
     _, out, _ = run("info", row.name)
     lines = out.splitlines()
     assert {line.strip() for line in lines} >= set(row.upstream.urls)

@@ -19,7 +19,7 @@ from pspnet_zoo.storage import hub as loader
 from pspnet_zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE
 from pspnet_zoo.zoo import registry
 from pspnet_zoo.zoo.entries import HubCopy
-from pspnet_zoo.zoo.registry import find
+from pspnet_zoo.zoo.registry import find_checkpoint
 from tests.storage.conftest import assert_equal
 from tests.storage.server import ORG, READ, STRANGER, WRITE, Fault
 
@@ -134,7 +134,7 @@ def row(hub, commit, files, monkeypatch):
     """A row of the zoo whose weights are published in the test's organisation."""
     monkeypatch.setenv("PSPNET_ZOO_NAMESPACE", ORG)
     copy = HubCopy(repo="tiny", revision=commit, sha256=sha256(files[WEIGHTS_FILE]), size=len(files[WEIGHTS_FILE]))
-    row = replace(find("pspnet_r50c.mmseg_cityscapes"), hub=copy, tag="published")
+    row = replace(find_checkpoint("pspnet_r50c.mmseg_cityscapes"), hub=copy, tag="published")
     monkeypatch.setattr(registry, "CHECKPOINTS", (row,))
     return row
 

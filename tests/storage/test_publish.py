@@ -21,7 +21,7 @@ from pspnet_zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE, file_digest, wei
 from pspnet_zoo.storage.publish import CARD_FILE, push, stage
 from pspnet_zoo.zoo import registry
 from pspnet_zoo.zoo.entries import HubCopy, Metric
-from pspnet_zoo.zoo.registry import find
+from pspnet_zoo.zoo.registry import find_checkpoint
 from tests.storage.conftest import assert_equal
 from tests.storage.server import ORG, READ, STRANGER, WRITE, Fault, File
 
@@ -63,7 +63,7 @@ def test_what_is_published_loads_elsewhere_by_name_commit_and_tag(hub, tiny, sta
 def test_the_printed_row_makes_create_take_the_copy(hub, tiny, staged, monkeypatch):
     done = push(staged, NAME, token=WRITE)
     monkeypatch.setenv("PSPNET_ZOO_NAMESPACE", ORG)
-    row = replace(find("pspnet_r50c.mmseg_cityscapes"), hub=eval(f"{{{done.row}}}", {"HubCopy": HubCopy})["tiny"])
+    row = replace(find_checkpoint("pspnet_r50c.mmseg_cityscapes"), hub=eval(f"{{{done.row}}}", {"HubCopy": HubCopy})["tiny"])
     monkeypatch.setattr(registry, "CHECKPOINTS", (row,))
     assert_equal(create(row.name), tiny)
 

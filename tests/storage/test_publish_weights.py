@@ -12,7 +12,7 @@ import pytest
 from pspnet_zoo import WeightsError, create
 from pspnet_zoo.storage import publish as publisher
 from pspnet_zoo.upstream import cache
-from pspnet_zoo.upstream.convert import build
+from pspnet_zoo.upstream.convert import build_network
 from pspnet_zoo.zoo import registry
 from pspnet_zoo.zoo.entries import HubCopy
 from tests.storage.file_server import FileServer
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning"
 
 ROOT = Path(tool.__file__).parent.parent
 REPO = f"{ORG}/{ROW.name}"
-PARAMETERS = sum(p.numel() for p in build(ROW).parameters())
+PARAMETERS = sum(p.numel() for p in build_network(ROW).parameters())
 
 
 @pytest.fixture

@@ -47,8 +47,8 @@ def test_a_models_snippets_name_it_and_options_that_exist(row, net, tmp_path, mo
         assert {a for a in arguments if a.startswith("-")} <= known
         assert row.name in {a.rstrip("/") for a in arguments}
     exec(blocks(row.name, "python"), {})
-    if row.upstream is not None and row.upstream.twin is not None:
-        assert not lines and not asked and f"models/{row.upstream.twin}.md" in PAGES
+    if row.upstream is not None and row.upstream.same_weights_as is not None:
+        assert not lines and not asked and f"models/{row.upstream.same_weights_as}.md" in PAGES
     else:
         assert lines and {name.rstrip("/") for name in asked} == {row.name} and Path("overlay.png").exists()
 

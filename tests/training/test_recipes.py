@@ -9,7 +9,7 @@ import pytest
 from pspnet_zoo import create
 from pspnet_zoo.data.layouts.names import LAYOUTS
 from pspnet_zoo.training.recipes import RECIPES, Recipe
-from pspnet_zoo.zoo.registry import find
+from pspnet_zoo.zoo.registry import find_checkpoint
 from tools.recipes_page import markdown_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "recipes.md"
@@ -22,7 +22,7 @@ def test_a_recipe_can_be_followed(name):
     assert named.dataset in LAYOUTS and named.recipe.batch_size % named.processes == 0
     assert create(named.model, aux_head=True, **named.network).auxiliary_head is not None
     for checkpoint in named.checkpoints:
-        assert find(checkpoint).metrics
+        assert find_checkpoint(checkpoint).metrics
 
 
 def test_the_page_in_the_docs_is_up_to_date():

@@ -20,9 +20,9 @@ import pspnet_zoo
 from pspnet_zoo import WeightsError
 from pspnet_zoo.meta import Preprocess
 from pspnet_zoo.upstream import cache
-from pspnet_zoo.upstream.convert import build
+from pspnet_zoo.upstream.convert import build_network
 from pspnet_zoo.zoo import registry
-from pspnet_zoo.zoo.entries import Checkpoint, Metric, Network, Upstream
+from pspnet_zoo.zoo.entries import Checkpoint, Metric, NetworkConfig, Upstream
 from tests.storage.file_server import FileServer, Trouble
 
 ROW = Checkpoint(
@@ -36,7 +36,7 @@ ROW = Checkpoint(
         family="semseg",
         page="https://example.org/tiny",
         files=("tiny.pth",),
-        network=Network(classes=3, align_corners=True, psp_out_channels=8),
+        network=NetworkConfig(classes=3, align_corners=True, psp_out_channels=8),
         preprocess=Preprocess((0.5,) * 3, (0.5,) * 3),
     ),
 )
@@ -45,7 +45,9 @@ ROW = Checkpoint(
 def upstream_state(seed=0):
     """hszhao/semseg's keys for a tiny network."""
     torch.manual_seed(seed)
-    ours = {k: torch.rand(v.shape) if v.is_floating_point() else torch.tensor(1) for k, v in build(ROW).state_dict().items()}
+    ours = {
+        k: torch.rand(v.shape) if v.is_floating_point() else torch.tensor(1) for k, v in build_network(ROW).state_dict().items()
+    }
     names = [
         ("encoder.model.conv1.", "layer0."),
         ("encoder.model.bn1.", "layer0.7."),
@@ -234,7 +236,7 @@ def test_a_row_without_an_address_names_the_page_and_the_command():
         cache.cached(ROW)
 
 
-def test_a_row_that_is_not_read_names_its_twin():
+def test_an_entry_that_is_not_supported_names_one_with_the_same_weights():
     with pytest.raises(WeightsError, match="'pspnet_r101s.pytorchcv_cityscapes' has the same weights"):
         pspnet_zoo.create("gluoncv_psp_resnet101_citys")
 

@@ -14,9 +14,9 @@ import torch
 
 import pspnet_zoo
 from pspnet_zoo import WeightsError, convert
-from pspnet_zoo.upstream.convert import CONVERTERS, build
+from pspnet_zoo.upstream.convert import CONVERTERS, build_network
 from pspnet_zoo.upstream.foreign import read_checkpoint
-from pspnet_zoo.zoo.registry import CHECKPOINTS, find
+from pspnet_zoo.zoo.registry import CHECKPOINTS, find_checkpoint
 from tests.upstream.families.upstream_reference import random_weights, write_checkpoint
 
 MMSEG = "pspnet_r18-d8_769x769_80k_cityscapes_20201225_021458-3deefc62"
@@ -74,7 +74,7 @@ def test_converted_network_is_saved_and_loaded_like_any_other(state, tmp_path):
 
 def test_bgr_preprocessing_survives_saving(tmp_path):
     net = pspnet_zoo.PSPNet("resnet18", None).eval()
-    net.preprocess = find("ptsemseg_pspnet_101_cityscapes").upstream.preprocess
+    net.preprocess = find_checkpoint("ptsemseg_pspnet_101_cityscapes").upstream.preprocess
     preprocess = pspnet_zoo.from_pretrained(pspnet_zoo.save_pretrained(net, tmp_path)).preprocess
     assert preprocess == net.preprocess
     red = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1)
@@ -276,12 +276,12 @@ def test_without_like_a_network_of_no_published_shape_is_named(state, tmp_path):
 
 
 @pytest.mark.parametrize("id", ["caffe_pspnet101_cityscapes", "gluoncv_psp_resnet101_citys"])
-def test_files_that_are_not_read_name_their_twin(tmp_path, id):
+def test_files_that_are_not_supported_name_a_checkpoint_with_the_same_weights(tmp_path, id):
     (tmp_path / "weights").write_bytes(b"anything")
-    with pytest.raises(WeightsError, match="has the same weights as a PyTorch file") as error:
+    with pytest.raises(WeightsError, match="is the same in PyTorch") as error:
         convert(tmp_path / "weights", like=id)
-    twin = find(find(id).upstream.twin)
-    assert twin.name in str(error.value) and twin.upstream.family in CONVERTERS
+    other = find_checkpoint(find_checkpoint(id).upstream.same_weights_as)
+    assert other.name in str(error.value) and other.upstream.family in CONVERTERS
 
 
 def test_the_other_half_of_a_csail_checkpoint_is_asked_for(tmp_path):
@@ -350,5 +350,7 @@ def is_variant(entry, words):
 
 
 def test_rows_build_what_their_converters_are_for():
-    assert {entry.upstream.family for entry in CHECKPOINTS if entry.upstream and not entry.upstream.twin} == set(CONVERTERS)
-    assert build(find("pspnet_r18c")).config["encoder_stem_width"] == 32
+    assert {entry.upstream.family for entry in CHECKPOINTS if entry.upstream and not entry.upstream.same_weights_as} == set(
+        CONVERTERS
+    )
+    assert build_network(find_checkpoint("pspnet_r18c")).config["encoder_stem_width"] == 32

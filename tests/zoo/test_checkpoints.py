@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from pspnet_zoo.upstream.convert import CONVERTERS, build
+from pspnet_zoo.upstream.convert import CONVERTERS, build_network
 from pspnet_zoo.zoo.checkpoints import DEFAULT_TAGS, UPSTREAM
-from pspnet_zoo.zoo.registry import CHECKPOINTS, find
+from pspnet_zoo.zoo.registry import CHECKPOINTS, find_checkpoint
 
 NETWORKS: dict = {}
 for entry in UPSTREAM:
@@ -15,7 +15,7 @@ for entry in UPSTREAM:
 
 @pytest.mark.parametrize("entries", NETWORKS.values(), ids=lambda entries: entries[0].name)
 def test_network_builds_and_has_the_rows_parameters(entries):
-    net = build(entries[0])
+    net = build_network(entries[0])
     assert all(p.is_meta for p in net.parameters())
     assert {sum(p.numel() for p in net.parameters())} == {entry.parameters for entry in entries}
 
@@ -29,7 +29,7 @@ def test_row_is_complete(entry):
     assert len(source.files) == len(source.urls) or not source.urls
     assert all(url.startswith("http") for url in source.urls) and "http" in source.page
     assert source.hash is None or re.fullmatch(r"sha256:[0-9a-f]{8}|sha1:[0-9a-f]{40}", source.hash)
-    assert (source.family in CONVERTERS) != (source.twin is not None)
+    assert (source.family in CONVERTERS) != (source.same_weights_as is not None)
     for metric in entry.metrics:
         assert metric.origin == "claimed" and 0 < metric.value < 1 and metric.dataset and metric.split and metric.protocol
 
@@ -37,14 +37,19 @@ def test_row_is_complete(entry):
 def test_names_and_ids_are_unique_and_found():
     assert len({entry.name for entry in UPSTREAM}) == len({entry.upstream.id for entry in UPSTREAM}) == len(UPSTREAM) == 89
     for entry in (entry for entry in CHECKPOINTS if entry.upstream):
-        assert find(entry.name) is find(entry.upstream.id) is find(entry.architecture, entry.tag) is entry
+        assert (
+            find_checkpoint(entry.name)
+            is find_checkpoint(entry.upstream.id)
+            is find_checkpoint(entry.architecture, entry.tag)
+            is entry
+        )
 
 
-def test_twins_have_the_same_network():
+def test_entries_of_the_same_weights_have_the_same_network():
     for entry in UPSTREAM:
-        if entry.upstream.twin:
-            twin = find(entry.upstream.twin)
-            assert (twin.upstream.network, twin.architecture, twin.upstream.preprocess) == (
+        if entry.upstream.same_weights_as:
+            other = find_checkpoint(entry.upstream.same_weights_as)
+            assert (other.upstream.network, other.architecture, other.upstream.preprocess) == (
                 entry.upstream.network,
                 entry.architecture,
                 entry.upstream.preprocess,
@@ -58,11 +63,13 @@ def best_single_scale(entry):
 @pytest.mark.parametrize("architecture", sorted({entry.architecture for entry in UPSTREAM}))
 def test_default_is_the_best_claim_on_cityscapes_of_the_files_with_an_address(architecture):
     entries = [
-        entry for entry in UPSTREAM if entry.architecture == architecture and entry.upstream.urls and not entry.upstream.twin
+        entry
+        for entry in UPSTREAM
+        if entry.architecture == architecture and entry.upstream.urls and not entry.upstream.same_weights_as
     ]
     entries = [entry for entry in entries if entry.dataset == "Cityscapes"] or entries
     assert DEFAULT_TAGS[architecture] == max(entries, key=best_single_scale).tag
-    assert find(architecture).tag == DEFAULT_TAGS[architecture]
+    assert find_checkpoint(architecture).tag == DEFAULT_TAGS[architecture]
 
 
 def test_the_plain_tag_is_the_best_of_its_kind():

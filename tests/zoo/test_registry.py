@@ -8,7 +8,7 @@ import torch
 from pspnet_zoo import list_models
 from pspnet_zoo.factory import create
 from pspnet_zoo.storage.files import WEIGHTS_FILE
-from pspnet_zoo.zoo.registry import BUNDLED, CHECKPOINTS, find, parse_architecture
+from pspnet_zoo.zoo.registry import BUNDLED, CHECKPOINTS, find_checkpoint, parse_architecture
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_names_are_listed_in_natural_order():
 
 
 def test_rows_are_found_by_name_by_tag_and_by_default():
-    entry = find("pspnet_lite0.camvid")
-    assert find("pspnet_lite0") is find("pspnet_lite0", "camvid") is entry
+    entry = find_checkpoint("pspnet_lite0.camvid")
+    assert find_checkpoint("pspnet_lite0") is find_checkpoint("pspnet_lite0", "camvid") is entry
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_rows_are_found_by_name_by_tag_and_by_default():
 )
 def test_weights_that_do_not_exist_get_those_that_do(name, tag, message):
     with pytest.raises(ValueError, match=message):
-        find(name, tag)
+        find_checkpoint(name, tag)
 
 
 @pytest.mark.parametrize("entry", [entry for entry in CHECKPOINTS if entry.folder], ids=lambda entry: entry.name)
@@ -92,16 +92,16 @@ def test_the_readme_and_the_card_give_the_measured_numbers(entry):
 
 def test_two_tags_that_differ_are_refused():
     with pytest.raises(ValueError, match="names the weights 'mmseg_ade20k', and 'mmseg_cityscapes' are asked for too"):
-        find("pspnet_r101c.mmseg_ade20k", "mmseg_cityscapes")
-    assert find("pspnet_r101c.mmseg_ade20k", "mmseg_ade20k").tag == "mmseg_ade20k"
+        find_checkpoint("pspnet_r101c.mmseg_ade20k", "mmseg_cityscapes")
+    assert find_checkpoint("pspnet_r101c.mmseg_ade20k", "mmseg_ade20k").tag == "mmseg_ade20k"
 
 
 @pytest.mark.parametrize(("name", "meant"), [("PSPNET_R101", "'pspnet_r101'"), ("pspnet_lite0.CamVid", "'pspnet_lite0.camvid'")])
 def test_names_in_other_letters_get_a_suggestion(name, meant):
     with pytest.raises(ValueError, match=f"Did you mean {meant}"):
-        find(name)
+        find_checkpoint(name)
 
 
 def test_a_tag_of_timms_is_told_from_one_of_the_zoo():
     with pytest.raises(ValueError, match=r"create\('pspnet_resnet50', encoder_weights='a1_in1k'\)"):
-        find("pspnet_resnet50.a1_in1k")
+        find_checkpoint("pspnet_resnet50.a1_in1k")

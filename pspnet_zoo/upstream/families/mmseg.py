@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from ...storage.files import WeightsError
-from ...zoo.entries import Network
+from ...zoo.entries import NetworkConfig
 from .renaming import AUXILIARY, BRANCHES, CLASSIFIER, ENCODER, FUSE, Converter, Rules
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ MMSEG = Converter(
 )
 
 
-def check_config(text: str, architecture: str, network: Network) -> None:
+def check_config(text: str, architecture: str, network: NetworkConfig) -> None:
     """Compare the config that the file carries with the entry it is converted by; what the config does not say is not compared.
 
     Args:
@@ -69,7 +69,7 @@ def check_config(text: str, architecture: str, network: Network) -> None:
         raise WeightsError(f"The config inside the file contradicts '{architecture}' as chosen: {'; '.join(problems)}")
 
 
-def _expected(architecture: str, network: Network) -> dict[str, Any]:
+def _expected(architecture: str, network: NetworkConfig) -> dict[str, Any]:
     """What the config of a checkpoint of this entry says."""
     expected: dict[str, Any] = {
         "decode_head.type": "PSPHead",

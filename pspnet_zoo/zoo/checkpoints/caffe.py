@@ -5,7 +5,7 @@ Sources: README of hszhao/PSPNet; meetps/pytorch-semseg pull request 81.
 
 from ...data.labels import ADE20K, CITYSCAPES, VOC
 from ...meta import Labels, Metric, Preprocess
-from ..entries import Checkpoint, Network, Upstream
+from ..entries import Checkpoint, NetworkConfig, Upstream
 from .task import Task
 
 _BGR = Preprocess((103.939, 116.779, 123.68), (1.0, 1.0, 1.0), 255.0, order="BGR")
@@ -26,8 +26,8 @@ def _caffe(
             family="caffe",
             page=page,
             files=(f"{id.removeprefix('caffe_')}.caffemodel",),
-            twin=f"{architecture}.ptsemseg_{tag}",
-            network=Network(classes=len(labels), align_corners=True, dilation="uniform"),
+            same_weights_as=f"{architecture}.ptsemseg_{tag}",
+            network=NetworkConfig(classes=len(labels), align_corners=True, dilation="uniform"),
             preprocess=_BGR,
         ),
         labels=labels,
@@ -62,7 +62,7 @@ def _ptsemseg(
             family="ptsemseg",
             page=page,
             files=(file,),
-            network=Network(classes=len(labels), align_corners=True, dilation="uniform"),
+            network=NetworkConfig(classes=len(labels), align_corners=True, dilation="uniform"),
             preprocess=_BGR,
         ),
         labels=labels,

@@ -4,7 +4,7 @@ Source: the README's table.
 """
 
 from ...data.labels import ADE20K
-from ..entries import Checkpoint, Network, Upstream
+from ..entries import Checkpoint, NetworkConfig, Upstream
 from .task import IMAGENET, Task
 
 _ADE20K = Task(
@@ -46,7 +46,7 @@ def _csail(
             page="https://github.com/CSAILVision/semantic-segmentation-pytorch",
             files=files,
             urls=tuple(f"http://sceneparsing.csail.mit.edu/model/pytorch/{name}/{file}" for file in files),
-            network=Network(
+            network=NetworkConfig(
                 classes=len(ADE20K),
                 align_corners=False,
                 psp_bin_channels=psp_bin_channels,

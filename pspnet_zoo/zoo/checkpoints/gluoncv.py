@@ -5,7 +5,7 @@ Sources: gluon-cv's table (model_zoo/segmentation); osmr/imgclsmob (pytorch).
 
 from ...data.labels import ADE20K, CITYSCAPES, VOC
 from ...meta import Labels
-from ..entries import Checkpoint, Network, Upstream
+from ..entries import Checkpoint, NetworkConfig, Upstream
 from .task import IMAGENET_255, Task
 
 _GLUON_PROTOCOL = "gluon-cv's own evaluation, which its table does not detail"
@@ -28,7 +28,7 @@ def _gluon(
     pytorchcv_miou: float,
 ) -> tuple[Checkpoint, Checkpoint]:
     """The entries of gluon-cv's MXNet file, which is not read, and of osmr/pytorchcv's file with the same weights for PyTorch."""
-    network = Network(classes=len(labels), align_corners=True)
+    network = NetworkConfig(classes=len(labels), align_corners=True)
     task = Task(dataset, "val", labels, _GLUON_PROTOCOL, "", True)
     claim = task.metric(miou)
     accuracy = () if pixel_accuracy is None else (task.metric(pixel_accuracy, name="pixel_accuracy"),)
@@ -47,7 +47,7 @@ def _gluon(
             files=(f"{gluon_file}-{gluon_sha1[:8]}.params",),
             urls=(f"https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/gluon/models/{gluon_file}-{gluon_sha1[:8]}.zip",),
             hash=f"sha1:{gluon_sha1}",
-            twin=f"{architecture}.pytorchcv_{tag}",
+            same_weights_as=f"{architecture}.pytorchcv_{tag}",
             network=network,
             preprocess=IMAGENET_255,
         ),

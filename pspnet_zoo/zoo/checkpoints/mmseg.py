@@ -7,7 +7,7 @@ import re
 
 from ...data.labels import ADE20K, CITYSCAPES, COCO_STUFF, ISAID, ISPRS, LOVEDA, PASCAL_CONTEXT, PASCAL_CONTEXT_59, VOC
 from ...meta import Labels, Metric
-from ..entries import Checkpoint, Network, Upstream
+from ..entries import Checkpoint, NetworkConfig, Upstream
 from .task import IMAGENET_255, Task
 
 
@@ -51,17 +51,17 @@ def _mmseg(
     """
     classes, align_corners = len(task.labels), task.align_corners
     if "-d32_" in id:
-        network = Network(classes=classes, align_corners=align_corners, dilation="strided", encoder_output_stride=32)
+        network = NetworkConfig(classes=classes, align_corners=align_corners, dilation="strided", encoder_output_stride=32)
     elif architecture in ("pspnet_r18", "pspnet_r18c"):
-        network = Network(classes=classes, align_corners=align_corners, dilation="first_convolutions", psp_out_channels=128)
+        network = NetworkConfig(classes=classes, align_corners=align_corners, dilation="first_convolutions", psp_out_channels=128)
     elif architecture == "pspnet_mobilenetv2_100":
-        network = Network(
+        network = NetworkConfig(
             classes=classes, align_corners=align_corners, dilation="first_blocks", psp_bin_channels=512, aux_channels=256
         )
     elif architecture == "pspnet_resnest101e":
-        network = Network(classes=classes, align_corners=align_corners, shortcut_pool="identity")
+        network = NetworkConfig(classes=classes, align_corners=align_corners, shortcut_pool="identity")
     else:
-        network = Network(classes=classes, align_corners=align_corners)
+        network = NetworkConfig(classes=classes, align_corners=align_corners)
     folder = folder or "pspnet/" + re.sub(r"_\d{8}_\d{6}-[0-9a-f]{8}$", "", id)
     metrics = [task.metric(single)] + ([task.metric(multi, multi_scale=True)] if multi is not None else [])
     return Checkpoint(

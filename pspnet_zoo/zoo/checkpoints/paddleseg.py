@@ -5,7 +5,7 @@ Source: configs/pspnet/README.md.
 
 from ...data.labels import CITYSCAPES, VOC
 from ...meta import Preprocess
-from ..entries import Checkpoint, Network, Upstream
+from ..entries import Checkpoint, NetworkConfig, Upstream
 from .task import Task
 
 _HALF = Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -35,7 +35,7 @@ def _paddleseg(
             page="https://github.com/PaddlePaddle/PaddleSeg/tree/develop/configs/pspnet",
             files=("model.pdparams",),
             urls=(f"https://bj.bcebos.com/paddleseg/dygraph/{folder}/model.pdparams",),
-            network=Network(
+            network=NetworkConfig(
                 classes=len(task.labels),
                 align_corners=False,
                 dilation="uniform",

@@ -5,7 +5,7 @@ Source: the README's table.
 
 from ...data.labels import CITYSCAPES
 from ...meta import Metric
-from ..entries import Checkpoint, Network, Upstream
+from ..entries import Checkpoint, NetworkConfig, Upstream
 from .task import IMAGENET
 
 SEGMENTRON = (
@@ -21,7 +21,7 @@ SEGMENTRON = (
             page="https://github.com/LikeLy-Journey/SegmenTron/releases/tag/v0.1.0",
             files=("pspnet_resnet101_segmentron.pth",),
             urls=("https://github.com/LikeLy-Journey/SegmenTron/releases/download/v0.1.0/pspnet_resnet101_segmentron.pth",),
-            network=Network(classes=19, align_corners=True),
+            network=NetworkConfig(classes=19, align_corners=True),
             preprocess=IMAGENET,
         ),
         labels=CITYSCAPES,

@@ -4,7 +4,7 @@ Source: the README's table.
 """
 
 from ...data.labels import ADE20K, CITYSCAPES, VOC
-from ..entries import Checkpoint, Network, Upstream
+from ..entries import Checkpoint, NetworkConfig, Upstream
 from .task import IMAGENET_255, Task
 
 _SEMSEG_MULTI = "; mean over scales 0.5, 0.75, 1, 1.25, 1.5, 1.75"
@@ -37,7 +37,7 @@ def _semseg(
             family="semseg",
             page=f"https://drive.google.com/open?id=15wx9vOM0euyizq-M1uINgN0_wjVRf9J3 ({file})",
             files=(file.rpartition("/")[2],),
-            network=Network(classes=len(task.labels), align_corners=True, dilation="uniform"),
+            network=NetworkConfig(classes=len(task.labels), align_corners=True, dilation="uniform"),
             preprocess=IMAGENET_255,
         ),
         labels=task.labels,

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from pspnet_zoo.models.pretrained import load_tensors
 from pspnet_zoo.upstream import convert
-from pspnet_zoo.upstream.convert import CONVERTERS, build
+from pspnet_zoo.upstream.convert import CONVERTERS, build_network
 from pspnet_zoo.upstream.families.renaming import complete
-from pspnet_zoo.zoo.registry import CHECKPOINTS, find
+from pspnet_zoo.zoo.registry import CHECKPOINTS, find_checkpoint
 from tests.upstream.families.upstream_reference import random_weights, reference, write_checkpoint
 
 
@@ -66,8 +66,8 @@ WRONG = [
 
 @pytest.mark.parametrize(("id", "change"), WRONG)
 def test_wrong_policy_loads_and_computes_something_else(id, change):
-    entry, weights = find(id), random_weights(id)
-    net = build(replace(entry, upstream=replace(entry.upstream, network=replace(entry.upstream.network, **change))))
+    entry, weights = find_checkpoint(id), random_weights(id)
+    net = build_network(replace(entry, upstream=replace(entry.upstream, network=replace(entry.upstream.network, **change))))
     state = {key.removeprefix("module."): value for key, value in weights.state.items()}
     load_tensors(net, complete(CONVERTERS[entry.upstream.family].to_ours(state)), "")
     (main, _), _ = difference(net.eval(), weights, id, (71, 83))
@@ -86,7 +86,9 @@ def test_both_generations_of_pytorchcv_names_are_the_same_network():
 
 # one entry of each network: entries that differ in their numbers only have the same keys
 NETWORKS = {
-    (entry.architecture, entry.upstream.network): entry for entry in CHECKPOINTS if entry.upstream and not entry.upstream.twin
+    (entry.architecture, entry.upstream.network): entry
+    for entry in CHECKPOINTS
+    if entry.upstream and not entry.upstream.same_weights_as
 }
 
 
@@ -94,4 +96,4 @@ NETWORKS = {
 def test_converter_gives_exactly_the_networks_tensors(entry):
     state = {key.removeprefix("module."): value for key, value in random_weights(entry.upstream.id, seed=None).state.items()}
     ours = complete(CONVERTERS[entry.upstream.family].to_ours(state))
-    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in build(entry).state_dict().items()}
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in build_network(entry).state_dict().items()}

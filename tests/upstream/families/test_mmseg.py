@@ -6,9 +6,9 @@ import pytest
 
 from pspnet_zoo.storage.files import WeightsError
 from pspnet_zoo.upstream.families.mmseg import check_config
-from pspnet_zoo.zoo.registry import CHECKPOINTS, find
+from pspnet_zoo.zoo.registry import CHECKPOINTS, find_checkpoint
 
-ROW = find("pspnet_r50-d8_512x1024_80k_cityscapes_20200606_112131-2376f12b")
+ROW = find_checkpoint("pspnet_r50-d8_512x1024_80k_cityscapes_20200606_112131-2376f12b")
 
 # as mmcv prints it: calls of dict, names that stand for other values, and keys that do not matter here
 CONFIG = """norm_cfg = dict(type='SyncBN', requires_grad=True)
