@@ -1,4 +1,4 @@
-"""What a string that stands for a model means: the one place that decides it.
+"""The meaning of a string that stands for a model, decided in this one place.
 
 `parse` takes the first of these that fits:
 

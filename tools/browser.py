@@ -1,4 +1,4 @@
-"""What the page that runs in the browser needs: the bundled network as ONNX, its labels, and onnxruntime-web from npm.
+"""The files that the page in the browser needs: the bundled network as ONNX, its labels, and onnxruntime-web from npm.
 
 python tools/browser.py DIR     # writes model.onnx, model.json and ort/ there
 """
@@ -29,7 +29,7 @@ ORT_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-th
 LIMIT = 25_000_000
 """Bytes that a visitor may have to load."""
 MAX_PIXELS = 1024 * 768
-"""Of an image for the network; the page shrinks larger ones."""
+"""Largest size of an image for the network; the page shrinks larger ones."""
 
 
 class FromCanvas(nn.Module):

@@ -4,7 +4,7 @@
     python tools/bundle_lite0.py runs/camvid_large/model runs/at_1.5 1.5
     python tools/bundle_lite0.py runs/camvid_whole3/model
 
-The first writes it into a folder, for training to go on from; the second too, of a network that sees images 1.5 times enlarged;
+The first writes it into a folder, for training to continue from; the second too, of a network that sees images 1.5 times enlarged;
 the third into the package.
 
 The provenance quotes the commands of docs/how-to/reproduce-the-bundled-weights.md. Prints the sha256 and the number of parameters

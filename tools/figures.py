@@ -67,12 +67,12 @@ def structure() -> None:
 
 
 def pyramid() -> None:
-    """What the bins of the bundled network's pyramid hold, by the three principal components of its features."""
+    """The bins of the bundled network's pyramid, by the three principal components of its features."""
     predictor = pspnet_zoo.Predictor()
     image = _photo("lund_20")
     features = _features(predictor.model, image)  # (C, h, w)
     colors = _components(features)
-    panels = [(image, "image"), (colors(features), f"features, {features.shape[1]}x{features.shape[2]} cells")]
+    panels = [(image, "image"), (colors(features), f"features, {features.shape[1]}x{features.shape[2]} positions")]
     for bins in (1, 2, 3, 6):
         cells = F.adaptive_avg_pool2d(features[None], bins)[0]
         panels.append((colors(cells), f"{bins}x{bins}"))
@@ -89,7 +89,7 @@ def dilation() -> None:
         maps[title] = _features(network, image)
     colors = _components(maps["dilated"])
     panels = [(image, "image")]
-    panels += [(colors(f), f"{title}: {f.shape[1]}x{f.shape[2]} cells") for title, f in maps.items()]
+    panels += [(colors(f), f"{title}: {f.shape[1]}x{f.shape[2]} positions") for title, f in maps.items()]
     _panels(panels, "dilation.jpg", columns=3)
 
 
@@ -127,7 +127,7 @@ def predictions() -> None:
 
 
 def tutorial() -> None:
-    """The tutorial's scenes and what its network says of them, made by running its page."""
+    """The tutorial's scenes and the predictions of its network, made by running its page."""
     import os
     import tempfile
 

@@ -92,7 +92,7 @@ OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAss
 OPTIONS += ["-k", "not two_processes and not every_process"]
 """Tests that start other processes are left out: those see no change."""
 TICK = 0.1
-"""Seconds between two looks at a child: they are counted, not the clock, which goes on while both are stopped."""
+"""Seconds between two looks at a child: they are counted, not the clock, which runs while both are stopped."""
 
 
 class Mutant(NamedTuple):
@@ -133,7 +133,7 @@ def swapped(operation: ast.AST) -> Any:
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
-    """What may stand in the node's place."""
+    """Nodes that may replace a node."""
     match node:
         case ast.Compare():
             for i, operation in enumerate(node.ops):
@@ -215,7 +215,7 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def run_tests(name: str, tree: ast.Module, tests: list[str], *, seconds: float, report: Path | None = None) -> tuple[str, float]:
-    """What tests say of a module: "pass", "fail" or "hang" (no end after `seconds`); and the seconds until then."""
+    """The result of a module's tests: "pass", "fail" or "hang" (no end after `seconds`); and the seconds until then."""
     child = os.fork()
     if child == 0:
         code = 1

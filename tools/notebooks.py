@@ -41,7 +41,7 @@ def notebook(page: Path) -> str:
 
 
 def _text(markdown: str, folder: Path) -> dict[str, Any]:
-    """A cell with its images inside, so that they are seen in Colab too."""
+    """A notebook cell with its images inside, so that they are seen in Colab too."""
     attachments = {}
     for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", markdown):
         file = folder / target

@@ -127,7 +127,7 @@ def pin(folder: Path, file: Path) -> int:
 
 
 def _row(name: str, copy: HubCopy) -> str:
-    """As ruff would have it."""
+    """Format Python as ruff does."""
     fields = "".join(f"        {field}={json.dumps(value)},\n" for field, value in asdict(copy).items())
     return f"    {json.dumps(name)}: HubCopy(\n{fields}    ),\n"
 

@@ -24,7 +24,7 @@ def markdown_page() -> str:
 
 
 def command(name: str) -> str:
-    """What trains by a recipe as its source did."""
+    """The command that trains by a recipe as its source did."""
     named = RECIPES[name]
     program = f"torchrun --nproc-per-node {named.processes} -m pspnet_zoo.cli" if named.processes > 1 else "pspnet-zoo"
     start = f"--init {named.model}" if name == "finetune" else "" if name.startswith("scratch") else "--encoder-weights imagenet"

@@ -16,8 +16,8 @@ from ..storage.errors import WeightsError
 from ..storage.hub import is_cached_or_reachable
 
 Mechanism = Literal["dilated", "resized"]
-"""How later strides are bounded: "dilated" evaluates the network densely, see `pspnet_zoo.models.dilated`; "resized" takes the maps
-that timm gives and resizes them, see `pspnet_zoo.models.resized`."""
+"""The way in which later strides are bounded: "dilated" evaluates the network densely, see `pspnet_zoo.models.dilated`; "resized"
+resizes the features that timm gives, see `pspnet_zoo.models.resized`."""
 
 # fmt: off
 CONVOLUTIONAL = (
@@ -31,7 +31,7 @@ CONVOLUTIONAL = (
 later timm brings."""
 
 _SPATIAL_GATES = ("bat_", "mobilenetv4_hybrid", "ghostnetv2", "ghostnetv3")
-"""Lines of models inside those modules with attention over the map, or gates on a halved map, which dilation would change."""
+"""Prefixes of models inside those modules with attention or gates at half the resolution, which dilation would change."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def units(side: int, unit: int) -> int:
 
 
 def mechanism_of(name: str) -> Mechanism:
-    """How the strides of a timm model, without a tag, are bounded; nothing is built for it."""
+    """The way in which the strides of a timm model, named without a tag, are bounded; nothing is built for it."""
     convolutional = is_model_in_modules(name, CONVOLUTIONAL) and not name.startswith(_SPATIAL_GATES)
     return "dilated" if convolutional else "resized"
 

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from ..zoo.policies import Dilation, ShortcutPool
 from .dilated_layers import CONVOLUTIONS, Taps, dilated_equivalent, pads_as_same
 
-_PROBE = 512  # pixels; a multiple of every stride, and large beside the border that convolutions without padding cut off
+_PROBE = 512  # pixels; a multiple of every stride, and large beside the margin that convolutions without padding cut off
 _OPERATIONS = (*CONVOLUTIONS, nn.AvgPool2d, nn.MaxPool2d, BlurPool2d)
 
 
@@ -48,8 +48,8 @@ def dilate(
         shortcut_pool: What happens to average pools, see `ShortcutPool`.
 
     Returns:
-        What the sides of an input have to be: a multiple of the first number, where operations cut off what their stride does not
-        divide, and at least the second, where they cut off a border. In pixels; 1 for any side.
+        The sides that an input may have: multiples of the first number, where operations cut off what their stride does not
+        divide, and at least the second, where they cut off a margin. In pixels; 1 for any side.
 
     Raises:
         ValueError: If an operation cannot be dilated, with its name; or the policy is one for other networks.
@@ -73,10 +73,10 @@ def dilate(
         else:
             dense = dilated_equivalent(name, operation, stride // output_stride, policy)
         net.set_submodule(name, dense)
-    cuts_off_border = any(size * strides[name] < _PROBE for name, size in sizes.items())
+    cuts_off_margin = any(size * strides[name] < _PROBE for name, size in sizes.items())
     return (
         output_stride if patches or any(w.cuts_off_remainder for w in windows) else 1,
-        _PROBE // 4 if cuts_off_border else 1,
+        _PROBE // 4 if cuts_off_margin else 1,
     )
 
 

@@ -1,4 +1,4 @@
-"""Operations with stride as their twins with stride 1 and dilation: the same values, between them those of the other grids."""
+"""Dilated equivalents of strided operations: the same values at every `rate`-th position, and the values between them."""
 
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -17,15 +17,15 @@ CONVOLUTIONS = (nn.Conv2d, CondConv2d)
 
 @dataclass(frozen=True)
 class Taps:
-    """Where an operation on a sparse map takes its values from; every pair is (rows, columns)."""
+    """Positions that an operation on a sparse feature map reads; every pair is (rows, columns)."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
     dilation: tuple[int, int]
     padding: tuple[int, int] | None
-    """Before and after the map; None is 'same' padding, which depends on the size of the map and is not symmetric."""
+    """Padding on either side; None is 'same' padding, which depends on the size of the input and is not symmetric."""
     rounds_up: bool
-    """Whether a last window that is partly outside the map counts (`ceil_mode`)."""
+    """Whether a last window that is partly outside the input counts (`ceil_mode`)."""
 
     @classmethod
     def of(cls, operation: Any) -> "Taps":
@@ -56,7 +56,7 @@ class Taps:
         return any(0 < r - 2 * p < s for r, p, s in zip(self.reach, self.padding, self.stride, strict=True))
 
     def dense_padding(self, rate: int, size: tuple[int, int]) -> list[int]:
-        """(left, right, top, bottom) for the twin with stride 1 on a map `rate` times denser, of the size (rows, columns)."""
+        """(left, right, top, bottom) for the dilated equivalent on a feature map `rate` times denser, of size (rows, columns)."""
         sides = []
         for axis in (1, 0):
             stride, reach = self.stride[axis], self.reach[axis]
@@ -96,7 +96,7 @@ def pads_as_same(operation: Any) -> bool:
 
 
 def dilated_equivalent(name: str, operation: Any, rate: int, policy: Dilation) -> nn.Module:
-    """The stride-1 twin of an operation, for a map `rate` times denser than the one it was made for."""
+    """The dilated equivalent of an operation, for a feature map `rate` times denser than the one it was made for."""
     if isinstance(operation, CONVOLUTIONS) and getattr(operation, "padding_mode", "zeros") == "zeros":
         return _dense_convolution(operation, rate, policy)
     if isinstance(operation, BlurPool2d) and operation.pad_mode in ("reflect", "constant"):
@@ -130,11 +130,11 @@ def _without_own_padding(operation: Any) -> Any:
         if hasattr(operation, flag):
             setattr(operation, flag, False)
     if isinstance(operation, Conv2dSame):
-        return _plain_twin(operation)
+        return _plain_convolution(operation)
     return operation
 
 
-def _plain_twin(operation: Any) -> nn.Conv2d:
+def _plain_convolution(operation: Any) -> nn.Conv2d:
     plain = nn.Conv2d(
         operation.in_channels,
         operation.out_channels,
@@ -161,7 +161,7 @@ class _Padding:
 
 
 class _DenseAveragePool(nn.Module):
-    """Mean over each window, taps `rate` apart: over its part inside the map, and the zeros around it where those count."""
+    """Mean over each window, taps `rate` apart: over its part inside the input, and the padding where that counts."""
 
     def __init__(self, pool: nn.AvgPool2d, rate: int) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class _DenseAveragePool(nn.Module):
 
 
 class _DenseMaxPool(nn.Module):
-    """Maximum over each window, taps `rate` apart, over its part inside the map."""
+    """Maximum over each window, taps `rate` apart, over its part inside the input."""
 
     def __init__(self, pool: nn.MaxPool2d, rate: int) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ class _DenseMaxPool(nn.Module):
 
 
 class _DenseBlur(nn.Module):
-    """The blur's filter with its taps `rate` apart; a reflection at the border stays within each sparse grid."""
+    """The blur's filter with its taps `rate` apart; a reflection at the edge stays within each sparse subset of positions."""
 
     def __init__(self, blur: Any, rate: int) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ class _DenseBlur(nn.Module):
     def _reflect(self, x: Tensor, dim: int, before: int, after: int) -> Tensor:
         size = x.shape[dim]
         position = torch.arange(-before * self.rate, size + after * self.rate, device=x.device)
-        phase = position % self.rate  # the sparse grid this position belongs to, and its index there
+        phase = position % self.rate  # the sparse subset that this position belongs to, and its index there
         index = ((position - phase) // self.rate).abs()
         last = (size - 1 - phase) // self.rate
         index = torch.minimum(index, 2 * last - index).clamp(min=0)

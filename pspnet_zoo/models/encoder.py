@@ -268,7 +268,7 @@ class ResizedEncoder(Encoder):
         return self.resizing(self.model(padded), padded)
 
     def offset(self, index: int, size: tuple[int, int]) -> tuple[int, int]:
-        """The pixel that the first position of a feature map is centred on; positions of a resized map lie side by side."""
+        """The pixel that the first position of a feature map is centred on; positions of resized features lie side by side."""
         return (self.strides[index] - 1) // 2, (self.strides[index] - 1) // 2
 
 

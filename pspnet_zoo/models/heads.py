@@ -1,4 +1,4 @@
-"""What sits on the features: the pixel classifier, the auxiliary head and the image-level head."""
+"""The heads: the pixel classifier, the auxiliary head and the image-level head."""
 
 from collections.abc import Callable
 
@@ -60,7 +60,7 @@ class ClassificationHead(nn.Sequential):
     Args:
         in_channels: Channels of the encoder's last feature.
         classes: Length of the output.
-        pooling: "avg" or "max" over the whole map.
+        pooling: "avg" or "max" over all positions.
         dropout: Probability, 0 to 1.
         activation: See `make_activation`.
     """
@@ -83,9 +83,9 @@ class Resize(nn.Module):
     """Bilinear resizing to a size, or by a whole factor.
 
     Args:
-        scale: Pixels between cells of the input.
-        align_corners: True and False are those of torch's interpolate, which stretch the cells over the image. None puts cell i
-            on the pixel offset + scale * i, where the encoder has really seen it, and repeats the outer cells beyond.
+        scale: Pixels between positions of the input feature map.
+        align_corners: True and False are those of torch's interpolate, which stretch the positions over the image. None puts
+            position i on the pixel offset + scale * i, its true centre in the encoder, and repeats the outer ones beyond.
     """
 
     def __init__(self, scale: int, *, align_corners: bool | None) -> None:
@@ -99,14 +99,14 @@ class Resize(nn.Module):
         if self.align_corners is not None:
             return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=self.align_corners)
         top, left = offset
-        rows = self._positions(x.shape[-2], height, top, x)
-        columns = self._positions(x.shape[-1], width, left, x)
+        rows = self._weights(x.shape[-2], height, top, x)
+        columns = self._weights(x.shape[-1], width, left, x)
         return rows @ x @ columns.T
 
-    def _positions(self, cells: int, size: int, first: int, like: Tensor) -> Tensor:
-        """(size, cells) weights of linear interpolation between the cells on pixels first, first + scale, ..."""
-        position = ((torch.arange(size, device=like.device) - first) / self.scale).clamp(0, cells - 1)
-        distance = position[:, None] - torch.arange(cells, device=like.device)
+    def _weights(self, count: int, size: int, first: int, like: Tensor) -> Tensor:
+        """(size, count) weights of linear interpolation between the positions on pixels first, first + scale, ..."""
+        position = ((torch.arange(size, device=like.device) - first) / self.scale).clamp(0, count - 1)
+        distance = position[:, None] - torch.arange(count, device=like.device)
         return (1 - distance.abs()).clamp(min=0).to(like.dtype)
 
 
@@ -125,7 +125,7 @@ class Clamp(nn.Module):
 
 
 class Activated(nn.Module):
-    """What smp's heads end with: `activation`, the layer itself."""
+    """The last module of smp's heads: `activation`, the layer itself."""
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()

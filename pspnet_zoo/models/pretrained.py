@@ -1,6 +1,6 @@
 """A network and its checkpoint: from a folder or the Hub, to a folder, to the Hub.
 
-Loading needs no registry row, no backbone download and no pickle, and is strict.
+Loading needs no entry of the zoo, no backbone download and no pickle, and is strict.
 """
 
 import logging
@@ -215,7 +215,7 @@ class Pretrained(nn.Module):
             raise ValueError(f"The network has {len(self.labels)} labels for {self.config['classes']} classes; set .labels anew")
 
     def reset_classifier(self, classes: int) -> list[str]:
-        """Give the network fresh classifiers; the network says how."""
+        """Give the network new classifiers; implemented by PSPNet."""
         raise NotImplementedError
 
 

@@ -46,7 +46,7 @@ class PSPNet(Pretrained):
         aux_head: Add the paper's auxiliary head on the stage before the last; see `forward`.
         aux_channels: Channels inside the auxiliary head; None for a quarter of what it reads.
         aux_from: The module of `encoder.model` that the auxiliary head reads, such as "blocks.5.0"; None for the stage before
-            the last. One published network was trained with such a head, which a user who goes on training it needs.
+            the last. One published network was trained with such a head, which further training of it needs.
         psp_bin_channels: Channels of each bin of the pyramid; None for a quarter of the encoder's last feature.
         encoder_output_stride: 8, 16 or 32 pixels.
         encoder_stem_width: Gives a ResNet a deep stem, see `build_encoder`.
@@ -55,7 +55,7 @@ class PSPNet(Pretrained):
         shortcut_pool: "dilated" or "identity", see `pspnet_zoo.zoo.policies.ShortcutPool`.
         drop_path_rate: Rate of the encoder's stochastic depth in training, 0 to 1, for models that have it.
         align_corners: Of every resize in the network. True, as in the paper's code, fits sizes 8k + 1 best; any size works. None
-            resizes logits by where the encoder's cells really lie, at any size (and cells of the pyramid as with False).
+            resizes logits by the true centres of the encoder's positions, at any size (and the pyramid as with False).
 
     Attributes:
         encoder, decoder, segmentation_head, classification_head, auxiliary_head: The parts; the last two may be None.
@@ -198,7 +198,7 @@ class PSPNet(Pretrained):
 
     @property
     def activation(self) -> Activation:
-        """What the output goes through."""
+        """The activation that the output goes through; None for logits."""
         return self.config["activation"]
 
     @property
@@ -208,12 +208,12 @@ class PSPNet(Pretrained):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """The type of the weights."""
         return next(self.parameters()).dtype
 
     @torch.inference_mode()
@@ -334,7 +334,7 @@ class PSPNet(Pretrained):
                     module.train()
 
     def train(self, mode: bool = True) -> "PSPNet":
-        """As in any Module, but a frozen encoder and frozen norms stay in evaluation mode."""
+        """Switch the mode as in any Module, but a frozen encoder and frozen norms stay in evaluation mode."""
         super().train(mode)
         if self._encoder_is_frozen:
             self.encoder.eval()
@@ -345,7 +345,7 @@ class PSPNet(Pretrained):
         return self
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
-        """As in any Module; with strict=False, entries of another shape are left out too, with a warning that lists them."""
+        """Load as in any Module; with strict=False, tensors of another shape are left out too, with a warning that lists them."""
         if not strict:
             own = self.state_dict()
             other = {k: v for k, v in state_dict.items() if k in own and own[k].shape != v.shape}
@@ -357,7 +357,7 @@ class PSPNet(Pretrained):
 
 
 class PyramidDecoder(nn.Module):
-    """From the list of features to the map that the classifier reads."""
+    """From the list of features to the feature map that the classifier reads."""
 
     def __init__(
         self,

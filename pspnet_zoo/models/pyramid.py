@@ -2,13 +2,13 @@
 
 Source: Zhao et al. 2017, "Pyramid Scene Parsing Network", section 3.2 (arXiv 1612.01105).
 
-The textbook pools x to b x b cells for each bin b, applies a 1x1 convolution, resizes the cells to the size of x, concatenates
+The textbook pools x to b x b regions for each bin b, applies a 1x1 convolution, resizes the regions to the size of x, concatenates
 everything and runs a 3x3 convolution over it. That convolution is linear in each part, and resizing is separable:
 up(P) = U P V^T with U (H, b) and V (W, b). For the tap (k, l) of the 3x3 kernel,
 
     conv(W, up(P)) = sum_kl  S_k U (W_kl P) (S_l V)^T,    S_k = shift by k - 1 rows, zero fill.
 
-So the weights act on the 50 cells instead of on H x W positions, and the wide concatenation never exists: the same numbers for
+So the weights act on the 50 regions instead of on H x W positions, and the wide concatenation never exists: the same numbers for
 about half the work. Pooling, a matrix product of the same kind, reads x once and exports at any size.
 """
 
@@ -31,8 +31,8 @@ class PyramidPooling(nn.Module):
         out_channels: Channels of the fused map.
         norm: Makes the normalisation layer for a number of channels; None for none (the convolutions then have a bias).
         bin_channels: Channels of each bin; None for in_channels divided by the number of bins.
-        bins: Cells a side of each pooling, in the order in which the fusing convolution sees them, after x.
-        align_corners: How cells are resized: True puts the outer cells on the corner positions.
+        bins: Regions a side of each pooling, in the order in which the fusing convolution reads them, after x.
+        align_corners: How regions are resized: True puts the outer regions on the corners.
     """
 
     def __init__(
@@ -67,9 +67,9 @@ class PyramidPooling(nn.Module):
         left, right = [], []
         start = 0
         for b, branch, bin_weight in zip(self.bins, self.branches, bin_weights, strict=True):
-            cells = branch(pooled[..., start : start + b, start : start + b])  # (N, width, b, b)
+            regions = branch(pooled[..., start : start + b, start : start + b])  # (N, width, b, b)
             start += b
-            taps = torch.einsum("ockl,ncij->nokilj", bin_weight, cells)  # each tap of the kernel on each cell
+            taps = torch.einsum("ockl,ncij->nokilj", bin_weight, regions)  # each tap of the kernel on each region
             taps = taps.flatten(4, 5).flatten(2, 3)  # (N, out, 3b, 3b)
             right.append(taps @ shifted_resize_matrix(b, width, self.align_corners, x).T)  # (N, out, 3b, W)
             left.append(shifted_resize_matrix(b, height, self.align_corners, x))  # (H, 3b)
@@ -104,28 +104,31 @@ def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, norm: 
     return nn.Sequential(convolution, nn.Identity() if norm is None else norm(out_channels), nn.ReLU(inplace=True))
 
 
-def pooling_matrix(cells: int, size: int, like: Tensor) -> Tensor:
-    """(cells, size) weights of adaptive average pooling: cell i averages floor(i*size/cells) up to ceil((i+1)*size/cells)."""
-    cell = torch.arange(cells, device=like.device)[:, None]
+def pooling_matrix(regions: int, size: int, like: Tensor) -> Tensor:
+    """(regions, size) weights of adaptive average pooling.
+
+    Region i averages the positions floor(i * size / regions) up to ceil((i + 1) * size / regions).
+    """
+    region = torch.arange(regions, device=like.device)[:, None]
     position = torch.arange(size, device=like.device)
-    start = cell * size // cells
-    end = ((cell + 1) * size + cells - 1) // cells
+    start = region * size // regions
+    end = ((region + 1) * size + regions - 1) // regions
     inside = (position >= start) & (position < end)
     return inside.to(like.dtype) / (end - start).to(like.dtype)
 
 
-def resize_matrix(cells: int, size: int, align_corners: bool, like: Tensor) -> Tensor:
-    """(size, cells) weights of bilinear resizing along one axis, as torch's interpolate has them."""
+def resize_matrix(regions: int, size: int, align_corners: bool, like: Tensor) -> Tensor:
+    """(size, regions) weights of bilinear resizing along one axis, as torch's interpolate has them."""
     index = torch.arange(size, device=like.device, dtype=torch.float32)
     if align_corners:
-        position = index * (cells - 1) / index[-1:].clamp(min=1)
+        position = index * (regions - 1) / index[-1:].clamp(min=1)
     else:
-        position = ((index + 0.5) * (cells / size) - 0.5).clamp(0, cells - 1)
-    distance = position[:, None] - torch.arange(cells, device=like.device)
+        position = ((index + 0.5) * (regions / size) - 0.5).clamp(0, regions - 1)
+    distance = position[:, None] - torch.arange(regions, device=like.device)
     return (1 - distance.abs()).clamp(min=0).to(like.dtype)
 
 
-def shifted_resize_matrix(cells: int, size: int, align_corners: bool, like: Tensor) -> Tensor:
-    """(size, 3 * cells): the resize matrix as the three taps of a zero-padded convolution see it, one after the other."""
-    padded = F.pad(resize_matrix(cells, size, align_corners, like), (0, 0, 1, 1))
+def shifted_resize_matrix(regions: int, size: int, align_corners: bool, like: Tensor) -> Tensor:
+    """(size, 3 * regions): the resize matrix as the three taps of a zero-padded convolution see it, one after the other."""
+    padded = F.pad(resize_matrix(regions, size, align_corners, like), (0, 0, 1, 1))
     return torch.cat([padded[:-2], padded[1:-1], padded[2:]], dim=1)

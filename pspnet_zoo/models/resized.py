@@ -20,7 +20,7 @@ from .backbone import InputPadding, build_backbone, units
 
 @dataclass(frozen=True)
 class Measured:
-    """How a model is built and resized."""
+    """The measurements by which a model is built and resized."""
 
     padding: InputPadding
     resizing: "FeatureResizing"
@@ -103,7 +103,7 @@ def measure(
         net.output_fmt = layout = Format.NLC
         shapes = _shapes(net, layout, in_channels, size)
     if shapes is None:
-        raise ValueError(f"'{name}' gives no maps of a {size[0]}x{size[1]} image, so it cannot be an encoder")
+        raise ValueError(f"'{name}' gives no feature maps of a {size[0]}x{size[1]} image, so it cannot be an encoder")
     native = tuple(round(size[0] / rows) for _, rows, _ in shapes)
     sides = _any_size(net, layout, in_channels, native, inexact=not config.fixed_input_size)
     if sides is not None:
@@ -173,12 +173,12 @@ def _unread(net: Any, in_channels: int, size: tuple[int, int], read: int) -> tup
 def _any_size(
     net: Any, layout: Format, in_channels: int, strides: tuple[int, ...], *, inexact: bool
 ) -> tuple[int, int, tuple[int, ...]] | None:
-    """What the sides of an input have to be a multiple of, and at least, for maps in proportion to it, and their strides there.
+    """The multiple and minimum of an input's sides at which features are in proportion to it, and their strides there.
 
-    None if only one size will do. With `inexact`, maps may lack a border, if there are none without.
+    None if only one size will do. With `inexact`, features may lack a margin, if there are none without.
     """
     coarsest = max(strides)
-    rounded = 2 ** math.ceil(math.log2(coarsest))  # 224 pixels at stride 64 are 4 cells: it looks like 56
+    rounded = 2 ** math.ceil(math.log2(coarsest))  # 224 pixels at stride 64 are 4 positions: it looks like 56
     fallback, misfits = None, 0
     for multiple in sorted({factor * stride for factor in range(1, 9) for stride in (coarsest, rounded)}):
         size = 3 * multiple, 5 * multiple

@@ -19,7 +19,7 @@ LICENSE_FILE = "LICENSE.md"
 
 
 class PublishedModel(Protocol):
-    """What a card tells of a network."""
+    """The parts of a model that its card describes."""
 
     config: dict[str, Any]
     preprocess: Preprocess
@@ -65,7 +65,7 @@ def model_card(
         f"# {repo.partition('/')[2]}",
         f"PSPNet on timm's `{model.config['encoder_name']}` for semantic segmentation, {model.config['classes']} classes, "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters.",
-        f"![A photo and what this network sees in it]({EXAMPLE_FILE})" if has_example else "",
+        f"![A photo and its segmentation by this model]({EXAMPLE_FILE})" if has_example else "",
         "## Use",
         _usage(model, repo),
         "## Numbers",
@@ -77,8 +77,8 @@ def model_card(
         "## Provenance",
         _provenance(model, sha256),
         "## Limits",
-        "The network knows the classes above and the kind of images of its training data. Nothing is measured beyond the numbers "
-        "above; do not rely on it where an error harms someone.",
+        "The model predicts only the classes above, and was trained on one kind of images. Nothing is measured beyond the "
+        "numbers above; do not rely on it where an error could harm someone.",
         "## Licence",
         f"{license}. The terms of the training data apply too." if license else "The source of these weights states no licence.",
         "## Citation",
@@ -89,7 +89,7 @@ def model_card(
 
 
 def license_text(license: str | None, provenance: Mapping[str, Any] | None) -> str | None:
-    """What `LICENSE.md` says of a licence that the Hub has no name for; None where it has one, or where there is no licence."""
+    """Text of `LICENSE.md` for a licence that the Hub has no name for; None where it has one, or where there is no licence."""
     if not license or license in _LICENSES:
         return None
     known = provenance or {}

@@ -129,7 +129,7 @@ def _validator_file(part: Path) -> Path:
 
 
 def _read_validator(part: Path, url: str) -> str | None:
-    """What tells that the server's file is still the one that `part` is from; None if nothing does."""
+    """The validator by which the server confirms that its file is still the one of `part`; None if there is none."""
     try:
         known = json.loads(_validator_file(part).read_bytes())
         return known["validator"] if known["url"] == url else None

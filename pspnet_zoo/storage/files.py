@@ -51,7 +51,7 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], config: Mappin
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What `config.json` of a checkpoint says, with the keys "model", "preprocess", "labels" and "provenance".
+    """The content of a checkpoint's `config.json`, with the keys "model", "preprocess", "labels" and "provenance".
 
     Raises:
         WeightsError: If it is missing, damaged, or not of this package.
@@ -254,7 +254,7 @@ def _write_to_stream(path: Path, data: bytes) -> None:
 
 
 def _followed(path: Path) -> Path:
-    """Where the links of a path lead to, but for those of /dev and /proc, which lead to what is open."""
+    """The target of a path's links, but for those of /dev and /proc, which lead to what is open."""
     for _ in range(40):  # as many as Linux follows
         path = Path(os.path.realpath(path.parent), path.name)
         if str(path.parent).startswith("/proc/") or not path.is_symlink():

@@ -126,7 +126,7 @@ class _Remote:
         return Path(path)
 
     def digest(self, path: Path, commit: str) -> str:
-        """What the Hub says the digest of a file is, or said when the file was fetched."""
+        """The digest that the Hub declares for a file, or declared when the file was fetched."""
         if not self.offline:
             try:
                 if commit not in self.answers:
@@ -147,7 +147,7 @@ class _Remote:
 
 
 def digests(repo: str, revision: str, token: str | bool | None) -> tuple[Any, dict[str, str]]:
-    """What the Hub says of a repository at a revision, and its digest of each file: "sha256:..." or "git:..." for a git blob.
+    """The Hub's description of a repository at a revision, and its digest of each file: "sha256:..." or "git:..." for a git blob.
 
     Raises:
         WeightsError: If the Hub does not answer, or refuses.
@@ -217,7 +217,7 @@ def _stamp_file(path: Path) -> Path:
 
 
 def _stamp(path: Path, digest: str) -> dict[str, str | int]:
-    """What tells that a file with this digest was not touched since."""
+    """The size, time and inode by which a file is known to be unchanged since it was hashed."""
     stat = path.stat()
     return {"path": str(path), "digest": digest, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "inode": stat.st_ino}
 
@@ -241,7 +241,7 @@ def _write_stamp(path: Path, digest: str) -> None:
 
 
 def retried(call: Callable[[], _T]) -> _T:
-    """What a call to the Hub returns, repeated after failures that pass; the client repeats some requests itself, but not all."""
+    """The result of a call to the Hub, repeated after failures that pass; the client repeats some requests itself, but not all."""
     for pause in _PAUSES:
         try:
             return call()

@@ -1,4 +1,4 @@
-"""What the Hub's client raises, in words that say what to do next."""
+"""Errors of the Hub's client, as messages that say what to do next."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,7 +77,7 @@ def _explanation(error: Exception, what: str, endpoint: str) -> str:
         ),
         (
             errors.EntryNotFoundError,
-            f"is not there: a checkpoint has {CONFIG_FILE} and {WEIGHTS_FILE}; other formats, such as pickles, are not read",
+            f"is not there: a checkpoint has {CONFIG_FILE} and {WEIGHTS_FILE}; other formats, such as pickles, are not supported",
         ),
         (errors.OfflineModeIsEnabled, "needs the network, but HF_HUB_OFFLINE is set"),
         (errors.HFValidationError, "is no repository of the Hub: write 'organisation/name'"),

@@ -34,11 +34,11 @@ class Published:
     repo: str
     commit: str
     url: str
-    """Of the commit, for a browser."""
+    """Address of the commit, for a browser."""
     sha256: str
-    """Of `model.safetensors`."""
+    """sha256 of `model.safetensors`."""
     size: int
-    """Of `model.safetensors`, in bytes."""
+    """Size of `model.safetensors`, in bytes."""
     is_new: bool
     """False if the repository had exactly these files already; no commit was made."""
 
@@ -70,10 +70,10 @@ def stage(
         load: Makes the network of a checkpoint's folder, strictly and in evaluation mode.
         license: Of the weights; None takes it from their provenance.
         metrics: Of the weights; those that their provenance lists are added.
-        example: A JPEG of a photo and what the network sees in it.
+        example: A JPEG of a photo and its segmentation.
 
     Raises:
-        WeightsError: If the checkpoint does not load strictly, gives numbers that are not finite, or the card cannot be read.
+        WeightsError: If the checkpoint does not load strictly, gives NaN or Inf, or the card cannot be read.
         OSError: If the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def stage(
     with torch.inference_mode():
         outputs = model(torch.zeros(1, model.config["in_channels"], 64, 64))
     if not all(output.isfinite().all() for output in (outputs if isinstance(outputs, tuple) else (outputs,))):
-        raise WeightsError(f"The network in '{source}' gives values that are not finite; it is not published. Train it again")
+        raise WeightsError(f"The network in '{source}' gives NaN or Inf; it is not published. Train it again")
     if example is not None:
         write_atomically(folder / EXAMPLE_FILE, example)
     provenance = model.provenance or {}
@@ -113,13 +113,13 @@ def stage(
 
 
 def inherited_license(provenance: Mapping[str, Any] | None) -> str | None:
-    """The licence of weights: their own, or else that of the weights that they started from or were taught by."""
+    """The licence of weights: their own, or else that of the weights they started from or of their teachers."""
     if not provenance:
         return None
     if own := provenance.get("license"):
         return own
-    taught_by = (provenance.get("teachers") or {}).get("networks", ())
-    sources = [provenance.get("start_provenance"), *(network.get("provenance") for network in taught_by)]
+    teachers = (provenance.get("teachers") or {}).get("networks", ())
+    sources = [provenance.get("start_provenance"), *(network.get("provenance") for network in teachers)]
     found = dict.fromkeys(filter(None, map(inherited_license, sources)))
     return "; ".join(found) or None
 
@@ -167,7 +167,7 @@ def push(
 
 
 def _recorded(provenance: dict[str, Any]) -> list[Metric]:
-    """What conversion wrote of the numbers that the upstream claims."""
+    """Numbers that the upstream claims, as conversion recorded them."""
     try:
         metrics = [Metric(**entry) for entry in provenance.get("metrics", ())]
         for metric in metrics:
@@ -178,7 +178,7 @@ def _recorded(provenance: dict[str, Any]) -> list[Metric]:
 
 
 def _read_report(path: Path) -> dict[str, Any] | None:
-    """What `pspnet-zoo evaluate --json` wrote, as far as it is used here; None where there is no report."""
+    """The report of `pspnet-zoo evaluate --json`; None where there is none."""
     if not path.is_file():
         return None
     try:

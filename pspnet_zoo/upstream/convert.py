@@ -34,7 +34,7 @@ CONVERTERS: Mapping[str, Converter] = {
     "segmentron": SEGMENTRON,
     "csail": CSAIL,
 }
-"""By family."""
+"""Converters by family."""
 
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
 _CSAIL_PARTS = ("encoder", "decoder")
@@ -90,9 +90,7 @@ def convert_files(files: Sequence[Path], entry: Checkpoint, upstream: Upstream) 
     load_tensors(model, _to_ours(state, family), f"'{files[0]}' does not fit '{entry.name}'")
     for key, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
-            raise WeightsError(
-                f"'{files[0]}' is damaged: '{key}' has values that are not finite. Download it again from its source"
-            )
+            raise WeightsError(f"'{files[0]}' is damaged: '{key}' has NaN or Inf. Download it again from its source")
     model.preprocess = upstream.preprocess
     model.labels = entry.labels
     model.provenance = {
@@ -173,7 +171,7 @@ def _check_name(file: Path, family: str | None) -> str:
 
 
 def _candidates(files: Sequence[Path]) -> str:
-    """What the files could be, as the message of an error."""
+    """List the checkpoints that the files could be, as the message of an error."""
     for file in files:
         _check_name(file, None)
     state, _ = _read(files)

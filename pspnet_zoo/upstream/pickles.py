@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MOST_OPERATIONS = 5_000_000
-"""Of one pickle: hundreds of times those of a network with its optimizer; each makes at most one small object."""
+"""Limit for one pickle: hundreds of times those of a network with its optimizer; each makes at most one small object."""
 
 
 class Name(str):
@@ -24,16 +24,16 @@ class Name(str):
 
 @dataclass(eq=False, repr=False, slots=True)
 class Stand:
-    """What stands for an object that a pickle would make."""
+    """A note of an object that a pickle would make."""
 
     kind: str
     """The name of what it wants called."""
     args: Any
-    """What it would be called with, a tuple in whole pickles."""
+    """The arguments of the call, a tuple in whole pickles."""
     state: Any = None
-    """What would be restored in it."""
+    """The state that would be restored."""
     entries: dict[Any, Any] = field(default_factory=dict)
-    """What would be put into it by key; an OrderedDict has its content here."""
+    """Items that would be set by key; an OrderedDict has its content here."""
 
 
 class PickleError(ValueError):
@@ -46,7 +46,7 @@ def read_pickle(file: Any, persistent: Callable[[Any], Any] = lambda id: Stand("
     Entries whose key is neither text, number nor None are left out: hashing what is nested could take for ever.
 
     Args:
-        file: An open file, or a map of one.
+        file: An open file, or an mmap.
         persistent: Gives what stands for a persistent id, as which torch.save writes storages.
 
     Raises:

@@ -1,1 +1,1 @@
-"""What is known of checkpoints."""
+"""Facts about published checkpoints, and their names."""

@@ -1,4 +1,4 @@
-"""Where checkpoints of the zoo are on the Hugging Face Hub, pinned: `tools/publish_weights.py pin` writes the entries."""
+"""Copies of the zoo's checkpoints on the Hugging Face Hub, pinned: `tools/publish_weights.py pin` writes the entries."""
 
 from collections.abc import Mapping
 

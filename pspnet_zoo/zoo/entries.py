@@ -1,4 +1,4 @@
-"""What the zoo knows about a checkpoint: the fields of an entry."""
+"""The fields of a checkpoint entry."""
 
 import re
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from ..meta import Labels, Metric, Preprocess
 from .policies import Dilation, ShortcutPool
 
 Family = Literal["mmseg", "semseg", "pytorchcv", "paddleseg", "ptsemseg", "segmentron", "csail", "gluoncv", "caffe"]
-"""Whose keys a foreign state dict has. Files of "gluoncv" and "caffe" are not read; each has a PyTorch twin."""
+"""The project whose keys a state dict has. Files of "gluoncv" and "caffe" are not supported; others have the same weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """How the network of a published checkpoint was built and trained, where the weights do not tell; arguments of `PSPNet`."""
+    """Arguments of `PSPNet` for a published checkpoint: how its network was built, where the weights do not tell."""
 
     classes: int
     align_corners: bool
@@ -35,32 +35,32 @@ class Upstream:
     """The upstream's own name of the checkpoint; `find` takes it too."""
     family: Family
     page: str
-    """Where a person finds the files."""
+    """Address of a page where a person finds the files."""
     files: tuple[str, ...]
     """Their names; two for CSAIL, whose encoder and decoder are apart."""
     network: NetworkConfig
     preprocess: Preprocess
-    """What that network expects of an image."""
+    """Preprocessing that the network was trained with."""
     urls: tuple[str, ...] = ()
     """Their direct addresses, in the same order; empty if there are none. A .zip holds the file of that name."""
     hash: str | None = None
     """ "sha256:" or "sha1:" and the first hexadecimal digits of the one file's digest; None if none is published."""
     same_weights_as: str | None = None
-    """The checkpoint with the same weights as a PyTorch file, where this file is not read."""
+    """The checkpoint that has the same weights as a PyTorch file, where this file is not supported."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HubCopy:
-    """Where a checkpoint is on the Hugging Face Hub, pinned; `pspnet-zoo publish` prints it."""
+    """The place of a checkpoint on the Hugging Face Hub, pinned; `pspnet-zoo publish` prints it."""
 
     repo: str
     """The repository's name below `pspnet_zoo.storage.hub.namespace()`."""
     revision: str
     """The full commit, 40 hexadecimal digits."""
     sha256: str
-    """Of `model.safetensors`."""
+    """sha256 of `model.safetensors`."""
     size: int
-    """Of `model.safetensors`, in bytes."""
+    """Size of `model.safetensors`, in bytes."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch("[0-9a-f]{40}", self.revision) or not re.fullmatch("[0-9a-f]{64}", self.sha256):
@@ -82,11 +82,11 @@ class Checkpoint:
     folder: str | None = None
     """Below `pspnet_zoo/zoo/bundled`: these weights ship with the package."""
     sha256: str | None = None
-    """Of `model.safetensors` in `folder`."""
+    """sha256 of `model.safetensors` in `folder`."""
     upstream: Upstream | None = None
-    """Of another project."""
+    """The checkpoint in another project; None for this project's own."""
     labels: Labels | None = None
-    """What its classes are; None if the upstream's names could not be sourced."""
+    """Names and colours of its classes; None if the upstream's names could not be sourced."""
     hub: HubCopy | None = None
     """None while it is not published there."""
 

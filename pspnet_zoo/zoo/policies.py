@@ -3,7 +3,7 @@
 from typing import Literal
 
 Dilation = Literal["atrous", "uniform", "first_convolutions", "first_blocks", "strided"]
-"""What happens to the convolutions whose input has the stride r >= s, where s is the output stride:
+"""The rule for convolutions whose input has the stride r >= s, where s is the output stride:
 
 - "atrous": stride 1 and dilation r / s, as above. On a ResNet also what mmseg, gluon-cv, CSAIL and SegmenTron do.
 - "uniform": a strided convolution also gets the dilation of the layers after it (hszhao/semseg, its Caffe original, PaddleSeg).
@@ -15,4 +15,4 @@ Sources: mmseg/models/backbones/{resnet,mobilenet_v2}.py, semseg model/pspnet.py
 """
 
 ShortcutPool = Literal["dilated", "identity"]
-"""What happens to the average pools there: "dilated" as above; "identity" leaves them out (PaddleSeg, mmseg's ResNeSt)."""
+"""The rule for average pools there: "dilated" as above; "identity" leaves them out (PaddleSeg, mmseg's ResNeSt)."""

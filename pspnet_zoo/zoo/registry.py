@@ -1,4 +1,4 @@
-"""What names mean: architectures, checkpoints, and the entries behind them."""
+"""Names of architectures and checkpoints, and the entries behind them."""
 
 import difflib
 import fnmatch
@@ -27,8 +27,8 @@ _SHORT_ENCODERS = {
     "r18s": "resnet18",
 }
 
-# A light network is narrow after the pyramid too. Its 'same' padding shifts cells by up to 31 pixels, depending on the size of the
-# image; align_corners=None takes the shift into account.
+# A light network is narrow after the pyramid too. Its 'same' padding shifts positions by up to 31 pixels, depending on the image's
+# size; align_corners=None takes the shift into account.
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "lite0": {"psp_out_channels": 192, "align_corners": None},
     "r18c": {"encoder_stem_width": 32},
@@ -114,7 +114,7 @@ def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
 
 
 def _close(name: str, names: Sequence[str]) -> list[str]:
-    """The names that someone may have meant, likeliest first, whatever the case of the letters."""
+    """The names that someone may have meant, closest first, whatever the case of the letters."""
     by_lower = {other.lower(): other for other in names}
     return [by_lower[other] for other in difflib.get_close_matches(name.lower(), by_lower, n=3)]
 

@@ -39,7 +39,7 @@ def markdown_table(entries: Iterable[Checkpoint] = CHECKPOINTS) -> str:
 def _line(entry: Checkpoint) -> str:
     single, multi = _first(entry, multi_scale=False), _first(entry, multi_scale=True)
     shown = single or multi
-    cells = (
+    columns = (
         f"**`{entry.name}`**" if DEFAULT_TAGS.get(entry.architecture) == entry.tag else f"`{entry.name}`",
         entry.dataset,
         f"{single.value * 100:.2f}" if single else "",
@@ -49,7 +49,7 @@ def _line(entry: Checkpoint) -> str:
         f"{shown.dataset} {shown.split}, {shown.protocol} ({shown.origin})" if shown else "no number published",
         _source(entry),
     )
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(columns)} |"
 
 
 def _source(entry: Checkpoint) -> str:

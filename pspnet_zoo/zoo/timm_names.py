@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def timm_models() -> list[str]:
-    """As `timm.list_models()`, in no order; with those that others registered, if timm is imported."""
+    """The names of `timm.list_models()`, in no order; with those that others registered, if timm is imported."""
     if "timm" in sys.modules:
         import timm
 
@@ -17,7 +17,7 @@ def timm_models() -> list[str]:
 
 
 def is_timm_model(name: str) -> bool:
-    """As `timm.is_model`: also for the names that timm has given up and still takes."""
+    """Whether timm has a model of this name, as `timm.is_model`: also for the names that timm has given up and still takes."""
     if "timm" in sys.modules:
         import timm
 

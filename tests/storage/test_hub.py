@@ -241,7 +241,7 @@ def test_a_name_that_is_not_there_is_said(commit, source, reason):
 @pytest.mark.parametrize("missing", [CONFIG_FILE, WEIGHTS_FILE])
 def test_a_repository_without_a_checkpoint_is_said(hub, files, missing):
     hub.add(NAME, {**{k: v for k, v in files.items() if k != missing}, "pytorch_model.bin": b"\x80\x02}q\x00."})
-    with pytest.raises(WeightsError, match=f"'{missing}' of '{NAME}'.*pickles, are not read"):
+    with pytest.raises(WeightsError, match=f"'{missing}' of '{NAME}'.*pickles, are not supported"):
         from_pretrained(NAME)
     assert not hub.asked(part="pytorch_model.bin")
 

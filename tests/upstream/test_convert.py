@@ -116,7 +116,7 @@ def without(state, key):
         (lambda s: {**s, "decode_head.conv_extra.weight": torch.zeros(1)}, "'decode_head.conv_extra.weight' is no key"),
         (
             lambda s: {**s, "decode_head.conv_seg.bias": torch.full((19,), torch.inf)},
-            "'segmentation_head.0.bias' has values that are",
+            "'segmentation_head.0.bias' has NaN or Inf",
         ),
         (lambda s: {**s, "decode_head.conv_seg.bias": "text"}, "'decode_head.conv_seg.bias' is a str, not a tensor"),
         (lambda s: {"decode_head.conv_seg.bias": torch.zeros(19)}, "is no PSPNet of a known project"),

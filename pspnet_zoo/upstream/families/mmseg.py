@@ -70,7 +70,7 @@ def check_config(text: str, architecture: str, network: NetworkConfig) -> None:
 
 
 def _expected(architecture: str, network: NetworkConfig) -> dict[str, Any]:
-    """What the config of a checkpoint of this entry says."""
+    """Values of the config of a checkpoint of this entry."""
     expected: dict[str, Any] = {
         "decode_head.type": "PSPHead",
         "decode_head.pool_scales": (1, 2, 3, 6),

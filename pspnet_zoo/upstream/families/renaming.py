@@ -1,4 +1,4 @@
-"""What converters share: renaming by rules, the order of the pyramid's bins, biases before norms, missing counters."""
+"""Tools of the converters: renaming by rules, the order of the pyramid's bins, biases before norms, missing counters."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ AUXILIARY = "auxiliary_head.0"
 
 @dataclass(frozen=True)
 class Converter:
-    """How the state dicts of a project become ours."""
+    """Conversion of the state dicts of a project to ours."""
 
     signature_key: str
     """A key that only this project's have."""
@@ -31,7 +31,7 @@ class Converter:
     leaves: Mapping[str, str] = field(default_factory=dict)
     """Last parts of keys that have other names here."""
     after: tuple[Callable[[Mapping[str, Tensor]], dict[str, Tensor]], ...] = ()
-    """What is done to the renamed tensors, in this order."""
+    """Changes of the renamed tensors, in this order."""
 
     def to_ours(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The state dict under our names, in our order of bins, without biases before norms.

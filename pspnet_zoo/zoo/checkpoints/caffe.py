@@ -14,7 +14,7 @@ _BGR = Preprocess((103.939, 116.779, 123.68), (1.0, 1.0, 1.0), 255.0, order="BGR
 def _caffe(
     architecture: str, tag: str, labels: Labels, parameters: int, id: str, page: str, metrics: tuple[Metric, ...]
 ) -> Checkpoint:
-    """An entry of the original Caffe weights; they are not read, their port to PyTorch is."""
+    """An entry of the original Caffe weights; not supported, but their port to PyTorch is."""
     return Checkpoint(
         architecture=architecture,
         tag=f"caffe_{tag}",
@@ -47,7 +47,7 @@ def _ptsemseg(
 ) -> Checkpoint:
     """An entry of the Caffe weights as meetps/pytorch-semseg converted them.
 
-    Caffe pools with kernel and stride floor(size / bin), which is adaptive pooling where the map is a multiple of 6, as for
+    Caffe pools with kernel and stride floor(size / bin), which is adaptive pooling where the feature map is a multiple of 6, as for
     images of 713 and 473 pixels.
     """
     return Checkpoint(

@@ -27,7 +27,7 @@ def _gluon(
     pytorchcv_sha1: str,
     pytorchcv_miou: float,
 ) -> tuple[Checkpoint, Checkpoint]:
-    """The entries of gluon-cv's MXNet file, which is not read, and of osmr/pytorchcv's file with the same weights for PyTorch."""
+    """The entries of gluon-cv's MXNet file, which is not supported, and of osmr/pytorchcv's PyTorch file with the same weights."""
     network = NetworkConfig(classes=len(labels), align_corners=True)
     task = Task(dataset, "val", labels, _GLUON_PROTOCOL, "", True)
     claim = task.metric(miou)

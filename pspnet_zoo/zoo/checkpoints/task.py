@@ -1,4 +1,4 @@
-"""What entries of several upstreams share: how a project evaluates, and usual preprocessing."""
+"""Facts that entries of several upstreams share: evaluation protocols and usual preprocessing."""
 
 from dataclasses import dataclass
 
