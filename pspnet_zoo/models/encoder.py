@@ -176,7 +176,9 @@ class Encoder(nn.Module):
         Raises:
             ValueError: If timm cannot do it for this model.
         """
-        switch = getattr(self.model, "set_grad_checkpointing", None)
+        # timm's wrapper of a whole model, FeatureGetterNet, does not pass it on
+        holders = (self.model, getattr(self.model, "model", None))
+        switch = next((switch for holder in holders if (switch := getattr(holder, "set_grad_checkpointing", None))), None)
         if switch is None:
             raise ValueError(f"timm {timm.__version__} has no gradient checkpointing for a {type(self.model).__name__}")
         switch(enable)

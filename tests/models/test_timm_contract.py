@@ -75,6 +75,7 @@ def test_stochastic_depth_that_cannot_be_is_refused(name, rate, message):
         network(name, drop_path_rate=rate)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
 def test_torchscript_is_refused_with_the_way_out():
     """It hangs on a hook of torch.jit: if torch drops it, this fails."""
     with pytest.raises(RuntimeError, match="TorchScript does not compile this network. Use pspnet_zoo.export"):
