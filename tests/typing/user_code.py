@@ -56,6 +56,6 @@ def look_around() -> None:
     assert_type(pspnet_zoo.__version__, str)
     assert_type(pspnet_zoo.list_models("*r101*", pretrained=True), list[str])
     assert_type(pspnet_zoo.list_backbones("*small*"), list[str])
-    row = pspnet_zoo.find("pspnet_lite0.camvid")
+    row = pspnet_zoo.find_checkpoint("pspnet_lite0.camvid")
     assert_type(row.license, str)
     assert_type([metric.value for metric in row.metrics], list[float])
