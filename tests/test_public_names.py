@@ -5,7 +5,7 @@ import pytest
 import pspnet_zoo
 
 NAMES = (
-    "Labels PSPNet Prediction Predictor WeightsError convert create find from_pretrained list_backbones list_models load "
+    "Labels PSPNet Prediction Predictor WeightsError convert create find_checkpoint from_pretrained list_backbones list_models load "
     "save_pretrained"
 )
 
