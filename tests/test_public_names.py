@@ -5,8 +5,8 @@ import pytest
 import pspnet_zoo
 
 NAMES = (
-    "Labels PSPNet Prediction Predictor WeightsError convert create find_checkpoint from_pretrained list_backbones list_models load "
-    "save_pretrained"
+    "Labels PSPNet Prediction Predictor WeightsError convert "
+    "create find_checkpoint from_pretrained list_backbones list_models load save_pretrained"
 )
 
 
