@@ -38,7 +38,7 @@ def create(
             `pspnet_zoo.upstream.cache`.
         pretrained: True loads the architecture's default weights, a tag those. The network is then in evaluation mode, with
             `.labels`, `.preprocess` and `.provenance`; otherwise it is in training mode.
-        encoder_weights: Without `pretrained`: weights of the encoder only, see `Encoder`. None touches no network.
+        encoder_weights: Without `pretrained`: weights of the encoder only, see `build_encoder`. None touches no network.
         classes: Channels of the output. None for those of the weights, or 19 without weights. Another number than that of the
             weights re-makes the classifier and keeps everything else.
         in_channels: Channels of the input; with weights for another number, timm adapts the first convolution.

@@ -21,6 +21,7 @@ from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported, Precision, beside_digest
 from ..runtimes.onnx import OnnxRuntime
 from ..runtimes.openvino import OpenVinoRuntime
+from ..storage.files import refuse_stream
 from .graph import Run, trace
 from .quantize import Calibration
 from .verify import verify
@@ -83,6 +84,7 @@ def export(
     target = path / OPENVINO_FILE if kind == "openvino" and path.suffix.lower() != ".xml" else path
     if target.is_dir():
         raise IsADirectoryError(f"'{target}' is a folder; give the name of a file in it")
+    refuse_stream(target)
     try:
         with _replacing(target) as draft:
             was_training = [module for module in network.modules() if module.training]
