@@ -22,6 +22,16 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def _signals_as_in_a_terminal():
+    """Heard, also where the tests run in the background or under nohup, which ignore some."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def send_at(monkeypatch, place, name, number, call=1):
     """Send the signal to this process when a function is called for the `call`-th time, in whatever thread that is."""
     original, calls = getattr(place, name), []
