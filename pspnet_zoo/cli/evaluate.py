@@ -36,6 +36,10 @@ def evaluate(
     dataset: LayoutOption = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     protocol: Annotated[str, typer.Option(help=f"{', '.join(PROTOCOLS)}; ms is multi-scale and flip.")] = "whole",
+    mapping: Annotated[
+        Path | None,
+        typer.Option(help="classes.json that maps the classes of the model and of the dataset to those that are measured."),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
     html_file: Annotated[
         Path | None, typer.Option("--html", help="Write a page with bars, the confusion matrix and images to this file.")
@@ -51,9 +55,11 @@ def evaluate(
     be predicted, with --save-predictions.
     """
     check_name(model)
+    from ..data.layouts.classes import read_class_file
     from ..data.open import guess_layout, open_dataset
     from ..evaluation.evaluate import evaluate as measure
     from ..evaluation.evaluate import predict_all
+    from ..evaluation.mapping import MappedDataset, MappedNetwork
     from ..evaluation.page import html_page
     from ..evaluation.report import prediction_saver, report, worst_and_best
     from ..model_source import ExportedFile, parse_weights
@@ -64,6 +70,9 @@ def evaluate(
         raise ValueError(f"protocol is '{protocol}'; it can be {', '.join(PROTOCOLS)}")
     dataset = dataset or guess_layout(data)
     images = open_dataset(dataset, data, split)
+    classes = read_class_file(mapping) if mapping else None
+    if classes:
+        images = MappedDataset(images, classes)
     if not images.masks and (json_file or html_file or not save_predictions):
         raise ValueError(f"{dataset} {split} has no ground truth to compare with; only --save-predictions is possible")
     save = prediction_saver(images, save_predictions) if save_predictions else None
@@ -72,6 +81,8 @@ def evaluate(
         network = open_runtime(
             model, device=None if isinstance(parse_weights(model), ExportedFile) else device, precision=precision
         )
+        if classes:
+            network = MappedNetwork(network, classes)
         bar.disable = rank > 0
         task = bar.add_task("evaluating", total=len(range(rank, len(images), count)))
 

@@ -1,0 +1,97 @@
+"""A model and a dataset with different classes, measured on the classes that both become."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+from ..data.dataset import SegmentationDataset
+from ..data.layouts.classes import DROPPED, Classes
+from ..inference.scores import Network, as_logits, labels_of
+from ..meta import IGNORE, Labels
+
+
+class MappedNetwork:
+    """A model whose classes are merged: a class has the sum of the probabilities of those that become it.
+
+    Ignored and dropped classes of the model are never predicted; the probabilities of the others count there.
+
+    Args:
+        network: The model, as `pspnet_zoo.runtimes.open.open_runtime` gives it.
+        classes: What its classes become, by their names.
+
+    Raises:
+        ValueError: If a class of the model is nowhere in `classes`, or none becomes one of them.
+    """
+
+    def __init__(self, network: Network, classes: Classes) -> None:
+        own = labels_of(network)
+        if own is None:
+            raise ValueError("The model has no labels, so that its classes cannot be mapped by name")
+        found = _find_all(own.names, classes, "model")
+        self._groups = [[i for i, each in enumerate(found) if each == class_id] for class_id in range(len(classes.labels))]
+        if empty := [name for name, group in zip(classes.labels.names, self._groups, strict=True) if not group]:
+            raise ValueError(f"No class of the model becomes {empty[0]!r}; it has {', '.join(own.names)}")
+        self._network = network
+        self.labels: Labels | None = classes.labels
+        self.classes = len(classes.labels)
+        self.activation = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """(N, C, H, W) to (N, classes, h, w): logarithms of the summed probabilities."""
+        output = self._network(x)
+        output = output[0] if isinstance(output, tuple) else output
+        scores = as_logits(output, self._network.activation, self._network.classes).log_softmax(1)
+        return torch.stack([scores[:, group].logsumexp(1) for group in self._groups], 1)
+
+
+class MappedDataset:
+    """A dataset whose masks hold other classes.
+
+    Args:
+        dataset: The dataset.
+        classes: What its classes become, by their names.
+
+    Raises:
+        ValueError: If a class of the dataset is nowhere in `classes`.
+    """
+
+    def __init__(self, dataset: SegmentationDataset, classes: Classes) -> None:
+        self._dataset, self.labels = dataset, classes.labels
+        self.images: Sequence[Path] = dataset.images
+        self.masks: Sequence[Path] = dataset.masks
+        found = _find_all(dataset.labels.names, classes, "dataset")
+        self._table = torch.full((256,), IGNORE, dtype=torch.uint8)
+        self._table[: len(found)] = torch.tensor(
+            [classes.undrawn if each == DROPPED else each for each in found], dtype=torch.uint8
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dataset, name)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        """As its dataset has it, with the mapped ids."""
+        image, mask = self._dataset[index]
+        return image, tv_tensors.Mask(self._table[mask.long()])
+
+    def mask(self, index: int) -> tv_tensors.Mask:
+        """The second of an item, without reading the image."""
+        return tv_tensors.Mask(self._table[self._dataset.mask(index).long()])
+
+
+def _find_all(names: Sequence[str], classes: Classes, what: str) -> list[int]:
+    found = [classes.find(name) for name in names]
+    if missing := [name for name, each in zip(names, found, strict=True) if each is None]:
+        raise ValueError(
+            f'The mapping does not mention {", ".join(map(repr, missing))} of the {what}; add them to "mapping", "ignore" or "drop"'
+        )
+    return [each for each in found if each is not None]
