@@ -23,8 +23,8 @@ def check(
 ) -> None:
     """Read a whole dataset, and name every file that is wrong.
 
-    It shows the number and sizes of the images and the share of each class. What is wrong has a line each, and the exit code is
-    then 2; what is only doubtful is a warning.
+    It shows the number and sizes of the images and the class fractions. Each error has a line, and the exit code is then 2; what
+    is only doubtful is a warning.
     """
     from ..data.check import check_dataset
     from ..data.open import guess_layout

@@ -51,8 +51,8 @@ def evaluate(
 ) -> None:
     """Measure a network on a dataset, on the GPU if there is one.
 
-    Started by torchrun, the processes share the images and give the same numbers as one. A split without ground truth can only
-    be predicted, with --save-predictions.
+    Started by torchrun, the processes divide the images among them and give the same numbers as one. A split without ground
+    truth can only be predicted, with --save-predictions.
     """
     check_name(model)
     from ..data.layouts.classes import read_class_file
@@ -136,7 +136,7 @@ def _table(result: "Evaluation") -> "Table":
 
 @contextmanager
 def _processes() -> "Iterator[tuple[int, int, torch.device]]":
-    """This process's number, how many there are and its device; where torchrun started several, they are joined meanwhile."""
+    """The rank of this process, the number of processes, and its device; several that torchrun started are connected meanwhile."""
     import torch
 
     rank, count, _ = torchrun_process()

@@ -142,7 +142,7 @@ def _check_names(checkpoints: Sequence[str | None], model: str | None, protocol:
 
 
 def _stopped(trainer: Trainer, when: str) -> typer.Exit:
-    """What ends the command as a process that the signal ended."""
+    """The end of the command, with the exit code of a process that the signal ended."""
     if trainer.leads:
         say(f"Stopped {when}", err)
     return typer.Exit(128 + (trainer.signal or signal.SIGTERM))  # another process may have had the signal
@@ -363,7 +363,7 @@ class _Start:
 
 @contextmanager
 def _progress(recipe: Recipe, scores: "TeacherScores | None", leads: bool) -> Iterator[Callable[[int, float, float], None]]:
-    """What a run calls after each step: a bar on a terminal, else a line every ten seconds and at the last step."""
+    """The progress of a run, called after each step: a bar on a terminal, else a line every ten seconds and at the last step."""
     bar, shown = progress_bar(), -math.inf
     bar.disable = not leads
     with bar:

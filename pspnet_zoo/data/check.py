@@ -1,4 +1,4 @@
-"""What a dataset holds, and what is wrong with it."""
+"""Contents and errors of a dataset."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from .pairs import Pairs, read_pair
 
 @dataclass
 class SplitContents:
-    """What the readable images of a split hold."""
+    """Contents of the readable images of a split."""
 
     labels: Labels
     images: int
@@ -88,7 +88,7 @@ def check_dataset(
 
 
 def doubts(contents: dict[str, SplitContents], split: str | None = None) -> list[str]:
-    """What is allowed and seldom meant: a line each.
+    """Warnings of contents that are allowed and seldom meant: a line each.
 
     Args:
         contents: From `check_dataset`.
@@ -105,7 +105,7 @@ def doubts(contents: dict[str, SplitContents], split: str | None = None) -> list
 
 
 def mask_doubts(dataset: SegmentationDataset, most: int = 64) -> tuple[str | None, list[str]]:
-    """What can be told of a dataset from a few of its masks, before training or evaluation.
+    """Errors and warnings that a few masks of a dataset show, before training.
 
     Args:
         dataset: Its masks are read, spread evenly over it, and not its images.

@@ -16,7 +16,7 @@ from .images import to_rgb
 
 
 class CheckedDataset(Dataset):
-    """A map-style dataset as training and evaluation read it.
+    """A dataset with `__len__` and `__getitem__`, as training and evaluation read it.
 
     Args:
         dataset: Its items are (image, mask) or {"image": ..., "mask": ...}, as albumentations gives them. An image is a uint8
@@ -45,7 +45,7 @@ class CheckedDataset(Dataset):
             )
         self.labels = found
         self.preprocess: Preprocess | None = getattr(base, "preprocess", None)
-        """How images are read, where they are not 8-bit RGB."""
+        """Preprocessing of images that are not 8-bit RGB."""
         self.channels = len(self.preprocess.mean) if self.preprocess else channels
         self.images: Sequence[Path] = self._files("images", [Path(f"item {i}") for i in chosen])
         """The file of each image, or its number in the dataset where that does not tell files."""

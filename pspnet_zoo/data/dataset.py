@@ -1,4 +1,4 @@
-"""What every dataset gives."""
+"""The interface of datasets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ class SegmentationDataset(Protocol):
 
     @property
     def labels(self) -> Labels:
-        """What the ids mean."""
+        """Names and colours of the class ids."""
         ...
 
     @property

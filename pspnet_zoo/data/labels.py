@@ -1,4 +1,4 @@
-"""What the class ids of a dataset mean, and the colours they are shown in."""
+"""Names and colours of the classes of published datasets."""
 
 from dataclasses import replace
 
@@ -147,7 +147,7 @@ COCO_STUFF = _labels(
 LOVEDA = _labels("background ffffff, building ff0000, road ffff00, water 0000ff, barren 9f81b7, forest 00ff00, agricultural ffc380")
 
 ISPRS = _labels("impervious_surface ffffff, building 0000ff, low_vegetation 00ffff, tree 00ff00, car ffff00, clutter ff0000")
-"""Of both Potsdam and Vaihingen."""
+"""The classes of both Potsdam and Vaihingen."""
 
 ISAID = _labels(
     "background 000000, ship 00003f, store_tank 003f3f, baseball_diamond 003f00, tennis_court 003f7f, "

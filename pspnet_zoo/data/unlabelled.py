@@ -61,12 +61,12 @@ class Joined:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        """As its dataset has it."""
+        """The item, or mask, of the dataset that holds it."""
         part, index = self._part(index)
         return part[index]
 
     def mask(self, index: int) -> tv_tensors.Mask:
-        """As its dataset has it."""
+        """The item, or mask, of the dataset that holds it."""
         part, index = self._part(index)
         return part.mask(index)
 

@@ -1,1 +1,1 @@
-"""A network against a dataset."""
+"""Evaluation of a network on a dataset."""

@@ -1,5 +1,6 @@
-"""A network against a dataset, in one process or several."""
+"""Evaluation of a network on a dataset, in one process or several."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
+from ..data.checked import checked
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
 from ..inference.protocols import PROTOCOLS, InferenceProtocol
@@ -17,11 +19,13 @@ from ..meta import IGNORE, Labels
 from ..streams.pipeline import in_order
 from .metrics import ConfusionMatrix
 
+_log = logging.getLogger(__name__)
+
 Save = Callable[[int, Tensor], None]
-"""Called with the position of an image in the dataset and its (H, W) class ids, on the CPU; uint8 up to 255 classes."""
+"""Called with the index of an image in the dataset and its predicted (H, W) class ids, on the CPU; uint8 up to 255 classes."""
 
 Progress = Callable[[int], None]
-"""Called after each image with how many this process has done."""
+"""Called after each image with the number of images that this process has done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,27 +35,26 @@ class Evaluation:
     miou: float
     """Mean intersection over union of the classes that occur or were predicted, 0..1."""
     iou: dict[str, float | None]
-    """By class name, 0..1; None for a class that neither occurs nor was predicted."""
+    """IoU by class name, 0..1; None for a class that neither occurs nor was predicted."""
     category_miou: float | None
-    """As `miou`, of the classes' categories; None where the labels have none."""
+    """Mean IoU of the classes' categories; None where the labels have none."""
     category_iou: dict[str, float | None] | None
-    """By category name; None where the labels have none."""
+    """IoU by category name; None where the labels have none."""
     pixel_accuracy: float
-    """Fraction of the pixels that count."""
+    """Fraction of the counted pixels that is predicted correctly."""
     mean_accuracy: float
-    """Mean over the classes that occur of the fraction of their pixels that was found."""
+    """Mean recall over the classes that occur."""
     loss: float
-    """Mean over the pixels that count of -log of the true class's probability, in nats; of the averaged probability where the
-    protocol averages."""
+    """Mean cross entropy over the counted pixels, in nats; of the averaged probabilities where the protocol averages."""
     images: int
     protocol: InferenceProtocol
     confusion: list[list[int]]
-    """Pixels; a row for each true class, a column for each prediction."""
+    """Numbers of pixels; a row for each class of the ground truth, a column for each predicted class."""
     image_miou: list[float | None]
-    """mIoU of each image alone, to find the worst and the best; None where no pixel counts. `miou` is not their mean."""
+    """mIoU of each image alone, to rank images; None where no pixel counts. `miou` is not their mean."""
 
     def as_json(self) -> dict[str, Any]:
-        """The numbers of the whole dataset; `protocol` in words, and all its settings."""
+        """The numbers of the whole dataset, with the protocol in words and all its settings."""
         numbers = {name: value for name, value in vars(self).items() if name != "image_miou"}
         return {**numbers, "protocol": str(self.protocol), "protocol_settings": asdict(self.protocol)}
 
@@ -59,54 +62,57 @@ class Evaluation:
 @torch.inference_mode()
 def evaluate(
     model: SegmentationModel,
-    dataset: SegmentationDataset,
+    dataset: Any,
     protocol: InferenceProtocol = PROTOCOLS["whole"],
     *,
     save: Save | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Segment every image and compare.
+    """Segment every image, and compare with the ground truth.
 
-    Where `torch.distributed` is initialised, every process must call this; each takes its share of the images, every image is
-    counted once, and all get the same result.
+    Where `torch.distributed` is initialised, every process must call this; the images are divided among them, every image
+    is counted once, and all get the same result.
 
     Args:
         model: On the device to run on; its training or evaluation mode is left as it was.
-        dataset: Its labels are the model's classes.
-        protocol: How each image is segmented; the result has what `scores.protocol_for` makes of it.
-        save: Takes the predictions of this process's share.
-        progress: Takes the number of images done of this process's share.
+        dataset: Of `open_dataset`, or any dataset that `pspnet_zoo.data.checked.CheckedDataset` takes, with the model's
+            classes.
+        protocol: How each image is segmented; the result holds the protocol that `scores.protocol_for` makes of it.
+        save: Called with each prediction of this process.
+        progress: Called after each image of this process.
 
     Raises:
         ValueError: If the classes are not the model's, the split has no ground truth, or no pixel of it counts.
         ImageError: If a file cannot be read.
         ConnectionError: If another process stopped.
     """
+    dataset = checked(dataset, labels_of(model), channels=len(model.preprocess.mean))
     check_classes(model, dataset.labels)
     confusion = ConfusionMatrix(len(dataset.labels))
     losses, image_miou = torch.zeros(2, len(dataset), dtype=torch.float64)
     pairs = in_order(lambda index: (index, *dataset[index]), _share(len(dataset)))
-    for done, (index, image, truth) in enumerate(pairs, start=1):
+    for done, (index, image, ground_truth) in enumerate(pairs, start=1):
         size = (image.shape[-2], image.shape[-1])
         scores = class_scores(model, image[None], protocol)
-        truth, prediction = truth.to(scores.device), largest(scores, size)[0]
+        ground_truth, prediction = ground_truth.to(scores.device), largest(scores, size)[0]
         one = ConfusionMatrix(len(dataset.labels))
-        one.update(prediction, truth)
+        one.update(prediction, ground_truth)
         confusion.counts += one.counts
         image_miou[index] = one.miou
         if scores.shape[-2:] != size:
             scores = F.interpolate(scores, size=size, mode="bilinear")
-        losses[index] = F.cross_entropy(scores, truth[None].long(), ignore_index=IGNORE, reduction="sum").item()
+        losses[index] = F.cross_entropy(scores, ground_truth[None].long(), ignore_index=IGNORE, reduction="sum").item()
         if save:
             save(index, stored(prediction, len(dataset.labels)))
         if progress:
             progress(done)
     device = model.device
-    # an image's numbers are 0 in all processes but one, so that no sum depends on how many there are
+    # an image's numbers are 0 in all processes but one, so that sums do not depend on the number of processes
     confusion.counts, losses, image_miou = (_sum_over_processes(t, device) for t in (confusion.counts, losses, image_miou))
     counted = int(confusion.counts.sum())
     if not counted:
         raise ValueError("Every pixel of the dataset is ignored; there is nothing to measure")
+    _warn_of_one_class(confusion, dataset.labels)
     categories = dataset.labels.categories
     by_category = confusion.merged(list(categories.values())) if categories else None
     return Evaluation(
@@ -133,7 +139,7 @@ def predict_all(
     *,
     progress: Progress | None = None,
 ) -> None:
-    """Segment every image, with or without ground truth. Several processes share the images as in `evaluate`.
+    """Segment every image, with or without ground truth. Several processes divide the images among them, as in `evaluate`.
 
     Raises:
         ValueError: If the classes are not the model's.
@@ -162,15 +168,24 @@ def check_classes(model: SegmentationModel, labels: Labels) -> None:
         raise ValueError(f"The model's classes are {known.names}, the dataset's {labels.names}")
 
 
+def _warn_of_one_class(confusion: ConfusionMatrix, labels: Labels) -> None:
+    """Masks of 0 and 255 make any network look perfect: the other class is ignored."""
+    occurring = [name for name, pixels in zip(labels.names, confusion.counts.sum(1).tolist(), strict=True) if pixels]
+    if len(occurring) == 1:
+        _log.warning(
+            "Warning: the ground truth holds no other class than '%s', so the mIoU says little; 255 is ignored", *occurring
+        )
+
+
 def _share(count: int) -> range:
-    """The positions that this process takes."""
+    """The indices of the images that this process takes."""
     if not _is_distributed():
         return range(count)
     return range(distributed.get_rank(), count, distributed.get_world_size())
 
 
 def _sum_over_processes(values: Tensor, device: torch.device) -> Tensor:
-    """The sum of what each process has, on the CPU; `device` is one that the processes' backend serves."""
+    """The sum over the processes, on the CPU; `device` is one that their backend supports."""
     if not _is_distributed():
         return values
     values = values.to(device)

@@ -19,34 +19,36 @@ class ConfusionMatrix:
         classes: Number of classes.
 
     Attributes:
-        counts: (classes, classes) int64; rows are the truth, columns the prediction.
+        counts: (classes, classes) int64; rows are the ground truth, columns the prediction.
     """
 
     def __init__(self, classes: int) -> None:
         self.counts = torch.zeros(classes, classes, dtype=torch.int64)
 
-    def update(self, prediction: Tensor, truth: Tensor) -> None:
+    def update(self, prediction: Tensor, ground_truth: Tensor) -> None:
         """Count the pixels of one or more images.
 
         Args:
             prediction: Integer ids of any shape, each below the number of classes.
-            truth: Ids of the same shape; 255 is not counted.
+            ground_truth: Ids of the same shape; 255 is not counted.
 
         Raises:
             ValueError: If the shapes differ, or an id is not a class.
         """
-        if prediction.shape != truth.shape:
-            raise ValueError(f"The prediction is {tuple(prediction.shape)} and the truth {tuple(truth.shape)}; they must be equal")
-        counted = truth != IGNORE
-        truth, prediction = truth[counted].long(), prediction[counted].long()
+        if prediction.shape != ground_truth.shape:
+            raise ValueError(
+                f"The prediction is {tuple(prediction.shape)} and the ground truth {tuple(ground_truth.shape)}; they must be equal"
+            )
+        counted = ground_truth != IGNORE
+        targets, prediction = ground_truth[counted].long(), prediction[counted].long()
         classes = len(self.counts)
-        for what, ids in (("truth", truth), ("prediction", prediction)):
+        for what, ids in (("ground truth", targets), ("prediction", prediction)):
             if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < classes:
                 raise ValueError(f"The {what} holds ids from {int(ids.min())} to {int(ids.max())}; there are {classes} classes")
-        self.counts += torch.bincount(truth * classes + prediction, minlength=classes**2).view(classes, classes).cpu()
+        self.counts += torch.bincount(targets * classes + prediction, minlength=classes**2).view(classes, classes).cpu()
 
     def merged(self, groups: Sequence[Sequence[int]]) -> "ConfusionMatrix":
-        """The matrix of groups of classes, in which a class taken for another of its group is right.
+        """The matrix of groups of classes, in which confusion within a group is correct.
 
         Every class must be in one group. Source: cityscapesscripts evalPixelLevelSemanticLabeling.py, getIouScoreForCategory.
         """
@@ -65,15 +67,15 @@ class ConfusionMatrix:
 
     @property
     def miou(self) -> float:
-        """Mean of the classes' IoU, 0..1, without the NaNs."""
+        """Mean IoU of the classes, 0..1, without the NaNs."""
         return self.iou.nanmean().item()
 
     @property
     def pixel_accuracy(self) -> float:
-        """Fraction of the counted pixels that are right; NaN if none was counted."""
+        """Fraction of the counted pixels that is predicted correctly; NaN if none was counted."""
         return (self.counts.diagonal().sum().double() / self.counts.sum()).item()
 
     @property
     def mean_accuracy(self) -> float:
-        """Mean over the true classes of the fraction of their pixels that is right; NaN if none was counted."""
+        """Mean recall over the classes that occur; NaN if none was counted."""
         return (self.counts.diagonal().double() / self.counts.sum(1)).nanmean().item()

@@ -1,4 +1,4 @@
-"""An evaluation as a page that needs no other file, no network and no script; its template is page.html.j2."""
+"""The report of an evaluation as one HTML file without scripts; its template is page.html.j2."""
 
 import base64
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ _TITLES = {
 
 
 def html_page(report: dict[str, Any], labels: Labels, worst: Sequence[Example], best: Sequence[Example]) -> str:
-    """The text of the page.
+    """The HTML of the page.
 
     Args:
         report: See the function `report`; "model", "dataset" and "split", where it has them, make the title.
-        labels: Of the dataset.
-        worst: The images to show as the worst.
-        best: The images to show as the best.
+        labels: The classes of the dataset.
+        worst: Images with the lowest mIoU.
+        best: Images with the highest mIoU.
     """
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_TEMPLATE.read_text("utf-8"))
     return template.render(
@@ -45,7 +45,7 @@ def html_page(report: dict[str, Any], labels: Labels, worst: Sequence[Example], 
 
 
 def _classes(iou: dict[str, float | None], labels: Labels, confusion: np.ndarray) -> list[dict[str, Any]]:
-    """What the tables say of each class; IoU, shares and what was found are 0..1."""
+    """A table entry for each class; IoU, recall and fractions are 0..1."""
     pixels = confusion.sum(axis=1)
     class_fractions = confusion / np.maximum(pixels, 1)[:, None]
     return [
@@ -53,18 +53,18 @@ def _classes(iou: dict[str, float | None], labels: Labels, confusion: np.ndarray
             "name": name,
             "color": tuple(color),
             "iou": iou[name],
-            "found": class_fractions[i, i] if pixels[i] else None,
-            "share": pixels[i] / confusion.sum(),
-            "cells": [_cell(class_fractions[i, j], confusion[i, j], i == j) for j in range(len(labels))],
+            "recall": class_fractions[i, i] if pixels[i] else None,
+            "fraction": pixels[i] / confusion.sum(),
+            "predicted": [_entry(class_fractions[i, j], confusion[i, j], i == j) for j in range(len(labels))],
         }
         for i, (name, color) in enumerate(zip(labels.names, labels.colors, strict=True))
     ]
 
 
-def _cell(fraction: float, pixels: int, is_right: bool) -> dict[str, Any]:
+def _entry(fraction: float, pixels: int, is_right: bool) -> dict[str, Any]:
     color = "59, 120, 184" if is_right else "205, 60, 45"
-    # small mistakes are to be seen: the square root lifts them
-    return {"share": fraction, "pixels": pixels, "color": f"{color}, {fraction**0.5 * 0.9:.3f}"}
+    # the square root makes small errors visible
+    return {"fraction": fraction, "pixels": pixels, "color": f"{color}, {fraction**0.5 * 0.9:.3f}"}
 
 
 def _shown(example: Example) -> dict[str, Any]:

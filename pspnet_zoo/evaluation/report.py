@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: a report, the predictions, and its worst and best images."""
+"""The results of an evaluation: a report, the predictions, and the worst and best images."""
 
 import hashlib
 import platform
@@ -30,12 +30,12 @@ _EXAMPLE_WIDTH = 480  # pixels; a page with six examples stays below 2 MB
 
 
 def report(evaluation: Evaluation, model: PSPNet | Runtime, dataset: SegmentationDataset) -> dict[str, Any]:
-    """The numbers, and what is needed to get them again, as JSON.
+    """The numbers, and what is needed to reproduce them, as JSON.
 
     Nothing in an evaluation is random, so there is no seed; one of the training is in `provenance`.
 
     Args:
-        evaluation: Of the model on the dataset.
+        evaluation: The evaluation of the model on the dataset.
         model: Its weights are hashed, as `save_pretrained` would write them or as an exported file has them.
         dataset: The names and sizes of its files are hashed, in order, not their content, which would have to be read again.
 
@@ -122,7 +122,7 @@ class Example:
 
     name: str
     miou: float
-    """Of this image alone."""
+    """mIoU of this image alone."""
     views: tuple[Image.Image, Image.Image, Image.Image]
     """The image, and overlays of the ground truth and of the prediction."""
 

@@ -1,6 +1,6 @@
 """Knowledge distillation: soft labels of teacher networks, cached on disk and augmented with their image.
 
-The augmentation moves a map of coordinates instead of the soft labels: `coordinates` gives the position of every pixel, every
+The augmentation moves coordinates instead of the soft labels: `coordinates` gives the position of every pixel, every
 geometric transform treats it as an image, and `sample` looks the soft labels up once, for the pixels of the crop.
 
 Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), section 2.

@@ -155,7 +155,7 @@ class Run:
 
 
 def identity(model: PSPNet, dataset: SegmentationDataset, teacher: str | None) -> dict[str, Any]:
-    """What must be the same when a run is resumed, beside its recipe, as JSON.
+    """The facts that must be the same when a run is resumed, beside its recipe, as JSON.
 
     A dataset is known by the number and names of its files, so that a folder may move and a damaged file be replaced.
     """

@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run found; its numbers are in `result.json` and `history.csv` too."""
+    """The result of a run; its numbers are in `result.json` and `history.csv` too."""
 
     steps: int
     """Steps done."""
@@ -102,7 +102,7 @@ def train(
 
     Args:
         model: Its weights are the start, unless a checkpoint is resumed. It is moved to the GPU of its process, where there is one.
-        dataset: What to train on: of `open_dataset`, or any map-style dataset that `pspnet_zoo.data.checked.CheckedDataset` takes.
+        dataset: What to train on: of `open_dataset`, or any dataset that `pspnet_zoo.data.checked.CheckedDataset` takes.
         recipe: The run's settings.
         folder: Takes `recipe.json`, a `tensorboard` log, `history.csv` with a row for each evaluation, the network with the best
             mIoU on `validation` as `best`, `result.json`, and `checkpoint.safetensors`, replaced every `recipe.checkpoint_every`
@@ -292,7 +292,7 @@ class _Step:
 
 
 def _accelerator(recipe: Recipe, cpu: bool) -> Accelerator:
-    """What places tensors, wraps the network for several processes, and casts; accelerate keeps one precision for a process."""
+    """accelerate's handle on devices, processes and precision, of which it keeps one for a Python process."""
     try:
         return Accelerator(cpu=cpu, mixed_precision=recipe.precision)
     except ValueError:

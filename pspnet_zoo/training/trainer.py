@@ -20,8 +20,8 @@ class Trainer:
     """Holds a run's folder and hears SIGINT, SIGTERM and SIGHUP, from entering to leaving the block.
 
     While the run is prepared, a signal raises `Stopped` at once. After `begin` it is only noted in `signal`, so that the step is
-    finished and saved. A signal handler of the caller's is called too; a signal that is ignored, as `nohup` ignores SIGHUP, stays
-    ignored. Outside the main thread no signals are heard.
+    finished and saved. A signal handler of the caller's is called too; where SIGHUP is ignored, as by `nohup`, it stays ignored.
+    Outside the main thread no signals are heard.
 
     Args:
         folder: Of the run; it is made if it does not exist, and removed again if nothing was written.
@@ -49,7 +49,9 @@ class Trainer:
                 raise ValueError(f"Another run is writing to '{self.folder}'; wait for its end, or choose another folder") from None
         if threading.current_thread() is threading.main_thread():
             numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]  # Windows has no SIGHUP
-            self._handlers = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+            handlers = {number: signal.getsignal(number) for number in numbers}
+            # nohup ignores SIGHUP, and is obeyed; SIGINT, which shells ignore for jobs in the background, is heard
+            self._handlers = {n: handler for n, handler in handlers.items() if n in numbers[:2] or handler is not signal.SIG_IGN}
             for number in self._handlers:
                 signal.signal(number, self._handle)
         return self

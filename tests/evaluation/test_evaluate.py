@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
+from torch.utils.data import Subset, TensorDataset
 
 from pspnet_zoo import PSPNet
 from pspnet_zoo.data.labels import CAMVID, CITYSCAPES, Labels
@@ -197,3 +198,29 @@ def test_a_split_without_ground_truth_is_predicted(tmp_path):
     dataset.masks = ()
     predict_all(net, dataset, PROTOCOLS["whole"], saved.__setitem__)
     assert saved.keys() == expected.keys() and all(torch.equal(saved[i], expected[i]) for i in saved)
+
+
+def test_large_images_are_shrunk_with_antialiasing(net, camvid):
+    """Four pixels of noise become one that averages them: bilinear samples of two would keep three times the deviation."""
+    seen = []
+    net.preprocess = replace(net.preprocess, max_pixels=32 * 32)
+    net.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    noise = torch.randint(0, 256, (1, 3, 128, 128), dtype=torch.uint8)
+    evaluate(net, TensorDataset(noise, torch.arange(128 * 128).view(1, 128, 128) % 11))
+    assert seen[0].shape[-2:] == (32, 32) and seen[0].std() < 0.3 * net.preprocess(noise[0]).std()
+
+
+def test_plain_tensors_and_subsets_are_measured_like_files(net, camvid):
+    dataset = open_dataset("camvid", camvid, "val")
+    expected = evaluate(net, dataset)
+    images, masks = (torch.stack([item[i].as_subclass(torch.Tensor) for item in dataset]) for i in (0, 1))
+    assert evaluate(net, TensorDataset(images, masks.long())).confusion == expected.confusion
+    part = evaluate(net, Subset(dataset, [0, 2]))
+    assert part.images == 2 and part.image_miou == [expected.image_miou[0], expected.image_miou[2]]
+
+
+def test_ground_truth_of_one_class_is_warned_of(net, caplog):
+    masks = torch.zeros(1, 48, 64, dtype=torch.uint8)
+    masks[:, :, 32:] = 255
+    evaluate(net, TensorDataset(torch.zeros(1, 3, 48, 64, dtype=torch.uint8), masks))
+    assert "the ground truth holds no other class than 'sky', so the mIoU says little" in caplog.text

@@ -222,3 +222,11 @@ def test_bands_of_any_range_are_distorted_by_their_own_spread_and_not_rounded():
     shifts = torch.stack(seen).abs()
     assert (shifts.amax(0) < 1).all() and (shifts.amax(0) > 0.2).all()  # every band, on its own scale
     assert (image != image.round()).any()
+
+
+def test_shrinking_is_antialiased():
+    """Four pixels of noise become one that averages them: bilinear samples of two would keep three times the deviation."""
+    pixels = tv_tensors.Image(torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8))
+    mask = tv_tensors.Mask(torch.zeros(128, 128, dtype=torch.uint8))
+    image = training_transform(crop=(32, 32), mean=(0, 0, 0), scale=(0.25, 0.25), photometric=False)(pixels, mask)[0]
+    assert image.float().std() < 0.3 * pixels.float().std()

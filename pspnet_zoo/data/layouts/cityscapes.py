@@ -16,12 +16,12 @@ from ..pairs import Pairs
 SPLITS = {
     "train": "gtFine",
     "val": "gtFine",
-    "test": None,  # its labelIds are placeholders without a class: the truth stays with the evaluation server
+    "test": None,  # its labelIds are placeholders without a class: the ground truth stays with the evaluation server
     "train_extra": "gtCoarse",
 }
 """The folder of each split's ground truth."""
 
-_PICTURE = "_leftImg8bit.png"
+_IMAGE = "_leftImg8bit.png"
 _TRAIN_IDS = {i: i for i in (*range(len(CITYSCAPES)), IGNORE)}
 # 255 is what -1, the license plate, becomes in 8 bits; cityscapesScripts' own json2labelImg does not draw it
 _LABEL_IDS = {**dict.fromkeys((*range(34), 255), IGNORE), **{label: i for i, label in enumerate(CITYSCAPES.official_ids)}}
@@ -41,13 +41,13 @@ def find(root: Path, split: str) -> Pairs:
     folder = root / "leftImg8bit" / split
     if not folder.is_dir():
         raise FileNotFoundError(f"No folder '{folder}'")
-    images = tuple(sorted(p for p in folder.glob(f"*/*{_PICTURE}") if not p.name.startswith(".")))
+    images = tuple(sorted(p for p in folder.glob(f"*/*{_IMAGE}") if not p.name.startswith(".")))
     if not images:
-        raise FileNotFoundError(f"No images in '{folder}', named CITY/*{_PICTURE}")
-    truth = SPLITS[split]
-    if truth is None:
+        raise FileNotFoundError(f"No images in '{folder}', named CITY/*{_IMAGE}")
+    annotations = SPLITS[split]
+    if annotations is None:
         return Pairs(images, (), CITYSCAPES, {})
-    stems = [root / truth / split / p.parent.name / f"{p.name.removesuffix(_PICTURE)}_{truth}" for p in images]
+    stems = [root / annotations / split / p.parent.name / f"{p.name.removesuffix(_IMAGE)}_{annotations}" for p in images]
     masks = tuple(p.with_name(f"{p.name}_labelTrainIds.png") for p in stems)
     if all(p.is_file() for p in masks):
         return Pairs(images, masks, CITYSCAPES, _TRAIN_IDS)
