@@ -12,7 +12,7 @@ from timm.scheduler import CosineLRScheduler, PolyLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
-from ..models.encoder import timm_name
+from ..models.backbone import timm_name
 from ..models.pspnet import PSPNet
 from .recipes import Recipe
 
