@@ -38,7 +38,7 @@ def import_data(
         typer.Option(help="classes.json that merges, renames, ignores and drops classes of the source.", rich_help_panel=_CLASSES),
     ] = None,
     colors: Annotated[
-        Path | None, typer.Option(help="Table of the masks' colours: R G B NAME in each line.", rich_help_panel=_CLASSES)
+        Path | None, typer.Option(help="Table of the masks' colors: R G B NAME in each line.", rich_help_panel=_CLASSES)
     ] = None,
     names: Annotated[
         str | None, typer.Option(help="Names of the masks' values, in ascending order: cell,nucleus.", rich_help_panel=_CLASSES)

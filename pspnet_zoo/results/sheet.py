@@ -13,13 +13,13 @@ _COLUMNS = 4
 
 
 def contact_sheet(items: Iterable[tuple[str, np.ndarray, np.ndarray]], labels: Labels, *, columns: int = _COLUMNS) -> Image.Image:
-    """Images under the colours of their masks, in rows, with their names below and the classes at the bottom.
+    """Images under the colors of their masks, in rows, with their names below and the classes at the bottom.
 
-    Ignored pixels are hatched in black and white; a class whose colour is black, as background is, has none.
+    Ignored pixels are hatched in black and white; a class whose color is black, as background is, has none.
 
     Args:
         items: Of each a name, the image (H, W, 3) uint8 RGB, and the mask (H, W) of class ids, 255 where ignored.
-        labels: Names and colours of the ids.
+        labels: Names and colors of the ids.
         columns: Images in a row.
     """
     cells = [_cell(*item, labels) for item in items]

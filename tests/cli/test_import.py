@@ -90,4 +90,4 @@ def test_without_the_extra_it_says_what_to_install(run, source, tmp_path, monkey
     (source / "annotations.xml").write_text("<annotations/>")
     monkeypatch.setitem(sys.modules, "defusedxml.common", None)
     code, _, err = run("data", "import", source, "-o", tmp_path / "new")
-    assert code == 2 and "Reading XML of CVAT needs" in err and "pip install 'pspnet-zoo[labels]'" in err
+    assert code == 2 and "Reading XML of CVAT needs" in err and "'.[labels]'" in err

@@ -81,7 +81,7 @@ def read_voc(root: Path, images: Images, options: MaskOptions) -> Source:
     is_color = any(value >= COLOR for value in values)
     source.categories = table if is_color else dict(enumerate(table.values()))
     source.undrawn = next((key for key, each in source.categories.items() if each.name == "background"), None)
-    source.ignored = frozenset({pack((224, 224, 192)) if is_color else 255})  # the palette's colour of 255
+    source.ignored = frozenset({pack((224, 224, 192)) if is_color else 255})  # the palette's color of 255
     source.samples = [
         Sample(images.name(p.image), p.image, values=read, split=p.split) for p, read in zip(pairs, readers, strict=True) if read
     ]

@@ -1,4 +1,4 @@
-"""What the values of masks mean: ids of any depth, two values, and colours with or without a table."""
+"""What the values of masks mean: ids of any depth, two values, and colors with or without a table."""
 
 import io
 import re
@@ -17,7 +17,7 @@ from .sample import Category, Source, SourceError, check_name, image_header, rea
 _MOST_VALUES = 255
 _TABLES = ("labelmap.txt", "label_colors.txt", "class_dict.csv", "colors.txt", "colors.csv", "colors.json")
 _UNLABELLED = ("void", "unlabelled", "unlabeled", "ignore", "ignored")
-COLOR = 1 << 60  # added to colours, so that none is taken for an id
+COLOR = 1 << 60  # added to colors, so that none is taken for an id
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class MaskOptions:
     pattern: str | None = None
     """Path of the mask of an image below the source, with "{stem}", and if wanted "{class}" and "*"."""
     colors: Path | None = None
-    """Table of colours and names."""
+    """Table of colors and names."""
     names: tuple[str, ...] = ()
     """Names of the values, in ascending order; "ignore" for one that is ignored."""
     kind: str | None = None
@@ -41,18 +41,18 @@ class Mask(Protocol):
     """Name for messages."""
 
     def values(self, *, as_colors: bool = False) -> np.ndarray:
-        """(H, W) int64: the id of every pixel, or `pack` of its colour; the colours of a palette if asked for."""
+        """(H, W) int64: the id of every pixel, or `pack` of its color; the colors of a palette if asked for."""
         ...
 
     def palette(self) -> dict[int, tuple[int, int, int]]:
-        """The colour of each index of an indexed image; empty for other masks."""
+        """The color of each index of an indexed image; empty for other masks."""
         ...
 
 
 class MaskImage:
     """A mask as an image file of up to 32 bits a channel.
 
-    Colours of 16 bits that 8 bits hold as well are read as 8 bits. Transparent pixels are black.
+    Colors of 16 bits that 8 bits hold as well are read as 8 bits. Transparent pixels are black.
 
     Args:
         data: The file, or what returns its bytes.
@@ -90,7 +90,7 @@ class MaskImage:
 
 
 class MaskArray:
-    """A mask as an array, (H, W) integers or (H, W, 3 or 4) colours.
+    """A mask as an array, (H, W) integers or (H, W, 3 or 4) colors.
 
     Args:
         read: Returns the array.
@@ -123,7 +123,7 @@ def _ids(pixels: np.ndarray, where: str) -> np.ndarray:
 
 
 def pack(color: Sequence[int]) -> int:
-    """The value of a colour, 8 or 16 bits a channel, in what `mask_values` returns."""
+    """The value of a color, 8 or 16 bits a channel, in what `mask_values` returns."""
     bits = 8 if max(color) < 256 else 16
     red, green, blue = (int(c) for c in color)
     return COLOR | (red << 2 * bits) | (green << bits) | blue
@@ -166,9 +166,9 @@ Read = Callable[[], np.ndarray]
 
 
 def scan(masks: Sequence[Mask], problems: list[str]) -> tuple[Counter[int], dict[int, tuple], list[Read | None]]:
-    """The number of pixels of each value in all masks, the palette's colours, and what reads each mask; None if it cannot be.
+    """The number of pixels of each value in all masks, the palette's colors, and what reads each mask; None if it cannot be.
 
-    Indexed images give their indices if they share one palette, and else their colours.
+    Indexed images give their indices if they share one palette, and else their colors.
 
     Raises:
         SourceError: If no mask can be read.
@@ -218,9 +218,9 @@ def interpret(
     if len(values) > _MOST_VALUES + 1 and not table:
         raise SourceError(
             f"The masks hold {len(values):,} values; there can be {_MOST_VALUES} classes. If they were smoothed or are JPEG files, "
-            "state the true colours with --colors; if they are numbers of objects, make all above 0 one class with --format binary"
+            "state the true colors with --colors; if they are numbers of objects, make all above 0 one class with --format binary"
         )
-    colored = any(value >= COLOR and _grey(value) is None for value in values)
+    colored = any(value >= COLOR and _gray(value) is None for value in values)
     source.format = "colors" if colored or (table and any(value >= COLOR for value in values)) else "ids"
     if source.format == "colors":
         _interpret_colors(source, values, table, options)
@@ -259,7 +259,7 @@ def _interpret_colors(source: Source, values: Counter[int], table: dict[int, Cat
         ordered = sorted(values, key=lambda v: (v != black, -values[v]))
         names = options.names or [("background" if v == black else f"color_{_hex(v)}") for v in ordered]
         if len(names) != len(ordered):
-            raise SourceError(f"--names has {len(names)} names; the masks hold {len(ordered)} colours. Give a table with --colors")
+            raise SourceError(f"--names has {len(names)} names; the masks hold {len(ordered)} colors. Give a table with --colors")
         source.categories = {
             v: Category(name, _rgb(v) if max(_rgb(v)) < 256 else None) for v, name in zip(ordered, names, strict=True)
         }
@@ -267,7 +267,7 @@ def _interpret_colors(source: Source, values: Counter[int], table: dict[int, Cat
         lines = [
             f"  {' '.join(map(str, _rgb(v)))} {name}  # {values[v] / total:.2%}" for v, name in zip(ordered, names, strict=True)
         ]
-        source.notes.append("The colours were found in the masks and named after themselves; correct the names with --colors FILE:")
+        source.notes.append("The colors were found in the masks and named after themselves; correct the names with --colors FILE:")
         source.notes += lines
         source.undrawn = black if black in values else None
         return
@@ -285,7 +285,7 @@ def _interpret_colors(source: Source, values: Counter[int], table: dict[int, Cat
 
 
 def _interpret_ids(source: Source, values: Counter[int], palette: dict[int, tuple], options: MaskOptions) -> None:
-    plain = {value: _grey(value) if value >= COLOR else value for value in sorted(values)}
+    plain = {value: _gray(value) if value >= COLOR else value for value in sorted(values)}
     largest = [value for value, number in plain.items() if number in (2**8 - 1, 2**16 - 1, 2**32 - 1)]
     ids = [value for value in plain if value not in largest]
     if len(options.names) == len(plain):  # the user names all of them
@@ -306,7 +306,7 @@ def _interpret_ids(source: Source, values: Counter[int], palette: dict[int, tupl
         source.notes.append(f"{_list(plain[v] for v in largest)} is ignored (name it too with --names to keep it)")
 
 
-def _grey(value: int) -> int | None:
+def _gray(value: int) -> int | None:
     red, green, blue = _rgb(value)
     return red if red == green == blue else None
 
@@ -323,7 +323,7 @@ def _hex(value: int) -> str:
 
 
 def show_value(value: int) -> str:
-    """A value of a mask as people write it: an id, or a colour."""
+    """A value of a mask as people write it: an id, or a color."""
     return str(_rgb(value)) if value >= COLOR else str(value)
 
 
@@ -333,12 +333,12 @@ def _list(numbers: Iterable[int | None]) -> str:
 
 
 def find_table(root: Path, chosen: Path | None) -> dict[int, Category] | None:
-    """The names of colours: those of the chosen file, or of one with a usual name in the source.
+    """The names of colors: those of the chosen file, or of one with a usual name in the source.
 
     A line is "R G B NAME", "NAME,R,G,B" or CVAT's "NAME:R,G,B:parts:actions"; a JSON file has {"NAME": [R, G, B]}.
 
     Raises:
-        SourceError: If a line says something else, or a colour or name is there twice.
+        SourceError: If a line says something else, or a color or name is there twice.
     """
     file = chosen or next((root / name for name in _TABLES if (root / name).is_file()), None)
     if file is None:
@@ -356,7 +356,7 @@ def find_table(root: Path, chosen: Path | None) -> dict[int, Category] | None:
             raise SourceError(f"'{file}': a line must be R G B NAME, such as '128 64 128 road'")
         name = check_name(name, f"'{file}'")
         if pack(color) in table or any(name == other.name for other in table.values()):
-            raise SourceError(f"'{file}': the name '{name}' or its colour is there twice")
+            raise SourceError(f"'{file}': the name '{name}' or its color is there twice")
         red, green, blue = color
         table[pack(color)] = Category(name, (red, green, blue) if max(color) < 256 else None)
     return table

@@ -1,4 +1,4 @@
-"""The file `classes.json`: names, colours, and which classes of a source they stand for."""
+"""The file `classes.json`: names, colors, and which classes of a source they stand for."""
 
 import json
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class Classes:
     background: str | None = None
     """Class of what nobody drew; None to ignore it."""
     colors_given: bool = False
-    """Whether the colours come from the file, and stand for the ids in masks."""
+    """Whether the colors come from the file, and stand for the ids in masks."""
 
     def __post_init__(self) -> None:
         names = self.labels.names

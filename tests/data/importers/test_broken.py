@@ -196,7 +196,7 @@ def test_faults_of_masks_are_named(tmp_path, imported, kind):
     assert len(result.problems) == 1 and set(result.masks) == ({"a", "b", "c"} if kind == "no image" else {"a", "c"})
 
 
-def test_colours_that_the_table_lacks_are_ignored_and_named(tmp_path, imported):
+def test_colors_that_the_table_lacks_are_ignored_and_named(tmp_path, imported):
     write_images(tmp_path / "set" / "images", "a")
     pixels = np.zeros((48, 64, 3), np.uint8)
     pixels[:2], pixels[2:4] = (255, 0, 0), (9, 9, 8)
@@ -221,7 +221,7 @@ def test_a_table_that_makes_no_sense_is_refused(tmp_path, imported, text):
 def test_smoothed_masks_are_refused_with_the_cure(tmp_path):
     write_images(tmp_path / "images", "a")
     write_masks(tmp_path / "masks", {"a": np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)})
-    with pytest.raises(SourceError, match="state the true colours with --colors"):
+    with pytest.raises(SourceError, match="state the true colors with --colors"):
         read_source(tmp_path, None)
 
 

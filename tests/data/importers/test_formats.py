@@ -321,7 +321,7 @@ def write_deep_png(path, pixels):
 
 @pytest.mark.parametrize("kind", ["RGB", "RGBA", "16 bits", "palettes"])
 @pytest.mark.parametrize("table", ["label_colors.txt", "labelmap.txt", "colors.json", None])
-def test_colour_masks_with_and_without_a_table(tmp_path, imported, kind, table):
+def test_color_masks_with_and_without_a_table(tmp_path, imported, kind, table):
     root = tmp_path / "set"
     files = write_images(root / "images")
     (root / "labels").mkdir()
@@ -352,7 +352,7 @@ def test_colour_masks_with_and_without_a_table(tmp_path, imported, kind, table):
     assert table or "  128 0 0 color_800000  # 4.33%" in result.notes
 
 
-def test_colours_of_16_bits_that_differ_in_the_low_byte_stay_apart(tmp_path, imported):
+def test_colors_of_16_bits_that_differ_in_the_low_byte_stay_apart(tmp_path, imported):
     root = tmp_path / "set"
     write_images(root / "images", "a")
     (root / "masks").mkdir()
