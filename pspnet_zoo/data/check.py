@@ -61,6 +61,7 @@ def check_dataset(
     layout, problems = find_layout(name), []
     splits = layout.splits(root) if split is None else (split,)
     if not splits:
+        layout.find(root, "train")  # its error tells where images and masks are looked for
         raise FileNotFoundError(f"No split of the layout '{name}' in '{root}'")
     found: dict[str, Pairs] = {}
     for each in splits:

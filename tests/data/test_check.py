@@ -96,3 +96,9 @@ def test_classes_without_a_pixel_and_a_missing_split_are_doubted(tmp_path):
 
 def test_a_sound_dataset_is_not_doubted(tmp_path):
     assert not doubts(folder_of(tmp_path, ["a", "b"], [0, 1, 255]))
+
+
+def test_a_folder_without_splits_is_told_where_images_and_masks_belong(tmp_path):
+    (tmp_path / "JPEGImages").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds neither images/ and masks/.* It holds JPEGImages/"):
+        check_dataset("folder", tmp_path)
