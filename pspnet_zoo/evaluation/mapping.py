@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 
 from ..data.dataset import SegmentationDataset
 from ..data.layouts.classes import DROPPED, Classes
-from ..inference.scores import Network, as_logits, labels_of
+from ..inference.scores import SegmentationModel, as_logits, labels_of
 from ..meta import IGNORE, Labels
 
 
@@ -27,7 +27,7 @@ class MappedNetwork:
         ValueError: If a class of the model is nowhere in `classes`, or none becomes one of them.
     """
 
-    def __init__(self, network: Network, classes: Classes) -> None:
+    def __init__(self, network: SegmentationModel, classes: Classes) -> None:
         own = labels_of(network)
         if own is None:
             raise ValueError("The model has no labels, so that its classes cannot be mapped by name")
