@@ -164,3 +164,17 @@ def test_links_inside_the_repository_lead_somewhere(document):
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+def test_every_guarantee_names_tests_that_exist():
+    existing = {name for file in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", file.read_text())}
+    statements = re.split(r"^- ", (ROOT / "docs" / "reference" / "guarantees.md").read_text(), flags=re.MULTILINE)[1:]
+    for statement in statements:
+        assert (named := set(re.findall(r"`(test_\w+)`", statement))) and named <= existing, statement
+
+
+def test_the_page_and_the_plot_of_models_are_up_to_date():
+    from tools.choose_page import PAGE, PLOT, page, plot
+
+    assert PAGE.read_text() == page(), "run: python -m tools.choose_page"
+    assert PLOT.read_text() == plot(), "run: python -m tools.choose_page"

@@ -1,4 +1,4 @@
-"""Build the documentation site into build/site, strictly: a warning, a broken link or a missing name of the API ends it.
+"""Build the documentation site into build/site. A warning, a broken link or a missing name of the API is an error.
 
 python tools/site.py     # needs the extra 'docs', and npm for the page that runs in the browser
 """
@@ -15,13 +15,13 @@ from urllib.parse import unquote, urlsplit
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # a checkout that is not installed
 
-from tools import browser, site_pages
+from tools import browser, site_korean, site_pages
 
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build"
 DOCS, SITE = BUILD / "docs", BUILD / "site"
 SECTIONS = {"Tutorials": "tutorial", "How to": "how-to", "Reference": "reference", "Explanation": "explanation"}
-FIRST = ["first-image.md", "pspnet.md", "pspnet.ko.md", "api.md", "checkpoints.md"]
+FIRST = ["first-image.md", "pspnet.md", "pspnet.ko.md", "choose-a-model.md", "questions.md", "api.md", "checkpoints.md"]
 """Pages that come first in their section; the others follow by title."""
 
 
@@ -38,7 +38,8 @@ def main() -> None:
     if repository := os.environ.get("GITHUB_REPOSITORY"):
         owner, name = repository.split("/")
         site = f'site_url = "https://{owner.lower()}.github.io/{name}/"\n'
-        config = config.replace("[project]\n", f'[project]\nrepo_url = "https://github.com/{repository}"\n{site}', 1)
+        source = f'repo_url = "https://github.com/{repository}"\nedit_uri = "edit/main/docs/"\n'
+        config = config.replace("[project]\n", f"[project]\n{source}{site}", 1)
     (ROOT / "build.zensical.toml").write_text(config)
     try:
         subprocess.run(
@@ -46,6 +47,9 @@ def main() -> None:
         )
     finally:
         (ROOT / "build.zensical.toml").unlink()
+    korean = SITE / "tutorial" / "pspnet.ko" / "index.html"
+    korean.write_text(site_korean.translate(korean.read_text()))
+    leave_out_internals(SITE / "search.json")
     if problems := [*broken_links(SITE), *site_pages.missing_names(SITE)]:
         sys.exit("\n".join(problems))
     size = sum(file.stat().st_size for file in SITE.rglob("*") if file.is_file())
@@ -69,6 +73,17 @@ def _title(page: Path) -> str:
     if found is None:
         sys.exit(f"'{page}' has no title; it needs a line that begins with '# '")
     return found[1].replace("`", "").replace('"', "'")
+
+
+def leave_out_internals(index: Path) -> None:
+    """Take from the search index what hides the guides: modules behind the public API, and all of a model's page but its title."""
+    search = json.loads(index.read_text())
+    search["items"] = [
+        item
+        for item in search["items"]
+        if not item["location"].startswith("reference/api-") and not (item["location"].startswith("models/") and item["level"] > 1)
+    ]
+    index.write_text(json.dumps(search))
 
 
 class _Page(HTMLParser):

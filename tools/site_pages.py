@@ -1,4 +1,4 @@
-"""Pages of the site that are made: the API's reference, the table of checkpoints with its links, a page a checkpoint."""
+"""Generated pages of the site: the API reference, the table of checkpoints with links, and a page for each checkpoint."""
 
 import inspect
 import os
@@ -7,22 +7,27 @@ from pathlib import Path
 
 import pspnet_zoo
 from pspnet_zoo.zoo.entries import Checkpoint
-from pspnet_zoo.zoo.registry import BUNDLED, CHECKPOINTS
+from pspnet_zoo.zoo.registry import BUNDLED, CHECKPOINTS, DEFAULT_TAGS
+from tools.choose_page import TIMES
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pspnet_zoo"
 ROOMS = {
     "models": "The network and its parts",
-    "inference": "Images in, ids out",
-    "evaluation": "Measuring",
+    "runtimes": "Runtimes",
+    "inference": "Prediction",
+    "streams": "Many images and videos",
+    "results": "Reports of predictions",
+    "bulk": "Bulk jobs",
+    "evaluation": "Evaluation",
     "training": "Training",
-    "data": "Datasets",
-    "deployment": "Exported networks",
+    "data": "Images and datasets",
+    "deployment": "Export",
     "storage": "Files and the Hub",
-    "zoo": "What is known of checkpoints",
-    "upstream": "Other projects' checkpoints",
+    "zoo": "Checkpoint entries",
+    "upstream": "Conversion from other projects",
 }
-"""Folders of the package with a page of the reference each: all but the faces, cli/ and demo/."""
+"""Folders of the package with a page of the reference each: all but cli/ and demo/."""
 
 
 def pages() -> dict[str, str]:
@@ -32,8 +37,8 @@ def pages() -> dict[str, str]:
         modules = "\n\n".join(f"::: {module}" for module in _modules(room))
         made[f"reference/api-{room}.md"] = f"# API: {title[0].lower()}{title[1:]}\n\n{modules}\n"
     made["reference/checkpoints.md"] = _checkpoints()
-    for row in CHECKPOINTS:
-        made[f"models/{row.name}.md"] = _model(row)
+    for entry in CHECKPOINTS:
+        made[f"models/{entry.name}.md"] = _model(entry)
     return made
 
 
@@ -44,7 +49,7 @@ def missing_names(site: Path) -> list[str]:
 
 
 def public_names() -> list[str]:
-    """What `pspnet_zoo` has, sorted as a reader looks for it."""
+    """The public names of `pspnet_zoo`, sorted without regard to case."""
     return sorted(pspnet_zoo._HOMES, key=str.lower)
 
 
@@ -53,7 +58,7 @@ def _api() -> str:
     lines = [
         "# API",
         "",
-        "The names of `pspnet_zoo`, from their docstrings. What they are made of is on the pages whose titles begin with API.",
+        "The public names of `pspnet_zoo`. The pages whose titles begin with API document the modules behind them.",
     ]
     for name in public_names():
         value = getattr(pspnet_zoo, name)
@@ -84,52 +89,79 @@ def _modules(room: str) -> list[str]:
 
 
 def _checkpoints() -> str:
-    """The table of the documents, with a link to each model's page."""
-    page = (ROOT / "docs" / "reference" / "checkpoints.md").read_text()
-    page = f"---\nhide: [toc]\n---\n\n{page}"
-    return re.sub(r"^\| (\*?\*?)`([^`]+)`(\*?\*?) \|", r"| \1[`\2`](../models/\2.md)\3 |", page, flags=re.MULTILINE)
+    """The table of the documents for the site: short columns, and a link to each model's page, which has the rest."""
+    text = (ROOT / "docs" / "reference" / "checkpoints.md").read_text()
+    head, _, _ = text.partition("| Name |")
+    head = head.replace("Files of a linked source are\nfetched", "Files are\nfetched")
+    lines = ["| Name | Dataset | mIoU | multi | Parameters | Licence | Weights |", "|---|---|---:|---:|---:|---|---|"]
+    for entry in sorted(CHECKPOINTS, key=lambda e: (e.dataset, -max((m.value for m in e.metrics if m.name == "miou"), default=0))):
+        single, multi = (
+            next((f"{100 * m.value:.2f}" for m in entry.metrics if m.name == "miou" and m.multi_scale is scales), "")
+            for scales in (False, True)
+        )
+        bold = "**" if DEFAULT_TAGS.get(entry.architecture) == entry.tag else ""
+        licence = re.split(r"[;,] weights| \(", entry.license)[0]
+        lines.append(
+            f"| {bold}[`{entry.name}`](../models/{entry.name}.md){bold} | {entry.dataset} | {single} | {multi} | "
+            f"{entry.parameters / 1e6:.1f} M | {licence} | {availability(entry)} |"
+        )
+    return f"---\nhide: [toc]\n---\n\n{head}" + "\n".join(lines) + "\n"
 
 
-def _model(row: Checkpoint) -> str:
-    """What a person asks of a checkpoint before taking it."""
-    facts = [("parameters", f"{row.parameters / 1e6:.1f} M"), ("classes of", row.dataset), ("licence of the weights", row.license)]
-    if row.upstream is not None:
-        network = row.upstream.network
+def availability(entry: Checkpoint) -> str:
+    """Origin of the weights, in two words."""
+    if entry.upstream is None:
+        return "in the package"
+    if entry.upstream.same_weights_as is not None:
+        return "not supported"
+    return "fetched" if entry.upstream.urls else "by hand"
+
+
+def _model(entry: Checkpoint) -> str:
+    """A page with the facts, the numbers and the use of a checkpoint."""
+    facts = [("parameters", f"{entry.parameters / 1e6:.1f} M"), ("classes of", entry.dataset)]
+    facts += [("licence of the weights", entry.license), ("weights", availability(entry))]
+    if entry.upstream is not None:
+        facts.append(("download", f"about {entry.parameters * 4 / 1e6:.0f} MB, 4 bytes for each parameter"))
+    if (time := TIMES.get(entry.name, TIMES.get(entry.architecture))) is not None:
+        measured = "for one image of 512x1024 ([measured](../how-to/choose-a-model.md))"
+        facts.append(("CPU time", f"{time:.2f} of that of `pspnet_r50c` {measured}"))
+    if entry.upstream is not None:
+        network = entry.upstream.network
         facts.append(("classes", str(network.classes)))
         facts.append(("network", f"`dilation={network.dilation!r}`, `align_corners={network.align_corners}`"))
-        facts += [("published as", f"`{row.upstream.id}`"), ("published at", f"<{row.upstream.page}>")]
-        facts += [("file", f"<{url}>") for url in row.upstream.urls]
-        facts.append(("digest", f"`{row.upstream.hash}`" if row.upstream.hash else "none published"))
-    lines = [f"# `{row.name}`", "", '<div class="facts" markdown>', "", "| | |", "|---|---|"]
+        facts += [("published as", f"`{entry.upstream.id}`"), ("published at", f"<{entry.upstream.page}>")]
+        facts += [("file", f"<{url}>") for url in entry.upstream.urls]
+        facts.append(("digest", f"`{entry.upstream.hash}`" if entry.upstream.hash else "none published"))
+    lines = [f"# `{entry.name}`", "", '<div class="facts" markdown>', "", "| | |", "|---|---|"]
     lines += [*(f"| {key} | {value} |" for key, value in facts), "", "</div>", ""]
+    if entry.folder is not None:
+        lines += ["![A street in Lund, segmented by this model](../assets/lund_20_overlay.jpg)", ""]
     lines += ["## Numbers", ""]
-    if row.metrics:
+    if entry.metrics:
         lines += ['<div class="numbers" markdown>', "", "| | | data | protocol | by |", "|---|---:|---|---|---|"]
-        lines += [f"| {m.name} | {m.value:.4f} | {m.dataset} {m.split} | {m.protocol} | {m.origin} |" for m in row.metrics]
-        lines += [
-            "",
-            "</div>",
-            "",
-            "As fractions of 1, the loss in nats. *Claimed* is the source's own number, *measured* this project's.",
-        ]
+        lines += [f"| {m.name} | {m.value:.4f} | {m.dataset} {m.split} | {m.protocol} | {m.origin} |" for m in entry.metrics]
+        lines += ["", "</div>", ""]
+        lines += ["Metrics are fractions of 1, the loss is in nats. *Claimed* numbers are the publisher's, *measured* ones ours."]
     else:
         lines += ["No number is published."]
-    lines += ["", "## Use", "", *_use(row), ""]
-    lines += ["[How networks differ](../explanation/policies.md) · [All checkpoints](../reference/checkpoints.md)", ""]
-    if row.folder is not None:
-        card = (BUNDLED / row.folder / "README.md").read_text().split("\n", 1)[1]
-        lines += ["## Card", "", re.sub("^## ", "### ", card, flags=re.MULTILINE)]
-    return "\n".join(lines)
+    lines += ["", "## Use", "", *_use(entry), ""]
+    lines += ["[How networks differ](../explanation/policies.md) · [All checkpoints](../reference/checkpoints.md)"]
+    if entry.folder is not None:
+        card = (BUNDLED / entry.folder / "README.md").read_text().split("\n", 1)[1]
+        lines += ["", "## Card", "", re.sub("^## ", "### ", card, flags=re.MULTILINE)]
+    return "\n".join([*lines, ""])
 
 
-def _use(row: Checkpoint) -> list[str]:
-    if row.upstream is not None and row.upstream.same_weights_as is not None:
-        other = row.upstream.same_weights_as
+def _use(entry: Checkpoint) -> list[str]:
+    if entry.upstream is not None and entry.upstream.same_weights_as is not None:
+        other = entry.upstream.same_weights_as
         return [f"This file is not supported. [`{other}`]({other}.md) has the same weights."]
-    lines = [f"pspnet-zoo info {row.name}"]
-    if row.upstream is not None and not row.upstream.urls:
-        lines += [f"pspnet-zoo convert FILE --like {row.name} -o {row.name}  # FILE: fetched by hand from the page above"]
-    model = f"{row.name}/" if row.upstream is not None and not row.upstream.urls else row.name
+    by_hand = availability(entry) == "by hand"
+    lines = [f"pspnet-zoo info {entry.name}"]
+    if by_hand:
+        lines += [f"pspnet-zoo convert FILE --like {entry.name} -o {entry.name}  # FILE: fetched by hand from the page above"]
+    model = f"{entry.name}/" if by_hand else entry.name
     lines += [f"pspnet-zoo predict street.jpg --model {model}"]
     python = f"""\
 import pspnet_zoo

@@ -1,6 +1,8 @@
 """The documentation site: built strictly, looked at in a real browser (Chromium), and its page that runs the network there."""
 
 import http.server
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -67,7 +69,7 @@ def test_the_page_in_the_browser_sees_what_the_predictor_sees(address, site, bro
     photo = ROOT / "docs" / "assets" / "lund_20.jpg"
     page = browse(f"{address}/try/", viewport={"width": 1280, "height": 1400})  # all of the image is in sight
     page.click(".try-example")
-    page.wait_for_selector("#try-shares tr")
+    page.wait_for_selector("#try-fractions tr")
     ids = page.evaluate("Array.from(pspnetTry.shown().ids)")
     mask = Predictor()(photo).mask
     assert (np.array(ids).reshape(mask.shape) == mask).mean() >= 0.99
@@ -80,6 +82,7 @@ def test_the_page_in_the_browser_sees_what_the_predictor_sees(address, site, bro
     assert serious(page) == []
     page.set_input_files("#try-file", {"name": "notes.jpg", "mimeType": "image/jpeg", "buffer": b"a text"})
     page.wait_for_selector("#try-status:has-text('not an image')")
+    assert not page.is_visible("#try-result")  # a bad file leaves no older result
     page.set_input_files("#try-file", photo)
     page.wait_for_selector("#try-status:has-text('Segmented 1024')")
 
@@ -109,15 +112,43 @@ def test_checkpoints_can_be_sorted_and_filtered(address, browse):
     names = column(1)
     assert 0 < len(names) < everything and all(name.startswith("pspnet_r101c.") for name in names)
     assert set(column(2)) == {"Cityscapes"}
-    page.get_by_role("button", name="mIoU single").click()
+    page.get_by_role("button", name="mIoU", exact=True).click()
     numbers = [float(text) for text in column(3) if text]
     assert numbers == sorted(numbers, reverse=True)
     page.get_by_role("button", name="Parameters").click()
     page.get_by_role("button", name="Parameters").click()
     sizes = [float(text.split()[0]) for text in column(5)]
     assert sizes == sorted(sizes)
+    for kind in ("fetched", "by hand", "not supported"):
+        page.reload()
+        page.get_by_label("Weights").select_option(kind)
+        assert set(column(7)) == {kind}
+    page.reload()
     page.locator(".filter input[type=search]").fill("769")
     assert all("769" in row for row in page.locator("article table tbody tr:not([hidden])").all_inner_texts())
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_table_of_checkpoints_fits(address, browse, width):
+    page = browse(f"{address}/reference/checkpoints/", viewport={"width": width, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    table, room = page.evaluate("(t => [t.scrollWidth, t.closest('article').clientWidth])(document.querySelector('.checkpoints'))")
+    assert table <= room
+
+
+def test_the_korean_page_has_korean_navigation(site):
+    page = (site / "tutorial" / "pspnet.ko" / "index.html").read_text()
+    assert '<html lang="ko"' in page
+    navigation = page.partition("md-nav--primary")[2].partition("<article")[0]
+    titles = {title.strip() for title in re.findall(r'<span class="md-ellipsis">([^<]*)</span>', navigation)} - {""}
+    assert "튜토리얼" in titles and "Tutorials" not in titles
+
+
+def test_the_search_index_has_guides_and_public_names_and_no_internals(site):
+    locations = [item["location"] for item in json.loads((site / "search.json").read_text())["items"]]
+    assert any(location.startswith("how-to/segment-videos") for location in locations)
+    assert any(location.startswith("reference/api/") for location in locations)
+    assert not any(location.startswith("reference/api-") for location in locations)
 
 
 def test_broken_links_are_found(tmp_path):

@@ -1,7 +1,7 @@
-// What a language is, and which regions scroll, told to screen readers and keyboards.
-// The table of checkpoints can be sorted by its headers and filtered by dataset, backbone and licence. Without scripts it is a table.
+// Regions that scroll can be reached by keyboards. Generated pages have no link to a source that could be edited.
+// The table of checkpoints can be sorted by its headers and filtered. Without scripts it is a plain table.
 
-const BACKBONE = 'Backbone';
+const BACKBONE = "Backbone";
 
 function text(row, column) {
   return row.cells[column]?.textContent.trim() ?? "";
@@ -36,7 +36,7 @@ function sortable(table, headers) {
       const sign = order === "ascending" ? 1 : -1;
       const rows = [...body.rows].sort((a, b) => {
         const [x, y] = [text(a, column), text(b, column)];
-        if (!x || !y) return !x - !y; // what has no number comes last either way
+        if (!x || !y) return !x - !y; // rows without a number come last in both orders
         return sign * compare(x, y);
       });
       body.append(...rows);
@@ -56,7 +56,7 @@ function filterable(table, titles) {
   const rows = [...table.tBodies[0].rows];
   const values = (read) => [...new Set(rows.map(read))].filter(Boolean).sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
   const readers = { [BACKBONE]: (row) => text(row, 0).replace(/^pspnet_/, "").split(".")[0] };
-  for (const title of ["Dataset", "Licence"]) readers[title] = (row) => text(row, titles.indexOf(title));
+  for (const title of ["Dataset", "Licence", "Weights"]) readers[title] = (row) => text(row, titles.indexOf(title));
 
   const bar = document.createElement("div");
   bar.className = "filter";
@@ -65,7 +65,7 @@ function filterable(table, titles) {
   const searchLabel = document.createElement("label");
   searchLabel.append("Search", search);
   bar.append(searchLabel);
-  const selects = ["Dataset", BACKBONE, "Licence"].map((title) => {
+  const selects = ["Weights", "Dataset", BACKBONE, "Licence"].map((title) => {
     const [label, select] = choice(title, values(readers[title]));
     bar.append(label);
     return [readers[title], select];
@@ -83,7 +83,7 @@ function filterable(table, titles) {
   const count = document.createElement("output");
   bar.append(leastLabel, mostLabel, count);
 
-  const best = (row) => Math.max(...["mIoU single", "multi"].map((t) => number(text(row, titles.indexOf(t))) ?? -1));
+  const best = (row) => Math.max(...["mIoU", "multi"].map((t) => number(text(row, titles.indexOf(t))) ?? -1));
   function apply() {
     let visible = 0;
     for (const row of rows) {
@@ -101,6 +101,7 @@ function filterable(table, titles) {
   apply();
   const wrapper = table.closest(".md-typeset__scrollwrap") ?? table;
   wrapper.before(bar);
+  table.classList.add("checkpoints");
 }
 
 // Browsers break lines behind hyphens, and `--split` is not to be read as two words.
@@ -117,7 +118,9 @@ function keepWordsWhole(code) {
 }
 
 function enhance() {
-  if (location.pathname.includes(".ko/")) document.documentElement.lang = "ko";
+  if (/\/(models|reference\/(api|checkpoints)|changes)[^/]*\//.test(location.pathname)) {
+    document.querySelectorAll(".md-content__button").forEach((button) => button.remove());
+  }
   for (const region of document.querySelectorAll(".md-typeset__scrollwrap, article pre > code")) {
     if (region.scrollWidth > region.clientWidth) region.tabIndex = 0;
   }
@@ -125,7 +128,7 @@ function enhance() {
   for (const table of document.querySelectorAll("article table")) {
     const headers = [...(table.tHead?.rows[0]?.cells ?? [])];
     const titles = headers.map((header) => header.textContent.trim());
-    if (!titles.includes("Licence") || !titles.includes("Dataset") || table.tBodies[0].rows.length < 10) continue;
+    if (!titles.includes("Licence") || !titles.includes("Weights") || table.tBodies[0].rows.length < 10) continue;
     filterable(table, titles);
     sortable(table, headers);
   }

@@ -1,12 +1,12 @@
-// The bundled network in the page: a photo to a canvas, its pixels through onnxruntime-web, ids back to a canvas.
-// Files beside this one (model.onnx, model.json, ort/) are written by tools/browser.py; nothing else is loaded.
+// The bundled model in the page: the pixels of a photo go through onnxruntime-web in a worker, and class ids come back.
+// tools/browser.py writes the files beside this one (model.onnx, model.json, ort/); nothing else is loaded.
 
 const here = new URL(".", import.meta.url);
 const element = (id) => document.getElementById(`try-${id}`);
 const status = element("status");
-let network; // a promise of { session, ort, about }, once somebody asks for it
+let network; // a promise of { session, ort, about }, after the first request
 let shown; // { ids, width, height, about } of the image on the page
-let turn = 0; // of the last image asked for: an older one that comes late is dropped
+let turn = 0; // number of the newest request: the result of an older one is dropped
 
 async function fetchAll(names, sizes, progress) {
   const total = names.reduce((sum, name) => sum + sizes[name], 0);
@@ -36,13 +36,13 @@ async function load() {
     const wasm = "ort/ort-wasm-simd-threaded.wasm";
     const [model, binary] = await fetchAll(["model.onnx", wasm], about.sizes, (part, total) => {
       bar.value = part;
-      status.textContent = `Loading the network: ${Math.round((part * total) / 1e6)} of ${Math.round(total / 1e6)} MB`;
+      status.textContent = `Loading the model: ${Math.round((part * total) / 1e6)} of ${Math.round(total / 1e6)} MB`;
     });
-    status.textContent = "Starting the network…";
+    status.textContent = "Starting the model…";
     const ort = await import(new URL("ort/ort.wasm.min.mjs", here).href);
     ort.env.logLevel = "error"; // not that a constant was left unfolded
     ort.env.wasm.numThreads = 1; // more would need headers that a static host does not send
-    ort.env.wasm.proxy = false;
+    ort.env.wasm.proxy = true; // in a worker, so that the page shows progress
     ort.env.wasm.wasmPaths = new URL("ort/", here).href;
     ort.env.wasm.wasmBinary = binary;
     const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"], logSeverityLevel: 3 });
@@ -52,13 +52,29 @@ async function load() {
   }
 }
 
+let timer;
+
+function waiting(elapsed) {
+  const bar = element("progress");
+  const tell = () => (status.textContent = `Segmenting… ${Math.round(elapsed())} s`);
+  bar.removeAttribute("value"); // how long it takes is unknown
+  bar.hidden = false;
+  tell();
+  clearInterval(timer);
+  timer = setInterval(tell, 1000);
+  return () => {
+    clearInterval(timer);
+    bar.hidden = true;
+  };
+}
+
 function toCanvas(source, width, height, maxPixels) {
   const shrink = Math.min(1, Math.sqrt(maxPixels / (width * height)));
   const canvas = element("photo");
   canvas.width = Math.max(1, Math.round(width * shrink));
   canvas.height = Math.max(1, Math.round(height * shrink));
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.fillStyle = "#fff"; // behind what is transparent, as in the package
+  context.fillStyle = "#fff"; // behind transparent pixels, as in the package
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingQuality = "high";
   context.drawImage(source, 0, 0, canvas.width, canvas.height);
@@ -74,11 +90,15 @@ async function segment(source, width, height) {
   const { session, ort, about } = await network;
   if (mine !== turn) return;
   const pixels = toCanvas(source, width, height, about.maxPixels);
-  status.textContent = "Segmenting…";
-  await new Promise((done) => requestAnimationFrame(() => setTimeout(done))); // let the page show that
   const started = performance.now();
   const rgba = new ort.Tensor("uint8", new Uint8Array(pixels.data.buffer), [pixels.height, pixels.width, 4]);
-  const { ids } = await session.run({ rgba });
+  const stop = waiting(() => (performance.now() - started) / 1000);
+  let ids;
+  try {
+    ({ ids } = await session.run({ rgba }));
+  } finally {
+    if (mine === turn) stop();
+  }
   if (mine !== turn) return;
   shown = { ids: ids.data, width: pixels.width, height: pixels.height, about };
   show();
@@ -100,25 +120,34 @@ function show() {
   mask.getContext("2d").putImageData(image, 0, 0);
   mask.style.opacity = element("alpha").value;
   const rows = counts
-    .map((count, id) => ({ name: about.names[id], color: about.colors[id], share: count / ids.length }))
-    .filter((row) => row.share > 0)
-    .sort((a, b) => b.share - a.share)
-    .map(({ name, color, share }) => {
+    .map((count, id) => ({ name: about.names[id], color: about.colors[id], fraction: count / ids.length }))
+    .filter((row) => row.fraction > 0)
+    .sort((a, b) => b.fraction - a.fraction)
+    .map(({ name, color, fraction }) => {
       const row = document.createElement("tr");
       row.innerHTML = '<th scope="row"></th><td><div class="try-bar"></div></td><td></td>';
       row.firstChild.textContent = name;
-      row.lastChild.textContent = `${(100 * share).toFixed(1)} %`;
+      row.lastChild.textContent = `${(100 * fraction).toFixed(1)} %`;
       const bar = row.querySelector(".try-bar");
       bar.style.background = `rgb(${color})`;
-      bar.style.width = `${(100 * share * ids.length) / Math.max(...counts)}%`;
+      bar.style.width = `${(100 * fraction * ids.length) / Math.max(...counts)}%`;
       return row;
     });
-  element("shares").replaceChildren(...rows);
+  element("fractions").replaceChildren(...rows);
   element("result").hidden = false;
 }
 
+function clear() {
+  turn++; // a result that is still computed is dropped
+  clearInterval(timer);
+  element("progress").hidden = true;
+  element("result").hidden = true;
+  shown = undefined;
+}
+
 function fail(error) {
-  console.info(error); // for whoever looks; the page says it in words
+  console.info(error); // for developers; the page shows the message
+  clear();
   status.textContent = `That did not work: ${error.message ?? error}`;
 }
 
@@ -127,6 +156,7 @@ async function open(blob) {
   try {
     image = await createImageBitmap(blob);
   } catch {
+    clear();
     status.textContent = "This file is not an image that the browser can read. Choose a JPEG, PNG or WebP.";
     return;
   }
