@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .images import SUFFIXES
+from .rasters import SUFFIXES as RASTERS
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def find_files(
         argument: A file, whatever its name; a folder, whose files with one of `suffixes` are taken, except those whose name
             begins with a dot, such as macOS's ._a.jpg; or a pattern with `*`, `?`, `[...]`, and `**` for folders at any depth.
         recursive: Also take the files of the folders below.
-        suffixes: Name endings of files in folders, lower case.
+        suffixes: Name endings of files in folders, lower case. Of a folder without an image, .dcm, .npy and .npz files are taken.
         without: A folder whose files are left out, such as the one for results.
         on_error: Called with the error of each folder that cannot be read; None raises the first.
 
@@ -54,7 +55,10 @@ def find_files(
         kind = "images"
     else:
         return [Found(argument, Path(argument.name))]
-    known, left_out = frozenset(suffixes), without.resolve() if without else None
+    known = frozenset(suffixes)
+    if known == SUFFIXES and not any(f.path.suffix.lower() in SUFFIXES for f in found):
+        known = RASTERS
+    left_out = without.resolve() if without else None
     found = [f for f in found if f.path.suffix.lower() in known and not (left_out and left_out in f.path.resolve().parents)]
     if not found:
         raise ValueError(f"No {kind} in '{argument}'")

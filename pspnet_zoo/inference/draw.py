@@ -20,6 +20,21 @@ def palette(labels: Labels) -> np.ndarray:
     return table
 
 
+def stretched(pixels: np.ndarray) -> np.ndarray:
+    """The first three bands of (H, W, bands), or the first as gray, as (H, W, 3) uint8, from their percentile 2 to 98.
+
+    Masked pixels are black.
+    """
+    shown = pixels[..., :3] if pixels.shape[2] >= 3 else np.ma.repeat(pixels[..., :1], 3, axis=2)
+    known = ~np.ma.getmaskarray(shown)
+    values, result = np.ma.getdata(shown).astype(np.float32), np.zeros(shown.shape, np.uint8)
+    for band in range(3):
+        if (chosen := values[..., band][known[..., band]]).size:
+            low, high = np.percentile(chosen, (2, 98))
+            result[..., band] = np.clip((values[..., band] - low) / max(high - low, 1e-9) * 255, 0, 255).round()
+    return result * known
+
+
 def overlay(image: np.ndarray, mask: np.ndarray, labels: Labels, alpha: float) -> np.ndarray:
     """Blend an image with the colors of the classes.
 

@@ -9,19 +9,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..meta import Labels
+from ..meta import IGNORE, Labels
 from ..storage.files import write_atomically
 from . import draw
 from .outlines import Polygon, find_polygons
 
 
 def class_fractions_of(mask: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """Fraction of a mask's pixels in each class, by name; the sum is 1.
+    """Fraction of a mask's pixels in each class, by name; the sum is 1. Pixels without data, 255, do not count.
 
     Raises:
         ValueError: If an id has no name.
     """
-    counts = np.bincount(mask.ravel(), minlength=len(names)) / mask.size
+    counts = np.bincount(mask.ravel(), minlength=len(names))
+    if len(counts) == IGNORE + 1 and len(names) <= IGNORE:
+        counts = np.trim_zeros(counts[:IGNORE], "b") if counts[len(names) : IGNORE].any() else counts[: len(names)]
+    counts = counts / max(counts.sum(), 1)
     if len(counts) > len(names):
         raise ValueError(f"The mask has id {len(counts) - 1}, and there are {len(names)} classes")
     return dict(zip(names, counts.tolist(), strict=True))

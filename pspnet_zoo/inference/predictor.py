@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 from ..data.images import ImageError, read_image, to_rgb
+from ..data.rasters import read_bands
+from ..meta import IGNORE
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Precision
 from ..runtimes.open import open_runtime
@@ -19,6 +21,7 @@ from ..runtimes.torch import TorchRuntime
 from ..streams.pipeline import WORKERS, segment_all
 from ..streams.video import segment_video
 from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
+from .draw import stretched
 from .prediction import Prediction
 from .scores import class_scores, labels_of, largest, probabilities_of, stored
 
@@ -48,9 +51,10 @@ class Predictor:
     Attributes:
         model: The network, or the exported one in its runtime.
         labels: Names and colors of the ids.
+        reads_bands: Whether the network reads other images than 8-bit RGB or grayscale, by `pspnet_zoo.data.rasters`.
 
     Raises:
-        ValueError: If the name is unknown, the network has no labels or reads other channels, or an option is not for this model.
+        ValueError: If the name is unknown, the network has no labels, or an option is not for this model.
         WeightsError: If the weights cannot be loaded.
         ImportError: If the runtime of an exported file is not installed.
     """
@@ -72,11 +76,7 @@ class Predictor:
             raise ValueError("This network has no labels, so its classes have no names; set model.labels to pspnet_zoo.Labels")
         preprocess = self.runtime.preprocess
         self._reads_gray = (channels := len(preprocess.mean)) == 1
-        if channels not in (1, 3) or preprocess.white != 255:
-            raise ValueError(
-                f"This network reads {channels} channels in which white is {preprocess.white:g}; a Predictor reads 8-bit images "
-                "in RGB or grayscale. Use pspnet_zoo.inference.tiles.segment_raster, or scores.class_ids for (N, channels, H, W)"
-            )
+        self.reads_bands = channels not in (1, 3) or preprocess.white != 255 or bool(preprocess.bands)
         self.labels = labels
         self.device = self.runtime.device
 
@@ -92,7 +92,9 @@ class Predictor:
         Args:
             image: A file or open file, a PIL image of any mode, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor. One
                 with more pixels than `model.preprocess.max_pixels` is downsampled for the network; the result has its full size. An
-                encoder of one size gets windows of that size. A network of one channel gets the luma of the colors.
+                encoder of one size gets windows of that size. A network of one channel gets the luma of the colors. A network of
+                other bands or depths reads a file that `open_raster` does, an (H, W, bands) array or a (bands, H, W) tensor; pixels
+                without data are 255 in its mask.
             probabilities: Keep the probabilities of the classes, 4 bytes for each class and pixel.
 
         Raises:
@@ -109,9 +111,10 @@ class Predictor:
         found = probabilities_of(scores, (pixels.shape[0], pixels.shape[1]))[0]
         return replace(prediction, probabilities=found.cpu().numpy())
 
-    @staticmethod
-    def read(image: ImageInput) -> np.ndarray:
-        """Read an image as `__call__` takes it, to (H, W, 3) uint8 RGB. Safe in threads."""
+    def read(self, image: ImageInput) -> np.ndarray:
+        """Read an image as `__call__` takes it, to (H, W, 3) uint8 RGB, or (H, W, bands), masked without data. Safe in threads."""
+        if self.reads_bands:
+            return self._read_bands(image)
         if isinstance(image, str | PathLike):
             return read_image(Path(image))
         if hasattr(image, "read"):
@@ -120,6 +123,23 @@ class Predictor:
             return to_rgb(image)
         except ImageError as error:
             raise ImageError(f"The image {error}") from None
+
+    def _read_bands(self, image: Any) -> np.ndarray:
+        if isinstance(image, str | PathLike):
+            pixels, known = read_bands(Path(image), self.runtime.preprocess)
+            gaps = np.broadcast_to(~known[..., None], (*known.shape, len(pixels)))
+            pixels = np.moveaxis(pixels, 0, -1)
+            return pixels if known.all() else np.ma.MaskedArray(pixels, gaps)
+        if isinstance(image, torch.Tensor):
+            image = image.detach().cpu().movedim(0, -1).numpy()
+        channels = len(self.runtime.preprocess.mean)
+        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != channels:
+            shape = f" of the shape {tuple(image.shape)}" if hasattr(image, "shape") else ""
+            raise ImageError(
+                f"The image is a {type(image).__name__}{shape}; this network reads {channels} bands: a file of them, an array "
+                f"(H, W, {channels}) or a tensor ({channels}, H, W)"
+            )
+        return image
 
     def stream(self, images: Iterable[ImageInput], *, batch_size: int = 1, workers: int = WORKERS) -> Iterator[Prediction]:
         """Segment many images, in order, while the next ones are read in threads.
@@ -199,8 +219,13 @@ class Predictor:
 
     def _scores(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """Scores of images of one size, see `class_scores`."""
-        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-        if self._reads_gray:  # ITU-R BT.601 as in Pillow, so that gray stays what it is
+        stacked = np.stack([np.ma.getdata(image) for image in images])
+        if self.reads_bands:
+            if stacked.shape[-1] != (channels := len(self.runtime.preprocess.mean)):
+                raise ImageError(f"The image has {stacked.shape[-1]} channels, and this network reads {channels}")
+            stacked = stacked if stacked.dtype == np.uint8 else stacked.astype(np.float32)
+        pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2)
+        if self._reads_gray and not self.reads_bands:  # ITU-R BT.601 as in Pillow, so that gray stays what it is
             luma = (pixels.int() * torch.tensor([19595, 38470, 7471]).view(3, 1, 1)).sum(dim=1, keepdim=True)
             pixels = ((luma + 2**15) >> 16).to(torch.uint8)
         return class_scores(self.runtime, pixels)
@@ -208,4 +233,8 @@ class Predictor:
     def _predictions(self, scores: torch.Tensor, images: Sequence[np.ndarray]) -> list[Prediction]:
         masks = (largest(one[None], (p.shape[0], p.shape[1]))[0] for one, p in zip(scores, images, strict=True))
         kept = [stored(mask, len(self.labels)).numpy() for mask in masks]
-        return [Prediction(pixels, mask, self.labels) for pixels, mask in zip(images, kept, strict=True)]
+        for mask, pixels in zip(kept, images, strict=True):
+            if isinstance(pixels, np.ma.MaskedArray):
+                mask[np.ma.getmaskarray(pixels).all(axis=-1)] = IGNORE
+        shown = [stretched(pixels) for pixels in images] if self.reads_bands else images
+        return [Prediction(pixels, mask, self.labels) for pixels, mask in zip(shown, kept, strict=True)]

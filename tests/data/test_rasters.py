@@ -72,10 +72,10 @@ def dicom_pixels(path):
     return pydicom.dcmread(path).pixel_array
 
 
-def png16(path, pixels):
+def png16(path, pixels, size=SIZE):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(path, "w", driver="PNG", count=len(pixels), height=SIZE[0], width=SIZE[1], dtype="uint16") as file:
+        with rasterio.open(path, "w", driver="PNG", count=len(pixels), height=size[0], width=size[1], dtype="uint16") as file:
             file.write(pixels)
 
 

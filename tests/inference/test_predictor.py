@@ -239,19 +239,6 @@ def test_probabilities_come_on_request(predictor):
     assert np.array_equal(listed.probabilities, prediction.probabilities) and predictor([image])[0].probabilities is None
 
 
-def test_a_network_of_other_channels_is_refused_at_once():
-    net = PSPNet("test_efficientnet", None, classes=2, psp_out_channels=8, in_channels=4)
-    net.labels = Labels(("a", "b"))
-    with pytest.raises(ValueError, match=r"reads 4 channels in which white is 255.* Use pspnet_zoo.inference.tiles"):
-        Predictor(net, device="cpu")
-
-
-def test_a_network_of_another_white_is_refused_at_once(net):
-    net.preprocess = replace(net.preprocess, white=65535.0)
-    with pytest.raises(ValueError, match="3 channels in which white is 65535; a Predictor reads 8-bit images"):
-        Predictor(net, device="cpu")
-
-
 def test_a_network_of_one_channel_reads_gray_as_it_is_and_colors_as_pillow_converts_them():
     net = PSPNet("test_resnet", None, classes=2, psp_out_channels=8, in_channels=1).eval()
     net.labels = Labels(("a", "b"))
@@ -272,3 +259,39 @@ def test_an_image_that_is_very_long_is_downsampled_to_a_side_that_memory_holds(n
     predictor = Predictor(net, device="cpu", fast=False)
     net.encoder.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[-2:]))
     assert predictor(np.zeros((1, 40_000, 3), np.uint8)).mask.shape == (1, 40_000) and sizes == [(1, 16384)]
+
+
+@pytest.fixture
+def net_of_bands():
+    """A PSPNet of four bands of 16 bits."""
+    network = PSPNet("test_resnet", None, classes=3, in_channels=4)
+    network.labels = Labels(("a", "b", "c"))
+    network.preprocess = Preprocess((0.5,) * 4, (0.25,) * 4, white=65535, bands=("blue", "green", "red", "nir"))
+    return network
+
+
+def test_a_network_of_bands_predicts_from_arrays_tensors_and_files(net_of_bands, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 65536, (40, 56, 4), np.uint16)
+    np.save(tmp_path / "bands.npy", np.moveaxis(pixels, -1, 0))
+    predictor = Predictor(net_of_bands, device="cpu")
+    expected = class_ids(predictor.runtime, torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None])[0].numpy()
+    for image in (pixels, torch.from_numpy(np.moveaxis(pixels, -1, 0).astype(np.int32)), tmp_path / "bands.npy"):
+        prediction = predictor(image)
+        assert np.array_equal(prediction.mask, expected)
+        assert prediction.image.shape == (40, 56, 3) and prediction.image.dtype == np.uint8
+    for wrong in (pixels[..., :3], np.zeros((4, 40, 56), np.uint16), Image.new("RGB", (9, 9))):
+        with pytest.raises(ImageError, match="reads 4 bands"):
+            predictor(wrong)
+
+
+def test_pixels_without_data_are_ignored_in_the_mask_and_do_not_count(net_of_bands, tmp_path):
+    pytest.importorskip("rasterio", reason="the extra raster is not installed")
+    from tests.data.test_rasters import noise as noise_of
+    from tests.data.test_rasters import write_tiff
+
+    pixels = noise_of("uint16", 4, (40, 56)) + 1
+    pixels[:, 10:20, 30:40] = 0
+    path = write_tiff(tmp_path / "a.tif", pixels, names=("blue", "green", "red", "nir"), nodata=0)
+    prediction = Predictor(net_of_bands, device="cpu")(path)
+    assert (prediction.mask[10:20, 30:40] == 255).all() and (prediction.mask == 255).sum() == 100
+    assert sum(prediction.class_fractions.values()) == pytest.approx(1) and (prediction.image[10:20, 30:40] == 0).all()
