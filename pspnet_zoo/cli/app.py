@@ -1,4 +1,4 @@
-"""The command `pspnet-zoo`: what it is made of.
+"""The command `pspnet-zoo` and its subcommands.
 
 The modules of the commands import little; what takes seconds, as torch does, is imported when a command runs.
 """
@@ -34,19 +34,20 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its boxes cut the names of options off at 80 columns, and break paths
+    context_settings={"max_content_width": 120},  # of help, where the terminal is as wide
 )
 app.command(cls=SectionedCommand)(predict)
-app.command()(bulk)
+app.command(cls=SectionedCommand)(bulk)
 app.command(cls=SectionedCommand)(train)
-app.command()(evaluate)
-app.command()(publish)
-app.command()(demo)
-app.command()(export)
-app.command()(benchmark)
+app.command(cls=SectionedCommand)(evaluate)
+app.command(cls=SectionedCommand)(publish)
+app.command(cls=SectionedCommand)(demo)
+app.command(cls=SectionedCommand)(export)
+app.command(cls=SectionedCommand)(benchmark)
 app.add_typer(data.app, name="data")
-app.command("list")(list_command)
-app.command()(convert)
-app.command()(info)
+app.command("list", cls=SectionedCommand)(list_command)
+app.command(cls=SectionedCommand)(convert)
+app.command(cls=SectionedCommand)(info)
 
 
 def main() -> None:

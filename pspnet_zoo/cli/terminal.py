@@ -1,6 +1,7 @@
 """What the commands share: how they write, progress, complaints, help, and arguments with one meaning everywhere."""
 
 import os
+import re
 import textwrap
 import time
 from collections.abc import Sequence
@@ -55,7 +56,7 @@ class SectionedCommand(TyperCommand):
             panel = getattr(parameter, "rich_help_panel", None)
             section = panel or ("Arguments" if parameter.param_type_name == "argument" else "Options")
             if record := parameter.get_help_record(ctx):
-                name = record[0].partition(" <")[0] if section == "Arguments" else record[0]  # without typer's <list[str]>
+                name = record[0].partition(" <")[0] if section == "Arguments" else re.sub(r"<list\[(\w+)\]>", r"<\1>", record[0])
                 sections.setdefault(section, []).append((name, record[1]))
         for section, records in sections.items():
             with formatter.section(section):
@@ -121,20 +122,34 @@ def say_facts(facts: Sequence[tuple[str, str | Sequence[str]]]) -> None:
     """Names, and what there is to say of each, in two columns.
 
     Args:
-        facts: Text is wrapped at words on a terminal. Lines, as commands and addresses, are below their name and never broken:
-            they are there to be copied.
+        facts: Text is wrapped at words on a terminal. Lines, as commands and addresses, are below their name, so that they can be
+            copied; a long command goes on after a backslash.
     """
     width = max(len(name) for name, _ in facts) + 2
     room = max(out.width - width, 20)
     for name, value in facts:
         if not isinstance(value, str):
-            say("\n  ".join([name, *value]))
+            say("\n  ".join([name, *(_wrapped_command(line) if out.is_terminal else line for line in value)]))
             continue
         lines = value.splitlines() or [""]
         if out.is_terminal:
             wrapped = (textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False) or [""] for line in lines)
             lines = [part for parts in wrapped for part in parts]
         say(f"{name:{width}}" + f"\n{'':{width}}".join(lines))
+
+
+def _wrapped_command(line: str) -> str:
+    """A command in lines that fit the terminal and can be copied together; what is none stays as it is."""
+    words = re.findall(r"""(?:'[^']*'|"[^"]*"|\S)+""", line)
+    if len(line) + 2 <= out.width or words[:1] not in (["pspnet-zoo"], ["python"], ["pip"], ["hf"]):
+        return line
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + len(word) > out.width - 9:  # indentation, a space, and the backslash
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}"
+    return " \\\n      ".join(lines)
 
 
 def number_table(name: str, *numbers: str, title: str | None = None) -> Table:

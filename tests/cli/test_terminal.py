@@ -57,9 +57,26 @@ def test_addresses_are_whole_and_text_is_wrapped(run, narrow):
     assert "\n                  513, on 2049x1025" in out, "the second line is under the first"
 
 
-def test_commands_are_lines_of_their_own(run, narrow):
+def test_long_commands_are_wrapped_so_that_they_can_be_copied(run, narrow):
     _, out, _ = run("info", "pspnet_lite0.camvid")
-    assert re.search(r"^  pspnet-zoo train --recipe camvid .* --evaluate-every 0$", out, re.MULTILINE)
+    assert max(len(line) for line in out.splitlines() if "https://" not in line) <= 80
+    whole = out.replace(" \\\n      ", " ")
+    assert re.search(r"^  pspnet-zoo train --recipe camvid .* --evaluate-every 0$", whole, re.MULTILINE)
+
+
+def test_a_quoted_word_of_a_command_is_never_broken(narrow):
+    words = "a long quoted word " * 3
+    wrapped = terminal._wrapped_command(f"pspnet-zoo train --data 'first {words}' --model pspnet_lite0 -o 'second {words}'")
+    assert f"'first {words}' \\\n" in wrapped and f"'second {words}'" in wrapped
+
+
+def test_help_takes_the_width_of_the_terminal_and_no_name_of_a_python_type(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    for words in COMMANDS:
+        _, out, _ = run(*words, "--help")
+        assert "list[" not in out and max(map(len, out.splitlines())) <= 120
+    _, out, _ = run("train", "--help")
+    assert max(map(len, out.splitlines())) > 100
 
 
 def test_what_is_piped_has_a_line_a_value(run):
