@@ -11,32 +11,32 @@ from .terminal import ModelArgument, number_table, out, progress_bar, say
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..deployment.benchmark import Measured
+    from ..deployment.benchmark import Comparison
 
 _SIZE = "512x1024"
 
 
 def benchmark(
     model: ModelArgument,
-    size: Annotated[str, typer.Option(help="Height and width of the made-up image that is timed, in pixels.")] = _SIZE,
+    size: Annotated[str, typer.Option(help="Height and width of the timed image, in pixels.")] = _SIZE,
     runtimes: Annotated[
         str | None,
         typer.Option(
             show_default="all that are installed",
-            help="Some of them, by commas, the first to compare with; --runtimes help lists them.",
+            help="Runtimes to compare, separated by commas; ratios are to the first. --runtimes help lists them.",
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Images for each runtime, which take turns; one more to warm up.")] = 7,
-    threads: Annotated[int | None, typer.Option(min=1, show_default="each runtime's own choice", help="Of the CPU.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Layout of a dataset, to measure each runtime's mIoU.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Images for each runtime, after one to warm up.")] = 7,
+    threads: Annotated[int | None, typer.Option(min=1, show_default="each runtime's own choice", help="CPU threads.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Layout of a dataset to measure mIoU on.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the dataset; its train split calibrates int8.")] = None,
-    split: Annotated[str, typer.Option(help="Of the dataset.")] = "val",
-    calibration: Annotated[Path | None, typer.Option(help="Folder of images for int8, where there is no dataset.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the dataset to measure on.")] = "val",
+    calibration: Annotated[Path | None, typer.Option(help="Folder of images for int8, without a dataset.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the measurements to this file.")] = None,
 ) -> None:
-    """Compare the runtimes that are installed, in time and precision.
+    """Compare the installed runtimes in time and accuracy.
 
-    They take turns in one run; memory and, on a dataset, mIoU are measured too.
+    They take turns in one run. Memory and, on a dataset, mIoU are measured too.
     """
     from ..data.open import open_dataset
     from ..deployment.benchmark import RUNTIMES, compare, parse_size
@@ -69,7 +69,7 @@ def benchmark(
         say(f"Wrote {json_file}")
 
 
-def _table(found: "Measured", title: str) -> "Table":
+def _table(found: "Comparison", title: str) -> "Table":
     table = number_table("runtime", "build s", "ms", "ratio", "MB", "same class", "mIoU", title=title)
     for row in found.rows:
         table.add_row(

@@ -9,16 +9,16 @@ from .terminal import say
 
 
 def convert(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint as its project publishes it.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for model.safetensors and config.json.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint as its project publishes it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write model.safetensors and config.json to.")],
     like: Annotated[
         str | None,
-        typer.Option(show_default="says what it could be", help="Which checkpoint it is: a name of the zoo, or the project's own."),
+        typer.Option(show_default="lists the candidates", help="Checkpoint that it is: its name in the zoo, or in its project."),
     ] = None,
 ) -> None:
     """Convert a checkpoint of another project.
 
-    Nothing in the file is run.
+    No code in the file is run.
     """
     from ..upstream.convert import convert
 

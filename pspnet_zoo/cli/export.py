@@ -13,27 +13,29 @@ def export(
     model: ModelArgument,
     path: Annotated[
         Path,
-        typer.Option("-o", metavar="PATH", help="Ends in .onnx, .xml or .pt2; else a folder for OpenVINO.", show_default=False),
+        typer.Option(
+            "-o", metavar="PATH", help="File ending in .onnx, .xml or .pt2, or a folder for OpenVINO.", show_default=False
+        ),
     ],
-    format: Annotated[str | None, typer.Option(show_default="by PATH", help="onnx, openvino or program (of torch.export).")] = None,
+    format: Annotated[str | None, typer.Option(show_default="by PATH", help="onnx, openvino or program (torch.export).")] = None,
     precision: Annotated[str, typer.Option(help="float32, float16, bfloat16 or int8.")] = "float32",
-    input: Annotated[str, typer.Option(help="float32: normalised images; uint8: RGB as it is.")] = "float32",
-    output: Annotated[str, typer.Option(help="logits, or ids: the likeliest class of every pixel.")] = "logits",
+    input: Annotated[str, typer.Option(help="float32 for normalised images, uint8 for RGB of 0 to 255.")] = "float32",
+    output: Annotated[str, typer.Option(help="logits, or ids: the most probable class of every pixel.")] = "logits",
     calibration: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Images for int8, like those to come; with --dataset, a dataset.")
+        Path | None, typer.Option(metavar="FOLDER", help="Images to calibrate int8 with; with --dataset, a dataset.")
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Layout of the dataset whose train split calibrates.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Layout of --calibration, whose train split is used.")] = None,
 ) -> None:
-    """Write a network as a file that runs without this package.
+    """Export a model to a file that runs without this package.
 
-    It is right at any size, and compared with the network before it is kept. Labels, colours and preprocessing are in the file.
-    It runs by predict, evaluate and benchmark as any other model does.
+    The file takes images of any size, and is compared with the network before it is kept. It holds labels, colours and
+    preprocessing; predict, evaluate and benchmark take it as a model.
     """
     from ..data.open import open_dataset
     from ..deployment.export import export
 
     if dataset and calibration is None:
-        raise ValueError("--dataset says what --calibration is; give both, or neither")
+        raise ValueError("--dataset is the layout of --calibration; give both, or neither")
     images = open_dataset(dataset, calibration, "train") if dataset and calibration else calibration
     start = time.monotonic()
     with err.status("loading the network") as status:

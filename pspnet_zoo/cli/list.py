@@ -15,18 +15,18 @@ Order = Literal["name", "dataset", "miou", "parameters"]
 
 
 def list_command(
-    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="With shell wildcards, such as '*r101*'.")] = "*",
-    dataset: Annotated[str, typer.Option(help="Only datasets with this in their name, such as ade20k.")] = "",
-    license: Annotated[str, typer.Option(help="Only licences with this in their text, such as apache.")] = "",
-    sort: Annotated[Order, typer.Option(help="Datasets and mIoU: the best first.")] = "dataset",
+    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Names to list, with wildcards such as '*r101*'.")] = "*",
+    dataset: Annotated[str, typer.Option(help="Only datasets whose name contains this, such as ade20k.")] = "",
+    license: Annotated[str, typer.Option(help="Only licences whose text contains this, such as apache.")] = "",
+    sort: Annotated[Order, typer.Option(help="Order; datasets and mIoU have the best first.")] = "dataset",
     architectures: Annotated[
-        bool, typer.Option("--architectures", help="Every network that can be built, weights or not.")
+        bool, typer.Option("--architectures", help="List every architecture that can be built, with or without weights.")
     ] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="The page of the documents, with sources.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the documentation page, with sources.")] = False,
 ) -> None:
     """List the checkpoints of the zoo, one a line.
 
-    Numbers are claimed by whoever published the weights, or measured by this project; pspnet-zoo info NAME tells more of one.
+    Numbers are claimed by whoever published the weights, or measured by this project; pspnet-zoo info NAME describes one.
     """
     if markdown:
         from ..zoo.table import markdown_page

@@ -14,18 +14,21 @@ from .terminal import complain, err, say
 
 
 def publish(
-    model: Annotated[str | None, typer.Argument(metavar="NAME_OR_PATH", help="Name of a checkpoint, or its folder.")] = None,
-    to: Annotated[str | None, typer.Option(show_default="the zoo's own organisation", help="ORG or ORG/REPO on the Hub.")] = None,
+    model: Annotated[str | None, typer.Argument(metavar="NAME_OR_PATH", help="Checkpoint of the zoo, or its folder.")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(show_default="the zoo's own organisation", help="ORG or ORG/REPO on the Hub."),
+    ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stage and check, show, and send nothing.")] = False,
-    example: Annotated[Path | None, typer.Option(help="A photo; what the network sees in it goes into the card.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Every checkpoint of the zoo whose weights are on this machine.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show what would be published; send nothing.")] = False,
+    example: Annotated[Path | None, typer.Option(help="Photo whose prediction goes into the model card.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Publish every checkpoint of the zoo that is on this machine.")] = False,
 ) -> None:
     """Publish a checkpoint on the Hugging Face Hub.
 
     Weights, config and model card go into one commit, which is read back afterwards.
 
-    The token is the one of 'hf auth login', or HF_TOKEN. What is already there unchanged is left alone.
+    It takes the token of 'hf auth login', or HF_TOKEN. An unchanged repository is left alone.
     """
     from ..storage.hub import namespace
 
@@ -34,27 +37,27 @@ def publish(
     to = to or namespace()
     if all_ and "/" in to:
         raise ValueError(f"--to is '{to}'; with --all it is an organisation, without a repository")
-    rows = [row for row in CHECKPOINTS if _is_at_hand(row)] if all_ else [None]
+    entries = [entry for entry in CHECKPOINTS if _is_local(entry)] if all_ else [None]
     failures = 0
-    for row in rows:
+    for entry in entries:
         try:
-            _publish_one(row.name if row else str(model), to, private, dry_run, example)
+            _publish_one(entry.name if entry else str(model), to, private, dry_run, example)
         except (WeightsError, OSError) as error:
             if not all_:
                 raise
             complain(error)
             failures += 1
-    if not rows:
+    if not entries:
         raise ValueError("No weights of the zoo are on this machine; load some by pspnet_zoo.create(NAME) first")
     if failures:
-        say(f"{failures} of {len(rows)} were not published; the same command goes on with them", err)
+        say(f"{failures} of {len(entries)} were not published; run the same command again for them", err)
         raise typer.Exit(2)
 
 
-def _is_at_hand(row: Checkpoint) -> bool:
+def _is_local(entry: Checkpoint) -> bool:
     from ..upstream.cache import is_cached
 
-    return (BUNDLED / row.folder).is_dir() if row.folder else row.upstream is not None and is_cached(row)
+    return (BUNDLED / entry.folder).is_dir() if entry.folder else entry.upstream is not None and is_cached(entry)
 
 
 def _publish_one(model: str, to: str, private: bool, dry_run: bool, photo: Path | None) -> None:
@@ -65,9 +68,9 @@ def _publish_one(model: str, to: str, private: bool, dry_run: bool, photo: Path 
     found = parse_weights(model)
     if not isinstance(found, Checkpoint | Folder):
         raise ValueError(f"'{model}' is no checkpoint of the zoo and no folder; these can be published")
-    row = found if isinstance(found, Checkpoint) else None
+    entry = found if isinstance(found, Checkpoint) else None
     source = found.path if isinstance(found, Folder) else fetch(found)
-    repo = to if "/" in to else f"{to}/{row.name if row else source.resolve().name}"
+    repo = to if "/" in to else f"{to}/{entry.name if entry else source.resolve().name}"
     check_repo(repo)
     image = None if photo is None else _example(source, photo)
     with tempfile.TemporaryDirectory() as temporary:
@@ -77,8 +80,8 @@ def _publish_one(model: str, to: str, private: bool, dry_run: bool, photo: Path 
             folder,
             repo,
             load=PSPNet.from_pretrained,
-            license=row.license if row else None,
-            metrics=row.metrics if row else (),
+            license=entry.license if entry else None,
+            metrics=entry.metrics if entry else (),
             example=image,
         )
         for path in sorted(folder.iterdir()):
@@ -89,7 +92,7 @@ def _publish_one(model: str, to: str, private: bool, dry_run: bool, photo: Path 
             return
         done = push(folder, repo, private=private, commit_message=f"Publish {repo.partition('/')[2]}")
     say(f"{'Published' if done.is_new else 'Unchanged'}: {done.url}")
-    say(f"Read back and compared. Its row in pspnet_zoo/zoo/copies.py:\n    {done.row}")
+    say(f"Read back and compared. Its entry in pspnet_zoo/zoo/copies.py:\n    {done.row}")
 
 
 def _example(source: Path, photo: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Runtimes side by side: they take turns, so that what else the machine does falls on all of them alike."""
+"""Compares runtimes, which take turns, so that other work of the machine slows all of them alike."""
 
 import platform
 import tempfile
@@ -23,46 +23,43 @@ from ..runtimes.torch import TorchRuntime
 from .export import export
 
 RUNTIMES = {
-    "torch": "PyTorch as it stands, float32",
-    "torch-fast": "norms folded, wide 3x3 convolutions by Winograd's algorithm: what Predictor uses on a CPU",
-    "torch-bfloat16": "the same in bfloat16",
+    "torch": "PyTorch, float32, without this package's accelerations",
+    "torch-fast": "PyTorch, float32, norms folded and wide 3x3 convolutions by Winograd's algorithm, as Predictor runs on a CPU",
+    "torch-bfloat16": "PyTorch, bfloat16, norms folded",
     "onnx": "ONNX Runtime, float32",
     "openvino": "OpenVINO, float32",
     "openvino-bfloat16": "OpenVINO, bfloat16 where the processor has it",
-    "openvino-int8": "OpenVINO, int8 by NNCF, the rest as before; needs images to calibrate with",
+    "openvino-int8": "OpenVINO, convolutions in int8 by NNCF; needs images to calibrate with",
 }
-"""What each is."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is done, and how much of how much."""
+"""Runtimes that can be compared, with a description of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One runtime."""
+class RuntimeResult:
+    """The measurements of one runtime."""
 
     runtime: str
     build_seconds: float
-    """Until it is ready; export and quantization included."""
+    """Seconds until it is ready, with export and quantization."""
     milliseconds: float
-    """Median of an image."""
+    """Median time of an image."""
     ratio: float
-    """Median of its time divided by that of the first runtime in the same round."""
+    """Median over the rounds of its time divided by that of the first runtime."""
     megabytes: float
-    """By which the memory of the process grew at most while it was built and run."""
+    """Growth of the process's memory while it was built and run."""
     same_class: float
-    """Share of the pixels with the class of PyTorch in float32, 0 to 1: of the made-up image, or of the dataset's first."""
+    """Fraction of the pixels with the class of PyTorch in float32, 0 to 1, on random noise or the dataset's first image."""
     miou: float | None
-    """On the dataset, 0 to 1."""
+    """Mean intersection over union on the dataset, 0 to 1; None without a dataset."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """All runtimes, on one machine."""
+class Comparison:
+    """The measurements of all runtimes on one machine."""
 
-    rows: list[Row]
+    rows: list[RuntimeResult]
     left_out: dict[str, str]
-    """Runtimes that are not installed or not possible, with the reason."""
+    """Runtimes that were left out, with the reason."""
     size: tuple[int, int]
     rounds: int
     machine: dict[str, Any]
@@ -81,26 +78,26 @@ def compare(
     threads: int | None = None,
     calibration: Any = None,
     dataset: SegmentationDataset | None = None,
-    progress: Progress | None = None,
-) -> Measured:
-    """Build runtimes of a network, and time them in turns.
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Comparison:
+    """Build runtimes of a model, and time them in turns.
 
     Args:
         model: What `pspnet_zoo.load` takes.
         size: Height and width of the image, in pixels.
-        names: Of `RUNTIMES`; None for all that are installed. The first is compared with.
-        rounds: Images a runtime, after one to warm up.
-        threads: Of the CPU; None for each runtime's choice.
+        names: Runtimes of `RUNTIMES`; None for all that are installed. Ratios are to the first one.
+        rounds: Images for each runtime, after one to warm up.
+        threads: CPU threads; None for each runtime's choice.
         calibration: See `pspnet_zoo.export`; None leaves int8 out.
-        dataset: To measure mIoU on, image by image.
-        progress: Told what is going on.
+        dataset: Dataset to measure mIoU on.
+        progress: Called with the current work, and how many of how many steps of it are done.
 
     Raises:
         ValueError: If a runtime is unknown.
     """
     for name in names or ():
         if name not in RUNTIMES:
-            raise ValueError(f"There is no runtime '{name}'; there are {', '.join(RUNTIMES)}")
+            raise ValueError(f"There is no runtime '{name}'; choose from {', '.join(RUNTIMES)}")
     network = load(model).eval()
     wanted = list(names or RUNTIMES)
     say = progress or (lambda text, done, total: None)
@@ -127,7 +124,7 @@ def compare(
                 say(f"mIoU of {name}", done, len(built))
             first = next(iter(built.values())).seconds
             rows.append(
-                Row(
+                RuntimeResult(
                     runtime=name,
                     build_seconds=runtime.build_seconds,
                     milliseconds=1000 * median(runtime.seconds),
@@ -138,11 +135,11 @@ def compare(
                 )
             )
         say("finished", len(rows), len(rows))
-    return Measured(rows=rows, left_out=left_out, size=size, rounds=rounds, machine=machine())
+    return Comparison(rows=rows, left_out=left_out, size=size, rounds=rounds, machine=machine())
 
 
 class _Built:
-    """A runtime, warm, and the times of its images."""
+    """A runtime that has run once, and the times of its images."""
 
     def __init__(self, name: str, network: PSPNet, folder: Path, threads: int | None, calibration: Any, x: torch.Tensor) -> None:
         before, start = _resident(), time.perf_counter()
@@ -161,7 +158,7 @@ class _Built:
 
 
 def build_runtime(name: str, network: PSPNet, folder: Path, threads: int | None, calibration: Any) -> Runtime:
-    """One of `RUNTIMES`; what it is exported to is put into the folder. `calibration` is that of `pspnet_zoo.export`."""
+    """One of `RUNTIMES`; exported files go into the folder. `calibration` is that of `pspnet_zoo.export`."""
     runtime, _, precision = name.partition("-")
     if runtime == "torch":
         half = precision == "bfloat16"
@@ -207,15 +204,15 @@ def _ids(output: Any) -> torch.Tensor:
 
 
 def _resident() -> int:
-    """Bytes of memory that this process holds now."""
+    """Resident memory of this process, in bytes."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-    except OSError:  # only Linux says
+    except OSError:  # other systems have no such file
         return 0
 
 
 def machine() -> dict[str, Any]:
-    """What numbers depend on."""
+    """The hardware and versions that the numbers depend on."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {}
