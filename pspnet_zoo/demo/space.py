@@ -1,18 +1,20 @@
-"""A folder that is a Hugging Face Space: the demo, the package itself, and the networks that are not in the zoo."""
+"""Writes the folder of a Hugging Face Space: the demo, the package itself, and the models that are not in the zoo."""
 
 import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from ..inference.predictor import Predictor
 from ..model_source import ExportedFile, Folder, parse_weights
-from .models import Models
+from ..runtimes.exported import files_of
 
 _PACKAGE = Path(__file__).parent.parent
 _NEEDS = (  # of pyproject.toml, which a wheel does not have
     *("torch", "torchvision", "timm", "safetensors", "huggingface_hub", "filelock", "pillow", "numpy"),
     *("jinja2", "typer", "rich"),
 )
+_RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}  # packages that run exported files
 
 _README = """---
 title: PSPNet
@@ -49,40 +51,44 @@ if __name__ == "__main__":
 
 
 def write(folder: Path, models: Sequence[str]) -> None:
-    """Write a Space that offers these networks, and no others: a visitor should not fill its disk.
+    """Write a Space that offers these models, and no others: a visitor should not fill its disk.
 
     Args:
         folder: Must not exist, or be empty.
-        models: Names of the zoo and repositories, which the Space fetches itself; folders and files, which are copied.
+        models: Names of the zoo and repositories, which the Space downloads itself; folders and exported files, which are copied.
 
     Raises:
-        ValueError: If a name is unknown, or two copies would have one name.
+        ValueError: If a name is unknown, two copies would have one name, or a model has no labels.
+        WeightsError: If a folder or file cannot be loaded.
+        FileNotFoundError: If a path does not exist.
         FileExistsError: If the folder holds something.
     """
     import gradio
 
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"'{folder}' is not empty; name a new folder")
-    Models(models, zoo=False)  # refuses unknown names
-    paths = [Path(name) for name in models if isinstance(parse_weights(name), ExportedFile | Folder)]
-    if len({path.name for path in paths}) < len(paths):
-        raise ValueError(f"{', '.join(map(str, paths))}: two have the same name; rename one")
+    sources = {name: parse_weights(name) for name in models}
+    copied = {name: Path(name).resolve() for name, source in sources.items() if isinstance(source, ExportedFile | Folder)}
+    if len({path.name for path in copied.values()}) < len(copied):
+        raise ValueError(f"{', '.join(copied)}: two have the same name; rename one")
+    for name in copied:
+        Predictor(name)  # a model that cannot be loaded here cannot be there
     folder.mkdir(parents=True, exist_ok=True)
-    listed = []
-    for name in models:
-        path = Path(name)
-        if path not in paths:
-            listed.append(repr(name))
-            continue
-        (folder / "models").mkdir(exist_ok=True)
-        target = folder / "models" / path.name
-        shutil.copytree(path, target) if path.is_dir() else shutil.copyfile(path, target)
-        listed.append(f'str(HERE / "models" / {path.name!r})')
+    for name, path in copied.items():
+        source = sources[name]
+        files = files_of(source.path.resolve()) if isinstance(source, ExportedFile) else list(path.iterdir())
+        target = folder / "models" / path.name if path.is_dir() else folder / "models"
+        target.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            if file.is_file():
+                shutil.copyfile(file, target / file.name)
+    listed = [f'str(HERE / "models" / {copied[name].name!r})' if name in copied else repr(name) for name in sources]
     shutil.copytree(_PACKAGE, folder / "pspnet_zoo", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "app.py").write_text(_APP.format(models=f"[{', '.join(listed)}]"))
-    needs = [f"{name}=={version(name).partition('+')[0]}" for name in _NEEDS]
-    (folder / "requirements.txt").write_text("\n".join(needs) + "\n")
+    formats = {source.format for source in sources.values() if isinstance(source, ExportedFile)}
+    needs = [*_NEEDS, *(package for format, package in _RUNTIMES.items() if format in formats)]
+    pinned = [f"{name}=={version(name).partition('+')[0]}" for name in needs]
+    (folder / "requirements.txt").write_text("\n".join(pinned) + "\n")
     (folder / "README.md").write_text(_README.format(gradio=gradio.__version__, python="3.12"))
-    (folder / ".gitattributes").write_text(
-        "".join(f"*.{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in ("safetensors", "onnx", "jpg"))
-    )
+    large = ("safetensors", "onnx", "data", "bin", "jpg")
+    (folder / ".gitattributes").write_text("".join(f"*.{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in large))

@@ -12,6 +12,7 @@ from pspnet_zoo import Labels, PSPNet
 gradio = pytest.importorskip("gradio", reason="needs the extra 'demo'")
 
 from pspnet_zoo.demo import space  # noqa: E402
+from pspnet_zoo.demo.models import Models  # noqa: E402
 
 
 def test_a_space_has_all_it_needs_and_starts(tmp_path):
@@ -35,7 +36,31 @@ print([label for label, _ in dropdown.choices])
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "['mine', 'pspnet_lite0.camvid (CamVid)']"
+    assert done.stdout.strip() == str(["mine", next(label for label, name in Models(["pspnet_lite0.camvid"], zoo=False).choices)])
+
+
+def test_models_are_copied_whole_whatever_their_paths_look_like(tmp_path, monkeypatch):
+    pytest.importorskip("openvino", reason="needs the extra 'openvino'")
+    from pspnet_zoo.deployment.export import export
+
+    network = PSPNet("test_efficientnet", None, classes=2, psp_out_channels=16)
+    network.labels = Labels(("road", "sky"))
+    network.save_pretrained(tmp_path / "run.v2" / "net")
+    export(network, tmp_path / "street.xml")
+    monkeypatch.chdir(tmp_path / "run.v2" / "net")
+    space.write(tmp_path / "space", [".", "../../street.xml", "org/repo"])
+    copied = [file.relative_to(tmp_path / "space" / "models").as_posix() for file in (tmp_path / "space" / "models").rglob("*.*")]
+    assert sorted(copied) == ["net/config.json", "net/model.safetensors", "street.bin", "street.xml"]
+    assert "openvino==" in (tmp_path / "space" / "requirements.txt").read_text()
+    listed = re.search(r"build\(\[(.*)\], zoo", (tmp_path / "space" / "app.py").read_text())[1]
+    assert listed == "str(HERE / \"models\" / 'net'), str(HERE / \"models\" / 'street.xml'), 'org/repo'"
+
+
+@pytest.mark.parametrize("name", ["../nowhere/net", "absent.onnx", "pspnet_nowhere.tag"])
+def test_a_model_that_is_not_there_is_refused_before_anything_is_written(tmp_path, name):
+    with pytest.raises((ValueError, FileNotFoundError)):
+        space.write(tmp_path / "space", [name])
+    assert not (tmp_path / "space").exists()
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
