@@ -1,9 +1,12 @@
 """From a network to a file that runs without this package, checked before it is kept."""
 
+import copy
+import glob
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from filelock import FileLock, Timeout
 
 from ..data.dataset import SegmentationDataset
 from ..extras import missing_extra
@@ -22,18 +26,19 @@ from ..runtimes.exported import Exported, Precision, beside_digest
 from ..runtimes.onnx import OnnxRuntime
 from ..runtimes.openvino import OpenVinoRuntime
 from ..storage.files import refuse_stream
-from .graph import Run, trace
+from .graph import RuntimeCall, trace
 from .quantize import Calibration
 from .verify import verify
 
 Step = Callable[[str], None]
-"""Called with what is done next, in a few words."""
+"""Called with the step that begins, in a few words."""
 
 _PRECISIONS: dict[Format, tuple[Precision, ...]] = {
     "onnx": ("float32", "float16"),
     "openvino": ("float32", "float16", "bfloat16", "int8"),
     "program": ("float32", "float16", "bfloat16"),
 }
+_DRAFT, _LOCK = ".draft", ".lock"
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -55,16 +60,16 @@ def export(
     three sizes and compared with the network; one that differs is not left behind. The path is replaced whole or not at all.
 
     Args:
-        model: A network, or anything that `pspnet_zoo.load` takes. It stays as it is.
+        model: A network of any dtype on any device, or anything else that `pspnet_zoo.load` takes. It stays as it is.
         path: Ends in .onnx, .xml (with a .bin beside it) or .pt2; any other is a folder for OpenVINO's model.xml and model.bin. An
             ONNX network of more than 1.9 GB of weights gets them beside it, in NAME.onnx.data.
         format: "onnx", "openvino" or "program"; None goes by the path.
         precision: "float32"; "float16" and "bfloat16" store and compute in half the bytes, which loses some digits; "int8" needs
             `calibration`. OpenVINO's files store both as float16; this package runs the first in float32, the second in bfloat16.
         input: "float32" for (N, channels, H, W) normalised images, named "image"; "uint8" for (N, 3, H, W) RGB as it is.
-        output: "logits" for (N, classes, H, W) float32; "ids" for (N, H, W) uint8, the likeliest class. It is the output's name.
-        calibration: Images like those to come, for int8: a folder, files, or a dataset; up to 100 of them are used.
-        step: Told what is going on.
+        output: "logits" for (N, classes, H, W) float32; "ids" for (N, H, W) uint8, the most probable class. Names the output too.
+        calibration: For int8, images like those that the file is for: a folder, files, or a dataset; at most 100 are used.
+        step: Called with each step that begins.
 
     Returns:
         The path.
@@ -85,15 +90,11 @@ def export(
     if target.is_dir():
         raise IsADirectoryError(f"'{target}' is a folder; give the name of a file in it")
     refuse_stream(target)
+    # files hold float32 or what `precision` says, whatever the network is computed in and on
+    network = copy.deepcopy(network).cpu().float().eval()
     try:
         with _replacing(target) as draft:
-            was_training = [module for module in network.modules() if module.training]
-            network.eval()
-            try:
-                _write(network, spec, kind, draft, images, step or (lambda text: None))
-            finally:
-                for module in was_training:
-                    module.training = True
+            _write(network, spec, kind, draft, images, step or (lambda text: None))
     except ImportError as error:
         raise missing_extra("This export", "openvino" if kind == "openvino" else "export", error) from None
     return path
@@ -107,9 +108,8 @@ def _write(network: PSPNet, spec: Exported, kind: Format, path: Path, images: Ca
     if kind == "program":
         from . import program as files
 
-        files.write(program, spec, path)
         step("checking the file")
-        files.write(program, replace(spec, check=verify(network, spec, files.read(path))), path)
+        files.write_checked(program, spec, path, network)
         return
     from . import onnx
 
@@ -126,7 +126,7 @@ def _write(network: PSPNet, spec: Exported, kind: Format, path: Path, images: Ca
 
     step("converting it to OpenVINO")
     graph = openvino.read(source)
-    check: Callable[[Run], dict[str, Any]] = lambda run: verify(network, spec, run)  # noqa: E731
+    check: Callable[[RuntimeCall], dict[str, Any]] = lambda run: verify(network, spec, run)  # noqa: E731
     if images is not None:
         step(f"quantizing it with {len(images)} images")
         graph = images.quantized(graph)
@@ -198,24 +198,34 @@ def _version(package: str) -> str | None:
 
 
 class _replacing:
-    """A path to write to, whose folder's files take the place of those beside the target if nothing goes wrong."""
+    """A path in a hidden folder beside the target; what is written there takes the target's place if nothing goes wrong.
+
+    Folders of exports that were killed are deleted by the next one to the same target: nobody holds their locks.
+    """
 
     def __init__(self, target: Path) -> None:
         self.target = target
+        self._cleanup = ExitStack()
 
     def __enter__(self) -> Path:
+        parent, prefix = self.target.parent, f".{self.target.name}."
         try:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            self.folder = Path(tempfile.mkdtemp(dir=self.target.parent, prefix=f".{self.target.name}."))
+            parent.mkdir(parents=True, exist_ok=True)
+            for left in parent.glob(f"{glob.escape(prefix)}*{_DRAFT}"):
+                with suppress(Timeout), FileLock(left / _LOCK, timeout=0):
+                    shutil.rmtree(left, ignore_errors=True)
+            self.folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix, suffix=_DRAFT))
+            self._cleanup.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            self._cleanup.enter_context(FileLock(self.folder / _LOCK))
         except OSError as error:
+            self._cleanup.close()
             raise OSError(f"'{self.target}' cannot be written: {error.strerror}") from None
         return self.folder / self.target.name
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        try:
+        with self._cleanup:
             if kind is None:
+                files = [file for file in self.folder.iterdir() if file.name != _LOCK]
                 # the file that names the others is the last to come
-                for file in sorted(self.folder.iterdir(), key=lambda f: f.name == self.target.name):
+                for file in sorted(files, key=lambda f: f.name == self.target.name):
                     os.replace(file, self.target.parent / file.name)
-        finally:
-            shutil.rmtree(self.folder, ignore_errors=True)

@@ -14,17 +14,17 @@ from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported
 from .cubic import CubicByMatrices
 
-# What is empty or one at the example's size would be left out of the graph or taken as fixed: 13 and 17 cells of 32 pixels are more
-# than one window of 7, 8 or 12 cells, and no multiple of 7 or 12 cells at any stage, so that no padding is empty.
+# A padding that is empty, or a side of one, at the example's size would be left out of the graph or taken as fixed. 13 and 17
+# positions of 32 pixels are more than one window of 7, 8 or 12 positions, and no multiple of 7 or 12 at any stage.
 _EXAMPLE = (401, 521)
 
 
-Run = Callable[[Tensor], Tensor]
-"""A file in its runtime: `Exported.input` to `Exported.output`."""
+RuntimeCall = Callable[[Tensor], Tensor]
+"""An exported file in its runtime: maps `Exported.input` to `Exported.output`."""
 
 
 class Deployed(nn.Module):
-    """A network with what `Exported` says stands before and after it; `dtype` is of its weights and arithmetic."""
+    """A network with the pre- and postprocessing that `Exported` states; `dtype` is that of its weights and arithmetic."""
 
     def __init__(self, network: PSPNet, spec: Exported, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Deployed(nn.Module):
 def enlarged(side: int, factor: float) -> int:
     """side * factor in whole numbers, for sizes that are not known yet and factors with a denominator of up to 100.
 
-    It is rounded as by `round`, but for halves, which go up: half to even would be too much for the size of every map that follows.
+    It is rounded as by `round`, but for halves, which go up: half to even would complicate the sizes of all later maps.
     """
     ratio = Fraction(factor).limit_denominator(100)
     return (2 * side * ratio.numerator + ratio.denominator) // (2 * ratio.denominator)
@@ -84,7 +84,7 @@ def trace(network: PSPNet, spec: Exported, dtype: torch.dtype = torch.float32) -
     deployed = Deployed(network, spec, dtype)
     try:
         with torch.no_grad(), CubicByMatrices():
-            deployed(image)  # what a network keeps from its first call has to be there, or tracing leaves its own in its place
+            deployed(image)  # fills caches that tracing would fill with its own tensors
             return torch.export.export(deployed, (image,), dynamic_shapes={"image": free}, strict=False)
     except Exception as error:  # whatever comes first in torch or timm
         first = str(error).strip().partition("\n")[0]

@@ -16,7 +16,7 @@ from ..data.pairs import list_images
 from ..inference.scores import class_scores
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported, ExportedRuntime
-from .graph import Run
+from .graph import RuntimeCall
 from .verify import logits_of
 
 _MOST = 100  # images; 92 kept 0.6662 of 0.6669 mIoU of the bundled network
@@ -75,7 +75,7 @@ class Calibration:
             fast_bias_correction=True,
         )
 
-    def agreement(self, network: PSPNet, run: Run) -> dict[str, Any]:
+    def agreement(self, network: PSPNet, run: RuntimeCall) -> dict[str, Any]:
         """The share of the pixels of ten of the images that have the network's class.
 
         Raises:

@@ -1,5 +1,6 @@
-"""Whether an exported file gives what the network gives."""
+"""Compares an exported file with the network."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,23 +10,26 @@ from torch.nn import functional as F
 from ..inference.scores import as_logits
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported
-from .graph import Run, enlarged, example
+from .graph import RuntimeCall, enlarged, example
 
 TOLERANCE = 1e-4
-"""Of the largest logit: how far a float32 file may be off."""
-_HALF_TOLERANCE = 0.1  # 8 bits of mantissa and fifty layers; a wrong graph is off by the logits themselves
+"""Largest difference of a float32 file's logits, as a fraction of the largest logit."""
+_HALF_TOLERANCE = 0.1  # 8 bits of mantissa through fifty layers; a wrong graph differs by whole logits
 
 _CHECKS = (((224, 320), 1), ((133, 97), 2), ((57, 70), 1))
 _FEWER = (1, 2)  # images, where there is one size
 
 
-def verify(network: PSPNet, spec: Exported, run: Run) -> dict[str, Any]:
+def verify(
+    network: PSPNet, spec: Exported, run: RuntimeCall, *, checks: Sequence[tuple[tuple[int, int], int]] | None = None
+) -> dict[str, Any]:
     """Compare a file with the network at several sizes and numbers of images.
 
     Args:
         network: In evaluation mode, in float32 on the CPU.
         spec: What the file is.
         run: Calls the file in its own runtime, with a tensor as in `Exported.input`.
+        checks: ((height, width), number of images) of each comparison; None for the usual ones.
 
     Returns:
         For the metadata: sizes, and the largest difference relative to the largest logit. Of class ids: how far below the largest
@@ -35,7 +39,8 @@ def verify(network: PSPNet, spec: Exported, run: Run) -> dict[str, Any]:
         ValueError: If the file is wrong; the message says by how much.
     """
     limit = TOLERANCE if spec.precision == "float32" else _HALF_TOLERANCE
-    checks = _CHECKS if spec.image_size is None else tuple((spec.image_size, count) for count in _FEWER)
+    if checks is None:
+        checks = _CHECKS if spec.image_size is None else tuple((spec.image_size, count) for count in _FEWER)
     worst = 0.0
     for size, count in checks:
         images = example(spec, count, size)

@@ -331,3 +331,41 @@ def test_the_bundled_network_is_right_at_any_size(tmp_path):
         for shape in [*SIZES, (1, 513, 1025)]:
             assert_same(network, runtime, *shape)
     assert Path(tmp_path / "street" / "model.bin").is_file()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_a_network_of_any_dtype_is_exported_and_stays_as_it_is(tmp_path, dtype):
+    network = tiny("test_resnet").to(dtype)
+    program = torch.export.load(export(network, tmp_path / "street.pt2")).module()
+    assert network.dtype == dtype and not network.training
+    assert_same(copy.deepcopy(network).float(), torch.no_grad()(program), 1, 40, 56)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 40), (40, 8), (9, 9), (2, 100)], ids=str)
+def test_a_program_takes_images_of_a_few_pixels(small_program, size):
+    network, program = small_program
+    assert_same(network, program, 1, *size)
+
+
+@pytest.fixture(scope="module")
+def small_program(tmp_path_factory):
+    network = tiny("resnet10t")
+    return network, torch.no_grad()(torch.export.load(export(network, tmp_path_factory.mktemp("pt2") / "net.pt2")).module())
+
+
+def test_what_a_killed_export_left_is_deleted_by_the_next_one(network, tmp_path):
+    program = """
+import os, signal, sys
+from pspnet_zoo import export, load
+export(load(sys.argv[1]), sys.argv[2], step=lambda text: os.kill(os.getpid(), signal.SIGKILL))
+"""
+    network.save_pretrained(tmp_path / "model")
+    target = tmp_path / "out" / "street[1].onnx"
+    subprocess.run([sys.executable, "-c", program, tmp_path / "model", target], capture_output=True)
+    assert [p.name.startswith(".street[1].onnx.") for p in target.parent.iterdir()] == [True]
+    with pytest.raises(KeyboardInterrupt), module._replacing(target) as draft:
+        assert [p for p in target.parent.iterdir()] == [draft.parent], "the folder of the killed export is gone"
+        with module._replacing(target) as other:
+            assert draft.parent.exists() and other.parent != draft.parent, "one that runs is left alone"
+        raise KeyboardInterrupt
+    assert not list(target.parent.iterdir())
