@@ -22,7 +22,7 @@ def test_runtimes_take_turns_and_are_compared_with_the_first(network):
 
 
 def test_an_unknown_runtime_is_named(network):
-    with pytest.raises(ValueError, match="There is no runtime 'tvm'; there are torch, torch-fast"):
+    with pytest.raises(ValueError, match="There is no runtime 'tvm'; choose from torch, torch-fast"):
         compare(network, (33, 65), names=["tvm"])
 
 
