@@ -114,6 +114,6 @@ def fetch(entry: Checkpoint, *, progress: Progress | None = None) -> Path:
         return BUNDLED / entry.folder
     if entry.hub is not None:
         _log.info("'%s' is on the Hub: %s at %s, %.0f MB", entry.name, entry.hub.repo, entry.hub.revision, entry.hub.size / 1e6)
-        return hub.download(f"{hub.namespace()}/{entry.hub.repo}", revision=entry.hub.revision, sha256=entry.hub.sha256)
+        return hub.download_checkpoint(f"{hub.namespace()}/{entry.hub.repo}", revision=entry.hub.revision, sha256=entry.hub.sha256)
     _log.info("'%s' is taken from its upstream", entry.name)
     return cached(entry, progress=progress)

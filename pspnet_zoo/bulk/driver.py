@@ -41,7 +41,7 @@ from ..results.sink import model_digest
 from ..runtimes.exported import ExportedRuntime, files_of
 from ..streams.pipeline import Segmented, in_order, segment_all
 from .shards import Destination, Manifest, mask_name
-from .sources import Input, Kind, Source, open_source, read_part
+from .sources import BulkSource, Input, Kind, open_source, read_part
 
 READERS = 4
 """Number of threads of a worker that read ahead."""
@@ -159,7 +159,7 @@ def _start(address: str | None) -> None:
 
 
 def _results(
-    inputs: Source,
+    inputs: BulkSource,
     missing: list[int],
     destination: str,
     manifest: Manifest,
@@ -265,7 +265,7 @@ def load_files(files: Mapping[str, bytes], device: str | None = None) -> Predict
         return Predictor(Path(folder) / exported, device=device, threads=1)
 
 
-def _check_names(source: Source) -> None:
+def _check_names(source: BulkSource) -> None:
     if source.kind == "parquet":
         return
     seen: dict[str, str] = {}

@@ -38,7 +38,7 @@ class Manifest:
 
     source: str
     source_digest: str
-    """See `Source.digest`."""
+    """See `BulkSource.digest`."""
     images: int
     rows_per_shard: int
     model: str

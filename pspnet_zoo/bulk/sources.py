@@ -26,7 +26,7 @@ MANIFEST = "_manifest.json"
 
 
 @dataclass(frozen=True)
-class Source:
+class BulkSource:
     """Images in a fixed order, which can be named without being read."""
 
     uri: str
@@ -114,7 +114,7 @@ class _File:
         return os.path.splitext(self.name)[1].lower()
 
 
-def open_source(uri: str, *, column: str | None = None, kind: Kind | None = None, without: str | None = None) -> Source:
+def open_source(uri: str, *, column: str | None = None, kind: Kind | None = None, without: str | None = None) -> BulkSource:
     """Name every image of a source.
 
     Folders of bulk results, `without`, and the masks and overlays of `predict` inside a folder are left out.
@@ -150,10 +150,10 @@ def open_source(uri: str, *, column: str | None = None, kind: Kind | None = None
     lines = [line for line in text.decode(errors="surrogateescape").splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"'{uri}' lists no images")
-    return Source(uri, "list", None, lines, [], _digest(lines))
+    return BulkSource(uri, "list", None, lines, [], _digest(lines))
 
 
-def _folder(uri: str, system: fs.FileSystem, root: str, column: str | None, kind: Kind | None, without: str | None) -> Source:
+def _folder(uri: str, system: fs.FileSystem, root: str, column: str | None, kind: Kind | None, without: str | None) -> BulkSource:
     errors: list[OSError] = []
     found = sorted(_files(system, root, errors), key=lambda f: f.path)
     results = {os.path.dirname(f.name) for f in found if os.path.basename(f.name) == MANIFEST}
@@ -182,7 +182,7 @@ def _folder(uri: str, system: fs.FileSystem, root: str, column: str | None, kind
         raise ValueError(f"No images and no Parquet files in '{uri}'")
     left_out += len(images) - len(sources)
     digest = _digest(f"{f.name}\t{f.size}\t{f.mtime_ns}" for f in sources)
-    return Source(uri, "folder", None, [f.name for f in sources], [], digest, left_out, tuple(errors))
+    return BulkSource(uri, "folder", None, [f.name for f in sources], [], digest, left_out, tuple(errors))
 
 
 def _files(system: fs.FileSystem, root: str, errors: list[OSError]) -> Iterator[_File]:
@@ -226,7 +226,7 @@ def _digest(lines: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _parquet(uri: str, system: fs.FileSystem, files: Sequence[_File], column: str | None) -> Source:
+def _parquet(uri: str, system: fs.FileSystem, files: Sequence[_File], column: str | None) -> BulkSource:
     rows, names = [], pa.schema([])
     for info in files:
         try:
@@ -241,7 +241,7 @@ def _parquet(uri: str, system: fs.FileSystem, files: Sequence[_File], column: st
         if not _is_readable(names.field(column).type):
             raise ValueError(f"Column '{column}' of '{info.path}' is {names.field(column).type}; it must be bytes or paths")
     digest = _digest(f"{f.name}\t{f.size}\t{f.mtime_ns}\t{n}\t{column}" for f, n in zip(files, rows, strict=True))
-    return Source(uri, "parquet", column, [f.path for f in files], rows, digest)
+    return BulkSource(uri, "parquet", column, [f.path for f in files], rows, digest)
 
 
 def _is_readable(kind: pa.DataType) -> bool:
@@ -281,7 +281,7 @@ def _bucket(uri: str) -> fs.FileSystem:
 
 
 def read_part(part: str) -> Iterator[Input]:
-    """Yield the inputs that `Source.part` named; bytes in Parquet are read a few rows at a time.
+    """Yield the inputs that `BulkSource.part` named; bytes in Parquet are read a few rows at a time.
 
     Raises:
         OSError: If a Parquet file cannot be read.

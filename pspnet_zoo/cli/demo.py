@@ -47,7 +47,7 @@ def demo(
     except ModuleNotFoundError as error:
         raise missing_extra("The demo", "demo", error) from None
     if space is not None:
-        spaces.write(space, models)
+        spaces.write_space(space, models)
         say(f"Wrote {space}. Publish it: hf upload --repo-type space YOU/NAME {space} .")
         return
     options: dict[str, Any] = {"server_name": host, "server_port": port, "share": share, "inbrowser": browser}

@@ -1,12 +1,18 @@
-"""The interface of datasets."""
+"""The interface of datasets, and any torch dataset of images and masks behind it, with each item checked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
 from torchvision import tv_tensors
 
-from .labels import Labels
+from ..meta import IGNORE, Labels, Preprocess
+from .images import to_rgb
 
 
 class SegmentationDataset(Protocol):
@@ -36,3 +42,116 @@ class SegmentationDataset(Protocol):
     def mask(self, index: int) -> tv_tensors.Mask:
         """The second of an item, without reading the image."""
         ...
+
+
+class CheckedDataset(Dataset):
+    """A dataset with `__len__` and `__getitem__`, as training and evaluation read it.
+
+    Args:
+        dataset: Its items are (image, mask) or {"image": ..., "mask": ...}, as albumentations gives them. An image is a uint8
+            tensor (C, H, W), a uint8 array (H, W, C) or a PIL image; a mask is (H, W) or (1, H, W) class ids, 255 where ignored.
+            Where the dataset has a `preprocess`, images are of any type and as many channels as it states. A
+            `torch.utils.data.Subset` has the labels and file names of the dataset that it is a part of.
+        labels: Used where the dataset has none.
+        channels: Number of channels of an image.
+
+    Raises:
+        ValueError: If there are no labels; on reading an item, if it is something else than the above. The message names the item.
+    """
+
+    def __init__(self, dataset: Any, *, labels: Labels | None = None, channels: int = 3) -> None:
+        self.dataset = dataset
+        base: Any = dataset
+        chosen: Sequence[int] = range(len(dataset))
+        while isinstance(base, Subset):
+            base, chosen = base.dataset, [base.indices[i] for i in chosen]
+        self._base, self._chosen = base, chosen
+        found = getattr(base, "labels", labels)
+        if not isinstance(found, Labels):
+            raise ValueError(
+                "The dataset has no labels, so its class ids have no names; set net.labels = pspnet_zoo.Labels([...]), with a name "
+                "for each id"
+            )
+        self.labels = found
+        self.preprocess: Preprocess | None = getattr(base, "preprocess", None)
+        """Preprocessing of images that are not 8-bit RGB."""
+        self.channels = len(self.preprocess.mean) if self.preprocess else channels
+        self.images: Sequence[Path] = self._files("images", [Path(f"item {i}") for i in chosen])
+        """The file of each image, or its number in the dataset where that does not tell files."""
+        self.masks: Sequence[Path] = self._files("masks", self.images)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        """(C, H, W), uint8 unless the dataset has a `preprocess`, and (H, W) uint8 class ids, 255 where ignored."""
+        try:
+            item = self.dataset[index]
+        except StopIteration:  # a loader would take it for the end of the run
+            raise ValueError(
+                f"{self._name(index)}: reading the item raised StopIteration; look at the dataset's __getitem__"
+            ) from None
+        image, mask = _pair(item, self.images[index])
+        image, mask = self._image(image, index), self._ids(mask, index)
+        if image.shape[-2:] != mask.shape:
+            raise ValueError(
+                f"{self._name(index)}: the image is {image.shape[-1]}x{image.shape[-2]} pixels and the mask "
+                f"{mask.shape[-1]}x{mask.shape[-2]}; they must be of one size"
+            )
+        return image, mask
+
+    def mask(self, index: int) -> tv_tensors.Mask:
+        """The second of an item; a dataset with a method `mask` reads no image for it."""
+        read = getattr(self._base, "mask", None)
+        return self._ids(read(self._chosen[index]), index) if read else self[index][1]
+
+    def _files(self, attribute: str, default: Sequence[Path]) -> Sequence[Path]:
+        files = getattr(self._base, attribute, None)
+        if files is None:
+            return default
+        return [files[i] for i in self._chosen] if len(files) == len(self._base) else files  # images without masks
+
+    def _image(self, image: Any, index: int) -> tv_tensors.Image:
+        if isinstance(image, Image.Image):
+            image = torch.from_numpy(to_rgb(image)).permute(2, 0, 1)
+        elif isinstance(image, np.ndarray) and image.ndim == 3:
+            image = torch.from_numpy(image).permute(2, 0, 1)
+        if not isinstance(image, Tensor) or (image.dtype != torch.uint8 and self.preprocess is None):
+            kind = getattr(image, "dtype", type(image).__name__)
+            raise ValueError(
+                f"{self._name(index)}: the image is of type {kind}; it must be uint8, 0 to 255, not yet normalised: the network's "
+                "preprocessing does that"
+            )
+        if image.ndim != 3 or image.shape[0] != self.channels:
+            raise ValueError(f"{self._name(index)}: the image is {tuple(image.shape)}; it must be ({self.channels}, H, W)")
+        return tv_tensors.Image(image)
+
+    def _ids(self, mask: Any, index: int) -> tv_tensors.Mask:
+        ids = torch.as_tensor(np.array(mask) if isinstance(mask, Image.Image) else mask)
+        if ids.ndim == 3 and ids.shape[0] == 1:
+            ids = ids[0]
+        if ids.ndim != 2 or ids.is_floating_point():
+            raise ValueError(f"{self._name(index)}: the mask is {tuple(ids.shape)} of {ids.dtype}; it must be (H, W) class ids")
+        unknown = (ids != IGNORE) & ((ids < 0) | (ids >= len(self.labels)))
+        if unknown.any():
+            raise ValueError(
+                f"{self._name(index)}: the mask holds the class ids {ids[unknown].unique().tolist()[:5]}; there are "
+                f"{len(self.labels)} classes, 0 to {len(self.labels) - 1}, and {IGNORE} for ignored pixels"
+            )
+        return tv_tensors.Mask(ids.to(torch.uint8))
+
+    def _name(self, index: int) -> str:
+        return f"'{self.images[index]}'"
+
+
+def _pair(item: Any, name: Path) -> tuple[Any, Any]:
+    if isinstance(item, Mapping) and {"image", "mask"} <= item.keys():
+        return item["image"], item["mask"]
+    if isinstance(item, tuple | list) and len(item) == 2:
+        return item[0], item[1]
+    raise ValueError(f"""'{name}' is a {type(item).__name__}; an item must be (image, mask) or {{"image": ..., "mask": ...}}""")
+
+
+def as_segmentation_dataset(dataset: Any, labels: Labels | None = None, *, channels: int = 3) -> CheckedDataset:
+    """The dataset itself if it is checked already; else see `CheckedDataset`."""
+    return dataset if isinstance(dataset, CheckedDataset) else CheckedDataset(dataset, labels=labels, channels=channels)

@@ -50,7 +50,7 @@ if __name__ == "__main__":
 '''
 
 
-def write(folder: Path, models: Sequence[str]) -> None:
+def write_space(folder: Path, models: Sequence[str]) -> None:
     """Write a Space that offers these models, and no others: a visitor should not fill its disk.
 
     Args:

@@ -115,7 +115,7 @@ def _write(network: PSPNet, spec: Exported, kind: Format, path: Path, images: Ca
 
     step("converting it to ONNX")
     source = path if kind == "onnx" else path.with_suffix(".onnx")
-    onnx.write(program, spec, source)
+    onnx.write_onnx(program, spec, source)
     onnx.describe(source, spec)
     if kind == "onnx":
         step("checking the file")
@@ -125,16 +125,16 @@ def _write(network: PSPNet, spec: Exported, kind: Format, path: Path, images: Ca
     from . import openvino
 
     step("converting it to OpenVINO")
-    graph = openvino.read(source)
+    graph = openvino.read_onnx(source)
     check: Callable[[RuntimeCall], dict[str, Any]] = lambda run: verify(network, spec, run)  # noqa: E731
     if images is not None:
         step(f"quantizing it with {len(images)} images")
         graph = images.quantized(graph)
         check = lambda run: images.agreement(network, run)  # noqa: E731
-    openvino.write(graph, spec, path)
+    openvino.write_openvino(graph, spec, path)
     step("checking the file")
     found = check(OpenVinoRuntime(path).run)
-    openvino.write(graph, replace(spec, check=found, beside_sha256=beside_digest(path)), path)
+    openvino.write_openvino(graph, replace(spec, check=found, beside_sha256=beside_digest(path)), path)
     for file in path.parent.glob(f"{source.name}*"):
         file.unlink()
 

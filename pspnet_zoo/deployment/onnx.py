@@ -12,7 +12,7 @@ from ..runtimes.exported import KEY, Exported
 _LIMIT = 1_900_000_000  # bytes of weights; a protobuf of more than 2 GB cannot be read
 
 
-def write(program: torch.export.ExportedProgram, spec: Exported, path: Path) -> None:
+def write_onnx(program: torch.export.ExportedProgram, spec: Exported, path: Path) -> None:
     """Write the program as one file, or with NAME.onnx.data beside it if it would be too large; its input is "image"."""
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
     with warnings.catch_warnings():

@@ -6,7 +6,7 @@ from typing import Any
 from ..runtimes.exported import KEY, Exported
 
 
-def read(path: Path) -> Any:
+def read_onnx(path: Path) -> Any:
     """The network of an ONNX or OpenVINO file, as an `openvino.Model`, with its constants folded.
 
     The fusion's weights are split, one part for each branch of the pyramid; NNCF quantizes, and `use_winograd` replaces,
@@ -22,7 +22,7 @@ def read(path: Path) -> Any:
     return model
 
 
-def write(model: Any, spec: Exported, path: Path) -> None:
+def write_openvino(model: Any, spec: Exported, path: Path) -> None:
     """Write an `openvino.Model` with its metadata."""
     import openvino
 

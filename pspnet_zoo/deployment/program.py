@@ -14,7 +14,7 @@ from .verify import verify
 _SMALL = (((1, 1), 1), ((8, 40), 2), ((40, 5), 1), ((3, 3), 2))
 
 
-def write(program: torch.export.ExportedProgram, spec: Exported, path: Path) -> None:
+def write_program(program: torch.export.ExportedProgram, spec: Exported, path: Path) -> None:
     """Write the program with its metadata, in the extra file that `KEY` names."""
     torch.export.save(program, path, extra_files={KEY: spec.to_json()})
 
@@ -27,11 +27,11 @@ def write_checked(program: torch.export.ExportedProgram, spec: Exported, path: P
     """
     if spec.image_size is None:
         _allow_small(program, spec, network)
-    write(program, spec, path)
-    write(program, replace(spec, check=verify(network, spec, read(path))), path)
+    write_program(program, spec, path)
+    write_program(program, replace(spec, check=verify(network, spec, read_program(path))), path)
 
 
-def read(path: Path) -> RuntimeCall:
+def read_program(path: Path) -> RuntimeCall:
     """The program of a file that this process wrote; reading one of another source can run code that is in it."""
     return torch.no_grad()(torch.export.load(path).module())
 

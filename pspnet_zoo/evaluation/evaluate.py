@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from ..data.checked import checked
-from ..data.dataset import SegmentationDataset
+from ..data.dataset import SegmentationDataset, as_segmentation_dataset
 from ..data.images import read_image
 from ..inference.protocols import PROTOCOLS, InferenceProtocol
 from ..inference.scores import SegmentationModel, class_ids, class_scores, labels_of, largest, number_of_ids, protocol_for, stored
@@ -75,7 +74,7 @@ def evaluate(
 
     Args:
         model: On the device to run on; its training or evaluation mode is left as it was.
-        dataset: Of `open_dataset`, or any dataset that `pspnet_zoo.data.checked.CheckedDataset` takes, with the model's
+        dataset: Of `open_dataset`, or any dataset that `pspnet_zoo.data.dataset.CheckedDataset` takes, with the model's
             classes.
         protocol: How each image is segmented; the result holds the protocol that `scores.protocol_for` makes of it.
         save: Called with each prediction of this process.
@@ -86,7 +85,7 @@ def evaluate(
         ImageError: If a file cannot be read.
         ConnectionError: If another process stopped.
     """
-    dataset = checked(dataset, labels_of(model), channels=len(model.preprocess.mean))
+    dataset = as_segmentation_dataset(dataset, labels_of(model), channels=len(model.preprocess.mean))
     check_classes(model, dataset.labels)
     confusion = ConfusionMatrix(len(dataset.labels))
     losses, image_miou = torch.zeros(2, len(dataset), dtype=torch.float64)

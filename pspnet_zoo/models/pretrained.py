@@ -93,7 +93,7 @@ class Pretrained(nn.Module):
         elif isinstance(found, Repository):
             if found.revision and revision and found.revision != revision:
                 raise ValueError(f"'{source}' asks for '{found.revision}', but revision={revision!r}; give one of them")
-            folder = hub.download(
+            folder = hub.download_checkpoint(
                 found.name,
                 revision=revision or found.revision,
                 token=token,

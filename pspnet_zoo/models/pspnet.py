@@ -153,7 +153,6 @@ class PSPNet(Pretrained):
         for part in (self.decoder, self.segmentation_head, self.auxiliary_head, self.classification_head):
             if part is not None:
                 initialize(part)
-
         self.preprocess = Preprocess(self.encoder.mean, self.encoder.std)
         self.labels: Labels | None = None
         self.provenance = None

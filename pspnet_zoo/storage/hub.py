@@ -33,7 +33,7 @@ def namespace() -> str:
     return os.environ.get("PSPNET_ZOO_NAMESPACE") or NAMESPACE
 
 
-def download(
+def download_checkpoint(
     repo: str,
     *,
     revision: str | None = None,

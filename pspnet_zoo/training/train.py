@@ -20,8 +20,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from ..data.check import mask_doubts
-from ..data.checked import checked
-from ..data.dataset import SegmentationDataset
+from ..data.dataset import SegmentationDataset, as_segmentation_dataset
 from ..evaluation.evaluate import check_classes, evaluate
 from ..inference.scores import labels_of
 from ..meta import Preprocess
@@ -102,7 +101,7 @@ def train(
 
     Args:
         model: Its weights are the start, unless a checkpoint is resumed. It is moved to the GPU of its process, where there is one.
-        dataset: What to train on: of `open_dataset`, or any dataset that `pspnet_zoo.data.checked.CheckedDataset` takes.
+        dataset: What to train on: of `open_dataset`, or any dataset that `pspnet_zoo.data.dataset.CheckedDataset` takes.
         recipe: The run's settings.
         folder: Takes `recipe.json`, a `tensorboard` log, `history.csv` with a row for each evaluation, the network with the best
             mIoU on `validation` as `best`, `result.json`, and `checkpoint.safetensors`, replaced every `recipe.checkpoint_every`
@@ -128,8 +127,8 @@ def train(
     accelerator = _accelerator(recipe, cpu)
     _check(model, recipe, accelerator)
     labels, channels = labels_of(model), model.config["in_channels"]
-    dataset = checked(dataset, labels, channels=channels)
-    validation = None if validation is None else checked(validation, labels, channels=channels)
+    dataset = as_segmentation_dataset(dataset, labels, channels=channels)
+    validation = None if validation is None else as_segmentation_dataset(validation, labels, channels=channels)
     for each in filter(None, (dataset, validation)):
         check_classes(model, each.labels)
         _check_pixels(model, each.preprocess)

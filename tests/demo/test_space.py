@@ -20,7 +20,7 @@ def test_a_space_has_all_it_needs_and_starts(tmp_path):
     network.labels = Labels(("road", "sky"), ((128, 64, 128), (70, 130, 180)))
     mine = network.save_pretrained(tmp_path / "mine")
     folder = tmp_path / "space"
-    space.write(folder, [str(mine), "pspnet_lite0.camvid"])
+    space.write_space(folder, [str(mine), "pspnet_lite0.camvid"])
     head = (folder / "README.md").read_text().split("---")[1]
     assert "sdk: gradio" in head and f"sdk_version: {gradio.__version__}" in head and "app_file: app.py" in head
     pyproject = (Path(__file__).parents[2] / "pyproject.toml").read_text()
@@ -48,7 +48,7 @@ def test_models_are_copied_whole_whatever_their_paths_look_like(tmp_path, monkey
     network.save_pretrained(tmp_path / "run.v2" / "net")
     export(network, tmp_path / "street.xml")
     monkeypatch.chdir(tmp_path / "run.v2" / "net")
-    space.write(tmp_path / "space", [".", "../../street.xml", "org/repo"])
+    space.write_space(tmp_path / "space", [".", "../../street.xml", "org/repo"])
     copied = [file.relative_to(tmp_path / "space" / "models").as_posix() for file in (tmp_path / "space" / "models").rglob("*.*")]
     assert sorted(copied) == ["net/config.json", "net/model.safetensors", "street.bin", "street.xml"]
     assert "openvino==" in (tmp_path / "space" / "requirements.txt").read_text()
@@ -59,12 +59,12 @@ def test_models_are_copied_whole_whatever_their_paths_look_like(tmp_path, monkey
 @pytest.mark.parametrize("name", ["../nowhere/net", "absent.onnx", "pspnet_nowhere.tag"])
 def test_a_model_that_is_not_there_is_refused_before_anything_is_written(tmp_path, name):
     with pytest.raises((ValueError, FileNotFoundError)):
-        space.write(tmp_path / "space", [name])
+        space.write_space(tmp_path / "space", [name])
     assert not (tmp_path / "space").exists()
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="not empty"):
-        space.write(tmp_path, ["pspnet_lite0.camvid"])
+        space.write_space(tmp_path, ["pspnet_lite0.camvid"])
     assert [file.name for file in Path(tmp_path).iterdir()] == ["mine.txt"]

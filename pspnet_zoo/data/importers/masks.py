@@ -19,7 +19,7 @@ from .sample import (
     Sample,
     Source,
     SourceError,
-    checked,
+    contained,
     inside,
     read_text,
     split_of,
@@ -130,8 +130,8 @@ def find_pairs(root: Path, images: Images, pattern: str | None) -> tuple[list[Pa
     problems, pairs = [], []
     for image, masks in found.items():
         try:
-            checked(root if image.is_relative_to(root) else images.root, image)
-            files = tuple(checked(root, mask) for mask, _ in masks)
+            contained(root if image.is_relative_to(root) else images.root, image)
+            files = tuple(contained(root, mask) for mask, _ in masks)
             if not files:
                 raise SourceError(f"'{image}' has no mask")
             classes = tuple(name for _, name in masks if name is not None)

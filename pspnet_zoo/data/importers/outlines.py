@@ -24,7 +24,7 @@ from .sample import (
     Source,
     SourceError,
     check_name,
-    checked,
+    contained,
     get,
     image_header,
     read_json,
@@ -297,9 +297,9 @@ def read_yolo(root: Path, images: Images) -> Source:
         text = labels.pop(images.root.joinpath(*relative.parts[:at], "labels", *relative.parts[at + 1 :]).with_suffix(""), None)
         bare += text is None
         try:
-            image = checked(images.root, path)
+            image = contained(images.root, path)
             split = split_of("/".join(relative.parts[:-1]))
-            source.samples.append(_yolo_sample(images.name(image), image, text and checked(folder, text), split, source))
+            source.samples.append(_yolo_sample(images.name(image), image, text and contained(folder, text), split, source))
         except (SourceError, ImageError) as error:
             source.problems.append(str(error))
     source.problems += [f"'{text}' has no image" for text in labels.values()]

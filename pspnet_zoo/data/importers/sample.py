@@ -101,10 +101,10 @@ def inside(root: Path, text: str, beside: Path | None = None) -> Path:
     file = Path(os.path.normpath((beside or root) / path))
     if not text.isprintable() or path.is_absolute() or ":" in text or not file.is_relative_to(os.path.normpath(root)):
         raise SourceError(f"The path {text!r} leads out of the source; it must be below '{root}'")
-    return checked(root, file)
+    return contained(root, file)
 
 
-def checked(root: Path, file: Path) -> Path:
+def contained(root: Path, file: Path) -> Path:
     """The file itself.
 
     Raises:
@@ -162,7 +162,7 @@ class Images:
             raise SourceError(
                 f"{len(found)} images in '{self.root}' have the name {text!r}; the annotations must say their folders too"
             )
-        return checked(self.root, found[0])
+        return contained(self.root, found[0])
 
     def name(self, path: Path) -> str:
         """The name of a sample: its path below the root without suffix, and without folders called "images" or after a split."""

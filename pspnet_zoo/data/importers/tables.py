@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ...extras import missing_extra
-from .sample import Sample, Source, SourceError, checked, split_of, walk
+from .sample import Sample, Source, SourceError, contained, split_of, walk
 from .values import MaskArray, MaskImage, MaskOptions, find_table, interpret
 
 _IMAGES = ("image", "images", "img", "x", "pixel_values", "jpg", "png")
@@ -33,7 +33,7 @@ def read_npz(root: Path, options: MaskOptions) -> Source:
     folder = root if root.is_dir() else root.parent
     for file in files:
         try:
-            shapes = _npz_shapes(checked(folder, file))
+            shapes = _npz_shapes(contained(folder, file))
             image_key, mask_key = _keys(shapes, f"'{file}'")
             count = _npz_count(shapes[image_key], shapes[mask_key], f"'{file}'")
         except SourceError as error:
@@ -153,7 +153,7 @@ def read_parquet(root: Path, options: MaskOptions) -> Source:
     folder = root if root.is_dir() else root.parent
     for file in [root] if root.is_file() else walk(root, [".parquet"]):
         try:
-            with ParquetFile(checked(folder, file)) as table:
+            with ParquetFile(contained(folder, file)) as table:
                 columns = _keys(table.schema_arrow.names, f"'{file}'")
                 groups = [table.metadata.row_group(i) for i in range(table.num_row_groups)]
         except (OSError, pa.ArrowException, SourceError) as error:

@@ -8,7 +8,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from pspnet_zoo import Labels
 from pspnet_zoo.data.check import mask_doubts
-from pspnet_zoo.data.checked import CheckedDataset, checked
+from pspnet_zoo.data.dataset import CheckedDataset, as_segmentation_dataset
 from pspnet_zoo.data.open import open_dataset
 
 LABELS = Labels(("road", "sky", "car"))
@@ -66,16 +66,16 @@ def test_what_cannot_be_meant_is_refused_by_name(item, message):
 def test_labels_come_from_the_dataset_or_from_the_caller():
     tensors = TensorDataset(PIXELS[None], IDS[None])
     with pytest.raises(ValueError, match="The dataset has no labels"):
-        checked(tensors)
-    assert checked(tensors, LABELS).labels is LABELS and len(checked(tensors, LABELS)) == 1
-    assert checked(Own((PIXELS, IDS)), Labels(("other",))).labels is LABELS
-    once = checked(tensors, LABELS)
-    assert checked(once) is once
+        as_segmentation_dataset(tensors)
+    assert as_segmentation_dataset(tensors, LABELS).labels is LABELS and len(as_segmentation_dataset(tensors, LABELS)) == 1
+    assert as_segmentation_dataset(Own((PIXELS, IDS)), Labels(("other",))).labels is LABELS
+    once = as_segmentation_dataset(tensors, LABELS)
+    assert as_segmentation_dataset(once) is once
 
 
 def test_a_subset_has_the_labels_files_and_masks_of_its_dataset(camvid):
     whole = open_dataset("camvid", camvid, "train")
-    part = checked(Subset(Subset(whole, [4, 2, 0]), [2, 0]))
+    part = as_segmentation_dataset(Subset(Subset(whole, [4, 2, 0]), [2, 0]))
     assert part.labels is whole.labels and list(part.images) == [whole.images[0], whole.images[4]]
     assert list(part.masks) == [whole.masks[0], whole.masks[4]] and len(part) == 2
     for index, original in ((0, 0), (1, 4)):
