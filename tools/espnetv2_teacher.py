@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pspnet_zoo.data.labels import CAMVID
-from pspnet_zoo.deployment.onnx import describe, write
+from pspnet_zoo.deployment.onnx import describe, write_onnx
 from pspnet_zoo.models.pyramid import pooling_matrix
 from pspnet_zoo.runtimes.exported import Exported
 from pspnet_zoo.storage.files import file_digest
@@ -159,7 +159,7 @@ def main() -> None:
         versions={"torch": torch.__version__},
         check={},
     )
-    write(torch.export.export(network, (image,)), spec, target)
+    write_onnx(torch.export.export(network, (image,)), spec, target)
     describe(target, spec)
 
 

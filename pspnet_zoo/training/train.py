@@ -292,6 +292,7 @@ class _Step:
 
 def _accelerator(recipe: Recipe, cpu: bool) -> Accelerator:
     """accelerate's handle on devices, processes and precision, of which it keeps one for a Python process."""
+    cpu = cpu or not torch.cuda.is_available()  # else accelerate takes the processes of torchrun for single ones
     try:
         return Accelerator(cpu=cpu, mixed_precision=recipe.precision)
     except ValueError:

@@ -85,9 +85,9 @@ def test_the_readme_and_the_card_give_the_measured_numbers(entry):
     card = (BUNDLED / entry.folder / "README.md").read_text()
     for metric in entry.metrics:
         assert f"{metric.value:.4f}" in card and metric.origin == "measured"
-    miou = next(f"{m.value:.4f}" for m in entry.metrics if m.name == "miou")
-    assert f"| `{entry.name}` | {entry.parameters / 1e6:.1f} M |" in (root / "README.md").read_text()
-    assert miou in (root / "README.md").read_text()
+    miou = next(f"{100 * m.value:.2f}" for m in entry.metrics if m.name == "miou")
+    row = next(line for line in (root / "README.md").read_text().splitlines() if line.startswith(f"| `{entry.name}` |"))
+    assert f"| {miou}" in row and f"| {entry.parameters / 1e6:.1f} M |" in row and "measured" in row
 
 
 def test_two_tags_that_differ_are_refused():
