@@ -136,8 +136,9 @@ class Preprocess:
             ValueError: If a number is out of its range.
             TypeError: If a field is unknown.
         """
-        fields = {"input_scale" if key == "enlarge" else key: value for key, value in values.items()}
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        fields: dict[str, Any] = {"input_scale" if key == "enlarge" else key: value for key, value in values.items()}
+        fields |= {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
+        return cls(**fields)
 
     def __call__(self, image: "Tensor") -> "Tensor":
         self.check_type(image)

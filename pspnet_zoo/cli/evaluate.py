@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -82,7 +82,7 @@ def evaluate(
             model, device=None if isinstance(parse_weights(model), ExportedFile) else device, precision=precision
         )
         if classes:
-            network = MappedNetwork(network, classes)
+            network = cast(Any, MappedNetwork(network, classes))  # it passes the other attributes on
         bar.disable = rank > 0
         task = bar.add_task("evaluating", total=len(range(rank, len(images), count)))
 

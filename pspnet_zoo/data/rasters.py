@@ -27,7 +27,10 @@ MAX_BYTES = 2**32
 """Most bytes that one read may decode; larger files are read by windows."""
 
 _WARNINGS = threading.Lock()  # catch_warnings changes the whole process
-_GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}  # no other file than the one that was named
+_GDAL: dict[str, Any] = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_PAM_ENABLED": "NO",
+}  # no other file than the one that was named
 
 
 class Region(NamedTuple):
@@ -212,7 +215,7 @@ def read_bands(path: Path, preprocess: Preprocess) -> tuple[np.ndarray, np.ndarr
     if not valid.any():
         raise ImageError(f"'{path}' has no data in any pixel")
     mean = np.array(preprocess.mean_color)[:, None, None].astype(pixels.dtype)
-    return (pixels if valid.all() else np.where(valid, pixels, mean)), valid.any(axis=0)
+    return (pixels if valid.all() else np.where(valid, pixels, mean)), np.asarray(valid.any(axis=0))
 
 
 def _open(path: Path, suffix: str, dicom_window: bool) -> "_Gdal | _Array":
@@ -257,7 +260,8 @@ class _Gdal:
             from rasterio.windows import Window
         except ImportError as error:
             raise missing_extra(f"'{path}'", "raster", error) from None
-        self._window, self._env = Window, rasterio.Env(**_GDAL)
+        self._window: Any = Window
+        self._env = rasterio.Env(**_GDAL)
         with self._env:
             self._file = rasterio.open(path, driver=driver)  # one driver, since others' formats name further files
         file = self._file

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from ..data.images import ImageError
 from ..storage.errors import WeightsError
@@ -37,7 +38,7 @@ def use_private_cache() -> None:
 
 def result_folder() -> Path:
     """A new folder in Gradio's cache, whose files Gradio neither copies nor forgets to delete."""
-    cache = gr.utils.get_upload_folder()
+    cache = get_upload_folder()
     os.makedirs(cache, exist_ok=True)
     return Path(tempfile.mkdtemp(dir=cache))
 
@@ -62,7 +63,7 @@ def uploaded(path: str | None) -> str:
     Raises:
         gr.Error: If it is anything else; the message does not tell whether the file exists.
     """
-    cache = os.path.realpath(gr.utils.get_upload_folder())
+    cache = os.path.realpath(get_upload_folder())
     real = os.path.realpath(path or "")
     if real.startswith(cache + os.sep) and os.path.isfile(real) and not stat.S_ISLNK(os.lstat(str(path)).st_mode):
         return real

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -193,7 +194,7 @@ def _simplified(polygon: Polygon, distance: float) -> Polygon:
         import shapely
     except ImportError as error:
         raise missing_extra("Simplifying polygons", "labels", error) from None
-    shape = shapely.Polygon(polygon.exterior, polygon.holes).simplify(distance, preserve_topology=True)
+    shape: Any = shapely.Polygon(polygon.exterior, polygon.holes).simplify(distance, preserve_topology=True)
     rings = [np.array(ring.coords)[:-1] for ring in (shape.exterior, *shape.interiors)]
     ways = [ring if (signed_area(ring) > 0) == (i == 0) else ring[::-1] for i, ring in enumerate(rings)]
     return Polygon(polygon.class_id, ways[0], tuple(ways[1:]), polygon.area)

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class ResultSink:
 
     def segment(
         self, predictor: Predictor, jobs: Iterable[Job], *, batch_size: int = 1, workers: int = WORKERS
-    ) -> Iterator[tuple[Job, ResultRow]]:
+    ) -> Generator[tuple[Job, ResultRow], None, None]:
         """Segment images and write their files; each is read before and written behind the network, in threads.
 
         Args:

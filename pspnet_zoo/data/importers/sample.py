@@ -271,7 +271,7 @@ def stated_size(height: Any, width: Any, where: str) -> tuple[int, int] | None:
         return None
     if not all(isinstance(v, int | float) and math.isfinite(v) and v == int(v) > 0 for v in (height, width)):
         raise SourceError(f"{where}: the size is {_short(width)} x {_short(height)}; it must be two positive numbers of pixels")
-    return int(height), int(width)
+    return int(height), int(width)  # type: ignore[arg-type]  # checked above
 
 
 def to_ring(points: Any, where: str) -> np.ndarray:
@@ -287,7 +287,7 @@ def to_ring(points: Any, where: str) -> np.ndarray:
         ring = np.empty(0)
     if not len(ring) and isinstance(points, list | tuple) and not points:
         raise SourceError(f"{where} is empty")
-    if ring.ndim != 2 or ring.shape[1] != 2 or not np.isfinite(ring).all() or (np.abs(ring) > 1e9).any():
+    if ring.ndim != 2 or ring.shape[-1] != 2 or not np.isfinite(ring).all() or (np.abs(ring) > 1e9).any():
         raise SourceError(f"{where}: the points are {_short(points)}; they must be pairs of numbers")
     if len(np.unique(ring, axis=0)) < 3:
         raise SourceError(f"{where} has {len(ring)} points; a polygon has three or more, all different")

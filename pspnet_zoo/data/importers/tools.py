@@ -53,7 +53,7 @@ def read_cvat(file: Path, images: Images) -> Source:
     for element in root.iterfind("image"):
         where = f"'{file}', image {element.get('name')!r}"
         try:
-            size = stated_size(*(_number(element.get(k), where) for k in ("height", "width")), where)
+            size = stated_size(_number(element.get("height"), where), _number(element.get("width"), where), where)
             path = images.find(element.get("name"))
             drawn = [_cvat_object(shape, by_name, where, source) for shape in sorted(element, key=_z_order)]
             split = split if (split := element.get("subset")) and split.isidentifier() else None
@@ -103,7 +103,7 @@ def _cvat_object(shape: Any, by_name: dict[str, int], where: str, source: Source
             source.problems.append(f"{where}: this label is not defined; its pixels are ignored")
         category = by_name.get(label or "")
         if shape.tag == "mask":
-            counts = (shape.get("rle") or "").split(",")
+            counts: list[str] = str(shape.get("rle") or "").split(",")
             box = [int(_number(shape.get(k), where)) for k in ("left", "top", "width", "height")]
             return Object(category, where, mask=partial(_cvat_mask, counts, box, where))
         return Object(category, where, (_cvat_ring(shape, where),))
@@ -124,7 +124,7 @@ def _cvat_ring(shape: Any, where: str) -> np.ndarray:
         ring = rectangle(left, top, right, bottom)
         return to_ring(turned(ring, (left + right) / 2, (top + bottom) / 2, number("rotation", 0)), where)
     if shape.tag == "ellipse":
-        return to_ring(ellipse(*(number(key) for key in ("cx", "cy", "rx", "ry")), number("rotation", 0)), where)
+        return to_ring(ellipse(number("cx"), number("cy"), number("rx"), number("ry"), number("rotation", 0)), where)
     raise SourceError(f"{where} has no area; draw a polygon, box, ellipse or mask")
 
 

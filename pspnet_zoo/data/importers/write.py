@@ -141,7 +141,8 @@ def assign_splits(names: Sequence[str], own: Sequence[str | None], options: Writ
     train, val = options.fractions or (0.8, 0.2)
     if not (0 < train < 1 and 0 < val < 1 and abs(train + val - 1) < 1e-6):
         raise ValueError(f"--split is {train} {val}; it must be two parts of 1, such as 0.8 0.2")
-    found, wanted, taken = ["train"] * len(names), max(1, round(val * len(names))), 0
+    found: list[str | None] = ["train"] * len(names)
+    wanted, taken = max(1, round(val * len(names))), 0
     for group in order[: len(order) - 1]:  # one is left to train on
         if taken < wanted and (taken == 0 or taken + len(group) <= wanted * 1.1 + 1):
             taken += len(group)
