@@ -74,7 +74,7 @@ def _source(value: object) -> str:
     """A line with the address of an object's source, where the repository's is known (on GitHub's own machines it is)."""
     repository, commit = os.environ.get("GITHUB_REPOSITORY"), os.environ.get("GITHUB_SHA", "main")
     value = getattr(value, "__func__", value)
-    file = Path(inspect.getfile(value)).relative_to(ROOT)  # pyright: ignore[reportArgumentType]
+    file = Path(inspect.getfile(inspect.unwrap(value))).relative_to(ROOT)  # pyright: ignore[reportArgumentType]
     line = inspect.getsourcelines(value)[1]  # pyright: ignore[reportArgumentType]
     if repository is None:
         return f"Source: `{file}`, line {line}.\n"

@@ -111,7 +111,7 @@ TRAIN = ["train", "--recipe", "camvid", "-o", "run", "--data", "{camvid}"]
         ([*TRAIN, "--teacher", "pspnet_lite0.camvid", "--teacher-protocol", "all"], "--teacher-protocol is 'all'; it can be whole"),
         ([*TRAIN, "--teacher", "pspnet_lite0.camvid", "--teacher-mapping", "m.json"], "No file 'm.json'"),
         ([*TRAIN, "--teacher-confidence", "2"], "teacher_confidence is 2.0; it must be between 0 and 1"),
-        ([*TRAIN, "--recipe", "mine"], "recipe is 'mine'; it can be paper, semseg"),
+        ([*TRAIN, "--recipe", "mine"], "recipe is 'mine'; it can be auto, paper, semseg"),
         (["data", "check", "/nowhere"], "No folder '/nowhere'"),
         (["data", "check", "/nowhere", "--dataset", "kitti"], "dataset is 'kitti'; it can be camvid, cityscapes, folder"),
         (["data", "check", "{camvid}", "--dataset", "camvid", "--split", "all"], "split is 'all'"),

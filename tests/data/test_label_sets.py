@@ -40,5 +40,5 @@ def test_voc_colours_are_those_of_its_bit_rule():
 
 
 def test_names_and_colours_must_pair():
-    with pytest.raises(ValueError, match="1 class names and 0 colours"):
+    with pytest.raises(ValueError, match="1 class names and 0 colors"):
         Labels(("a",), ())

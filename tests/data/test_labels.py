@@ -11,7 +11,7 @@ def test_camvid_has_eleven_classes_of_distinct_colours():
 
 @pytest.mark.parametrize("colors", [((1, 2, 3),), ((1, 2, 3), (1, 2)), ((1, 2, 3), (1, 2, 256)), ((1, 2, 3), (0.5, 0, 0))])
 def test_names_without_a_true_colour_are_refused(colors):
-    with pytest.raises(ValueError, match="colour"):
+    with pytest.raises(ValueError, match="color"):
         Labels(("a", "b"), colors)
 
 

@@ -306,7 +306,7 @@ def test_a_file_of_one_size_says_so_of_a_smaller_image(onnx_file, network):
     runtime.image_size = (64, 96)
     image = torch.randint(0, 256, (1, 3, 64, 130), dtype=torch.uint8)
     assert class_scores(runtime, image).shape == (1, len(CAMVID), 64, 130)  # in parts
-    with pytest.raises(ValueError, match=r"takes images of 64x96 pixels.* none of 40x96"):
+    with pytest.raises(ValueError, match=r"takes images of 64x96 pixels.* but not 40x96"):
         class_scores(runtime, image[..., :40, :])
 
 

@@ -96,7 +96,7 @@ def test_another_ending_is_refused(tmp_path):
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(ImportError, match=r"pip install 'pspnet-zoo\[bulk\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[bulk\]'"):
         check_report(tmp_path / "r.parquet")
 
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from pspnet_zoo import Predictor, PSPNet, WeightsError, export
+from pspnet_zoo import Labels, Predictor, PSPNet, WeightsError, export
 from pspnet_zoo.deployment import onnx as onnx_files
 
 pytest.importorskip("onnxruntime")
@@ -19,6 +19,7 @@ def exported(tmp_path, monkeypatch):
     for name in ("one", "two"):
         torch.manual_seed(len(name) + ord(name[0]))
         net = PSPNet("test_efficientnet", None, classes=2, psp_out_channels=8).eval()
+        net.labels = Labels(("a", "b"))
         for ending in (".onnx", ".xml"):
             export(net, tmp_path / f"{name}{ending}")
     return tmp_path

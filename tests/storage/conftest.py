@@ -1,5 +1,6 @@
 """A Hub on this machine, and the real client pointed at it."""
 
+import json
 import time
 
 import huggingface_hub
@@ -9,6 +10,7 @@ from huggingface_hub import constants
 
 from pspnet_zoo import PSPNet
 from pspnet_zoo.data.labels import CAMVID
+from pspnet_zoo.storage.files import CONFIG_FILE
 from tests.storage.server import Hub
 
 
@@ -60,3 +62,10 @@ def folder(tiny, tmp_path):
 @pytest.fixture
 def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def forget_digest(folder):
+    """As in a checkpoint that was saved before config.json held the digest of the weights."""
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    config.pop("weights_sha256", None)
+    (folder / CONFIG_FILE).write_text(json.dumps(config))

@@ -15,6 +15,7 @@ import pspnet_zoo
 from pspnet_zoo import PSPNet, WeightsError, from_pretrained
 from pspnet_zoo.storage import files
 from pspnet_zoo.storage.files import CONFIG_FILE
+from tests.storage.conftest import forget_digest
 
 
 @pytest.fixture
@@ -136,6 +137,7 @@ def rewrite(folder, change):
     tensors = {k: v.clone() for k, v in files.read_safetensors(path).items()}
     change(tensors)
     files.write_safetensors(path, tensors)
+    forget_digest(folder)
 
 
 DAMAGE = {

@@ -20,7 +20,7 @@ from pspnet_zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE
 from pspnet_zoo.zoo import registry
 from pspnet_zoo.zoo.entries import HubCopy
 from pspnet_zoo.zoo.registry import find_checkpoint
-from tests.storage.conftest import assert_equal
+from tests.storage.conftest import assert_equal, forget_digest
 from tests.storage.server import ORG, READ, STRANGER, WRITE, Fault
 
 NAME = f"{ORG}/tiny"
@@ -121,6 +121,7 @@ def test_not_strict_loads_what_fits_and_says_what_does_not(folder):
 
     tensors = dict(read_safetensors(folder / WEIGHTS_FILE))
     write_safetensors(folder / WEIGHTS_FILE, {**{k: v for k, v in tensors.items() if "head.0.bias" not in k}, "x": torch.ones(1)})
+    forget_digest(folder)
     with pytest.warns(UserWarning, match="lacks them: segmentation_head.0.bias"), pytest.warns(UserWarning, match="lacks them: x"):
         loaded = from_pretrained(folder, strict=False)
     assert torch.equal(loaded.segmentation_head[0].weight, tensors["segmentation_head.0.weight"])
@@ -259,7 +260,8 @@ def test_a_missing_key_is_refused(hub, tiny, tmp_path, files):
     from pspnet_zoo.storage.files import write_safetensors
 
     write_safetensors(tmp_path / "x", {k: v for k, v in tiny.state_dict().items() if k != "segmentation_head.0.bias"})
-    hub.add(NAME, {**files, WEIGHTS_FILE: (tmp_path / "x").read_bytes()})
+    config = {key: value for key, value in json.loads(files["config.json"]).items() if key != "weights_sha256"}
+    hub.add(NAME, {**files, "config.json": json.dumps(config).encode(), WEIGHTS_FILE: (tmp_path / "x").read_bytes()})
     with pytest.raises(WeightsError, match=r"missing: segmentation_head\.0\.bias"):
         from_pretrained(NAME)
 

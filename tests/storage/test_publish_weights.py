@@ -64,7 +64,7 @@ def run(monkeypatch, *arguments):
 
 def read(file):
     names = {}
-    exec(file.read_text().replace("from .rows", "from pspnet_zoo.zoo.entries"), names)
+    exec(file.read_text().replace("from .entries", "from pspnet_zoo.zoo.entries"), names)
     return names["COPIES"]
 
 

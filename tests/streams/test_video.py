@@ -176,7 +176,7 @@ def test_a_pipe_is_not_replaced_by_a_video(tmp_path):
 def test_without_pyav_the_error_says_what_to_install(tmp_path, monkeypatch):
     source = write_clip(tmp_path / "in.mp4", [0])
     monkeypatch.setitem(__import__("sys").modules, "av", None)
-    with pytest.raises(ImportError, match=r"pip install 'pspnet-zoo\[video\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[video\]'"):
         next(read_video(source))
 
 

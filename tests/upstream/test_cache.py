@@ -237,7 +237,7 @@ def test_a_row_without_an_address_names_the_page_and_the_command():
 
 
 def test_an_entry_that_is_not_supported_names_one_with_the_same_weights():
-    with pytest.raises(WeightsError, match="'pspnet_r101s.pytorchcv_cityscapes' has the same weights"):
+    with pytest.raises(WeightsError, match="'pspnet_r101s.pytorchcv_cityscapes' is the same in PyTorch"):
         pspnet_zoo.create("gluoncv_psp_resnet101_citys")
 
 
