@@ -123,7 +123,7 @@ def say_facts(facts: Sequence[tuple[str, str | Sequence[str]]]) -> None:
 
     Args:
         facts: Text is wrapped at words on a terminal. Lines, as commands and addresses, are below their name, so that they can be
-            copied; a long command goes on after a backslash.
+            copied; a long command continues after a backslash.
     """
     width = max(len(name) for name, _ in facts) + 2
     room = max(out.width - width, 20)
@@ -138,10 +138,13 @@ def say_facts(facts: Sequence[tuple[str, str | Sequence[str]]]) -> None:
         say(f"{name:{width}}" + f"\n{'':{width}}".join(lines))
 
 
+_COMMANDS = ("pspnet-zoo", "python", "torchrun", "pip", "hf", "for", "cp", "mkdir")
+
+
 def _wrapped_command(line: str) -> str:
     """A command in lines that fit the terminal and can be copied together; what is none stays as it is."""
     words = re.findall(r"""(?:'[^']*'|"[^"]*"|\S)+""", line)
-    if len(line) + 2 <= out.width or words[:1] not in (["pspnet-zoo"], ["python"], ["pip"], ["hf"]):
+    if len(line) + 2 <= out.width or words[:1] not in ([name] for name in _COMMANDS):
         return line
     lines = [words[0]]
     for word in words[1:]:

@@ -50,7 +50,8 @@ class Raster:
         shape: (bands, height, width) of what `read` gives.
         dtype: Type of the pixel values.
         bands: Names of the bands that are read; empty where the file names none.
-        crs, transform: Coordinate reference system and affine transform of a GeoTIFF, as rasterio has them; None elsewhere.
+        crs: Coordinate reference system of a GeoTIFF, as rasterio has it; None elsewhere.
+        transform: Affine transform of a GeoTIFF from pixels to coordinates; None elsewhere.
 
     Args:
         path: The file.

@@ -34,7 +34,8 @@ class MapWriter:
         size: (height, width) in pixels.
         labels: Names and colours of at most 255 classes.
         made_of: What the rows depend on, as JSON: digests of image and model, the tiling. Rows made of anything else are dropped.
-        crs, transform: Of the map, as rasterio has them; None for an image without coordinates.
+        crs: Coordinate reference system of the map, as rasterio has it; None for an image without coordinates.
+        transform: Affine transform from pixels to coordinates, as rasterio has it; None for an image without.
         cloud_optimized: Write a cloud-optimised GeoTIFF with overviews, which takes a second pass.
 
     Attributes:

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.filterwarnings(  # all of them Gradio's own; the last w
     "ignore::DeprecationWarning",
     "ignore::PendingDeprecationWarning",
     "ignore:unclosed file <_io.FileIO name='.*/pspnet_zoo_demo_:ResourceWarning",
+    "ignore:Exception ignored in. <_io.FileIO name='.*/pspnet_zoo_demo_:pytest.PytestUnraisableExceptionWarning",
 )
 
 PHOTO = Path(__file__).parent.parent.parent / "docs" / "assets" / "lund_20.jpg"

@@ -32,7 +32,8 @@ def blocks(name: str, language: str) -> str:
 def test_a_models_snippets_name_it_and_options_that_exist(row, net, tmp_path, monkeypatch):
     """With a small network and image in place of the weights, which would have to be fetched."""
     monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (64, 48)).save("street.jpg")
+    for name in ("street.jpg", "cells.png"):
+        Image.new("RGB", (64, 48)).save(name)
     asked = []
 
     def predictor(name):
