@@ -1,4 +1,4 @@
-"""What a dataset holds, as the commands `pspnet-zoo data ...` print it."""
+"""The contents of a dataset as the commands `pspnet-zoo data ...` print them."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def show_contents(contents: "dict[str, SplitContents]", problems: list[str], split: str | None = None) -> None:
-    """Print the number and sizes of the images, the share of each class, and what is wrong or doubtful.
+    """Print the number and sizes of the images, the fraction of each class, and what is wrong or doubtful.
 
     Args:
         contents: Of each split.

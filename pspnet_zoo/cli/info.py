@@ -50,7 +50,7 @@ def _described(model: str, found: ModelSource) -> Facts:
 
 
 def _exported(model: str) -> Facts:
-    """What an exported network says of itself."""
+    """The facts that an exported file states."""
     from ..runtimes.open import open_runtime
 
     runtime: Any = open_runtime(model)

@@ -1,4 +1,4 @@
-"""What the commands share: how they write, progress, complaints, help, and arguments with one meaning everywhere."""
+"""Parts that the commands share: output, progress, complaints, help, and arguments with one meaning everywhere."""
 
 import os
 import re

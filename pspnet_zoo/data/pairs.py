@@ -28,7 +28,7 @@ class Pairs:
     ids: Mapping[int, int]
     """The class id, 255 if ignored, of each id that a mask may hold."""
     preprocess: Preprocess | None = None
-    """How the images are read, where they are not 8-bit RGB; see `pspnet_zoo.data.stats`."""
+    """Preprocessing of images that are not 8-bit RGB; see `pspnet_zoo.data.stats`."""
 
 
 class PairedFiles(Dataset):

@@ -1,4 +1,4 @@
-"""What the pixel values of a dataset are, band by band, and the preprocessing that follows from them."""
+"""Statistics of the pixel values of a dataset, band by band, and the preprocessing that follows from them."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ class BandStats:
     """The valid pixel values of one band, over all files."""
 
     name: str
-    """As the files name it, or its number from 1."""
+    """Name in the files, or the number from 1."""
     count: int = 0
     no_data: int = 0
     """Number of pixels without data."""
@@ -152,7 +152,7 @@ def write_preprocess(folder: Path, preprocess: Preprocess) -> Path:
 
 
 def read_preprocess(folder: Path) -> Preprocess | None:
-    """What `write_preprocess` wrote; None where there is no such file.
+    """Read what `write_preprocess` wrote; None where there is no such file.
 
     Raises:
         ValueError: If the file says something else; the message names it.

@@ -29,7 +29,7 @@ EXAMPLES = sorted(HERE.glob("examples/*.jpg"))
 MAX_FILE = "30mb"
 MAX_PIXELS = 50_000_000
 MAX_RATIO = 50
-"""Longer side of a photo by its shorter one; a network enlarges a thin image to a square of its longer side."""
+"""Longer side of a photo by its shorter one; a network resizes a thin image to a square of its longer side."""
 MAX_QUEUE = 20
 """Requests that wait at a time; further ones are refused."""
 FORMATS = frozenset({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"})

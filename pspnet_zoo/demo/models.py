@@ -77,7 +77,7 @@ def _is_here(entry: Checkpoint) -> bool:
 
 
 def _label(name: str, entry: Checkpoint | None) -> str:
-    """What the list shows: the name, and where the zoo knows the model, its dataset, its mIoU and its download."""
+    """An entry of the list: the name, and where the zoo knows the model, its dataset, its mIoU and its download."""
     if entry is None:
         return Path(name).name or name
     facts = [entry.dataset]

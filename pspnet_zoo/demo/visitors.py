@@ -71,7 +71,7 @@ def uploaded(path: str | None) -> str:
 
 
 def message(error: Exception, file: str | None) -> str:
-    """What to tell of an error: a sentence without the machine's paths and commands, which go into the log."""
+    """The message of an error for a visitor: a sentence without the machine's paths and commands, which go into the log."""
     if isinstance(error, ImageError):
         return str(error).replace(str(file), Path(file).name) if file else str(error)
     _log.error("A visitor's file was not segmented", exc_info=error)

@@ -15,7 +15,7 @@ _A = -0.5  # of Keys' kernel; with antialiasing torch takes this one, as Pillow 
 
 
 class CubicByMatrices(TorchFunctionMode):
-    """Answers such calls of `F.interpolate` while it is entered; every other call is as before."""
+    """Answers such calls of `F.interpolate` while it is entered; every other call stays as it is."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -31,7 +31,7 @@ def resize_cubic(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def cubic_matrix(cells: int, size: int, like: Tensor) -> Tensor:
-    """(size, cells) weights along one axis; where it shrinks, the kernel widens with the distance of the results."""
+    """(size, positions) weights along one axis; where it shrinks, the kernel widens with the distance of the results."""
     step = torch.full((1, 1), float(cells), device=like.device) / size
     centre = (torch.arange(size, device=like.device)[:, None] + 0.5) * step
     cell = torch.arange(cells, device=like.device) + 0.5

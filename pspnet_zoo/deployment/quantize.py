@@ -22,7 +22,7 @@ from .verify import logits_of
 _MOST = 100  # images; 92 kept 0.6662 of 0.6669 mIoU of the bundled network
 _COMPARED = 10  # images
 AGREEMENT = 0.9
-"""The share of the pixels that have to keep their class."""
+"""The fraction of the pixels that have to keep their class."""
 
 
 class Calibration:
@@ -76,7 +76,7 @@ class Calibration:
         )
 
     def agreement(self, network: PSPNet, run: RuntimeCall) -> dict[str, Any]:
-        """The share of the pixels of ten of the images that have the network's class.
+        """The fraction of the pixels of ten of the images that have the network's class.
 
         Raises:
             ValueError: If it is below `AGREEMENT`.

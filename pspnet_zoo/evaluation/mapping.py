@@ -79,7 +79,7 @@ class MappedDataset:
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        """As its dataset has it, with the mapped ids."""
+        """The mask of an item with the mapped ids."""
         image, mask = self._dataset[index]
         return image, tv_tensors.Mask(self._table[mask.long()])
 

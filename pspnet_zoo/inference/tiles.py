@@ -33,7 +33,7 @@ class Tileable(Protocol):
 
 @dataclass(frozen=True)
 class Tiling:
-    """How an image is cut into tiles.
+    """The way in which an image is cut into tiles.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -54,7 +54,7 @@ class Tiling:
             )
 
     def starts(self, size: int) -> list[int]:
-        """First pixel of each tile along a side of `size` pixels; the last tile ends at the border.
+        """First pixel of each tile along a side of `size` pixels; the last tile ends at the edge.
 
         Source of the rule: hszhao/semseg tool/test.py.
         """
@@ -65,7 +65,7 @@ class Tiling:
         """(tiles, tile) float32 weights of each tile's pixels along a side of `size` pixels, 0 to 1.
 
         From 0 to 1 they rise over the middle half of the overlap. The outer quarter, where a tile lacks its surroundings, is left
-        to the neighbour; tiles at the border of the image have no neighbour there, and count in full.
+        to the neighbour; tiles at the edge of the image have no neighbour there, and count in full.
         """
         tile, starts = min(self.tile, size), self.starts(size)
         weights = torch.ones(len(starts), tile)

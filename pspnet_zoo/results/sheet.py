@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..inference import draw
 from ..meta import IGNORE, Labels
 
-_SIDE = 320  # pixels of a cell
+_SIDE = 320  # pixels of one image of the sheet
 _COLUMNS = 4
 
 

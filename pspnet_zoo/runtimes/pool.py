@@ -1,4 +1,4 @@
-"""What runtimes have in common about threads."""
+"""A pool of runtimes for threads, and the check of their number."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -27,7 +27,7 @@ def replica(network: Network) -> Network:
 
 
 def fingerprint(network: nn.Module, *, values: bool = False) -> list[Any]:
-    """What makes a replica differ from the network: modules, hooks, numbers, texts and functions in them, and where tensors are.
+    """Everything in which a replica can differ from the network: modules, hooks, numbers, texts, functions, places of tensors.
 
     Args:
         network: Its training mode does not count.

@@ -209,7 +209,7 @@ def _has(path: Path, root: Path, names: tuple[str, ...]) -> bool:
 
 
 def _key(path: Path, root: Path) -> tuple[str, ...]:
-    """What the names of an image and of its mask share."""
+    """The part that the names of an image and of its mask share."""
     parts = path.relative_to(root).with_suffix("").parts
     return (*(part for part in parts[:-1] if part.lower() not in (*IMAGE_FOLDERS, *MASK_FOLDERS)), parts[-1])
 

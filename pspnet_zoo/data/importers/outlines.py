@@ -261,7 +261,7 @@ class Keys(dict[str, int]):
         return self[name]
 
     def categories(self) -> dict[int, Category]:
-        """By number, in the order of the names, so that it does not depend on which file comes first."""
+        """Categories by number, in the order of the names, so that it does not depend on which file comes first."""
         return {self[name]: Category(name) for name in sorted(self)}
 
 

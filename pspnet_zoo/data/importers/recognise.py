@@ -109,7 +109,7 @@ def guess_formats(root: Path, images: Path | None = None) -> list[Guess]:
 
 
 def _json_format(file: Path, *, only: bool) -> Guess | None:
-    """What a JSON file is of; one that is broken is no sign, but where it is the only one it is an error."""
+    """The format of a JSON file; one that is broken is no sign, but where it is the only one it is an error."""
     try:
         values = read_json(file)
     except SourceError:
@@ -124,7 +124,7 @@ def _json_format(file: Path, *, only: bool) -> Guess | None:
 
 
 def _images(root: Path, images: Path | None) -> Images:
-    """Where images are looked for: in the source's folder, and beside `annotations/` for a file in it."""
+    """The folders in which images are looked for: in the source's folder, and beside `annotations/` for a file in it."""
     folder = root if root.is_dir() else root.parent
     if root.is_file() and folder.name.lower() == "annotations":
         folder = folder.parent

@@ -1,4 +1,4 @@
-"""What every reader of labels returns, and the care that files from elsewhere need: paths, JSON, numbers, sizes."""
+"""The result of every reader of labels, and the care that files from elsewhere need: paths, JSON, numbers, sizes."""
 
 import contextlib
 import functools
@@ -63,7 +63,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Category:
-    """What a source calls a class."""
+    """A class as a source names it."""
 
     name: str
     color: tuple[int, int, int] | None = None
@@ -173,7 +173,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of an image before its pixels are read."""
+    """The facts that are known of an image before its pixels are read."""
 
     size: tuple[int, int]
     """(height, width) as people see it, turned as its EXIF says."""
@@ -228,7 +228,7 @@ def read_text(path: Path, limit: int = _LARGEST_TEXT) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; the last few files are remembered.
+    """The contents of a JSON file; the last few files are remembered.
 
     Raises:
         SourceError: If it is not JSON.

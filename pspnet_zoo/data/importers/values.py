@@ -1,4 +1,4 @@
-"""What the values of masks mean: ids of any depth, two values, and colors with or without a table."""
+"""The meaning of the values of masks: ids of any depth, two values, and colors with or without a table."""
 
 import io
 import re
@@ -22,7 +22,7 @@ COLOR = 1 << 60  # added to colors, so that none is taken for an id
 
 @dataclass(frozen=True)
 class MaskOptions:
-    """What the user states of masks, in place of guesses."""
+    """The options that the user states for masks, in place of guesses."""
 
     pattern: str | None = None
     """Path of the mask of an image below the source, with "{stem}", and if wanted "{class}" and "*"."""

@@ -30,7 +30,7 @@ _ENDINGS = {"JPEG": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """How a dataset is written."""
+    """Options for writing a dataset."""
 
     priority: str = "last"
     """Which object is on top where several overlap: one of `PRIORITIES`, or names of classes, the uppermost first."""
@@ -48,7 +48,7 @@ class WriteOptions:
 
 @dataclass
 class Written:
-    """What was written."""
+    """The result of writing a dataset."""
 
     labels: Labels
     contents: dict[str, SplitContents] = field(default_factory=dict)
@@ -360,7 +360,7 @@ def _agreed_size(size: tuple[int, ...], sample: Sample, header: Header, what: st
 def _drawing_order(
     priority: str, names: Sequence[str], table: Mapping[int, int]
 ) -> Callable[[Sequence[Object], tuple[int, int]], Sequence[Object]]:
-    """What sorts the objects of an image, the uppermost last.
+    """Sort key of the objects of an image, the uppermost last.
 
     Raises:
         ValueError: If the priority is neither one of `PRIORITIES` nor a list of classes.

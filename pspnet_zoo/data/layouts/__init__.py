@@ -1,1 +1,1 @@
-"""How the files of a dataset lie in its folder, a module for each layout: `splits(root)` and `find(root, split)`."""
+"""The layouts of files in the folder of a dataset, a module for each layout: `splits(root)` and `find(root, split)`."""
