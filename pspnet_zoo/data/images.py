@@ -4,6 +4,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -114,13 +115,13 @@ def _as_rgb(image: Image.Image, bits: int | None, name: str) -> np.ndarray:
             raise ImageError(f"has 32-bit integer pixels, whose white is not stated. {_STATE_WHITE}")
         values = np.asarray(image)
         if 0 < (most := int(values.max())) < 2 ** (bits - 2):
-            _log.warning("%s has no value above %d, and white is %d: it is read as dark", name, most, 2**bits - 1)
+            _warn_once(f"{name} has no value above {most}, and white is {2**bits - 1}: it is read as dark")
         gray = (values >> (bits - 8)).astype(np.uint8)  # as Pillow reads 16 bits of colour
     else:
         if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
             image = image.convert("RGBA")
             if image.getextrema()[3][0] < 255:  # type: ignore[index]
-                _log.warning("%s has transparent pixels, which are laid on white", name)
+                _warn_once(f"{name} has transparent pixels, which are laid on white")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return np.array(image.convert("RGB"))
     return np.repeat(gray[..., None], 3, axis=2)
@@ -166,7 +167,7 @@ def _open(path: Path | BinaryIO) -> tuple[Image.Image, int | None]:
             opened = Image.open(path)
         with opened as image:
             if (images := getattr(image, "n_frames", 1)) > 1:
-                _log.warning("%s holds %d images; only the first is read", _name(path), images)
+                _warn_once(f"{_name(path)} holds {images} images; only the first is read")
                 image.seek(0)
             if image.format == "EPS":  # Pillow would run Ghostscript on it
                 raise ImageError("is PostScript, a program, which is not run; save it as PNG")
@@ -184,6 +185,11 @@ def _open(path: Path | BinaryIO) -> tuple[Image.Image, int | None]:
         ) from None
     except Exception as error:  # Pillow's decoders fail in every way on damaged files
         raise _unreadable(path, error) from error
+
+
+@lru_cache(maxsize=4096)  # training reads a file in every epoch
+def _warn_once(text: str) -> None:
+    _log.warning("%s", text)
 
 
 def _unreadable(path: Path | BinaryIO, error: Exception) -> ImageError:
