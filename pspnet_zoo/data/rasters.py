@@ -64,12 +64,17 @@ class Raster:
 
     def __init__(self, path: Path, source: "_Gdal | _Array", bands: Sequence[int | str] | None) -> None:
         self.path, self._source = path, source
+        self.dtype: np.dtype = source.dtype
+        self.crs, self.transform = source.crs, source.transform
+        self.select(bands)
+
+    def select(self, bands: Sequence[int | str] | None) -> None:
+        """Read other bands of the file from now on; see the class."""
+        source = self._source
         self._indexes = [self._index(band) for band in bands] if bands is not None else list(range(source.count))
         names = [source.names[i] for i in self._indexes]
         self.bands: tuple[str, ...] = tuple(name for name in names if name) if all(names) else ()
         self.shape = (len(self._indexes), source.height, source.width)
-        self.dtype: np.dtype = source.dtype
-        self.crs, self.transform = source.crs, source.transform
 
     def __enter__(self) -> "Raster":
         return self
@@ -107,6 +112,12 @@ class Raster:
         """
         region = self._checked(region)
         return self._decoded(lambda: self._source.valid(self._indexes, region))
+
+    def filled(self, values: Sequence[float], region: Region | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The pixels and `valid` of a region, with a value for each band where it has no data."""
+        pixels, valid = self.read(region), self.valid(region)
+        fill = np.array(values)[:, None, None].astype(pixels.dtype)
+        return (pixels if valid.all() else np.where(valid, pixels, fill)), valid
 
     def _index(self, band: int | str) -> int:
         names = self._source.names
@@ -210,13 +221,11 @@ def read_bands(path: Path, preprocess: Preprocess) -> tuple[np.ndarray, np.ndarr
         ImportError: If the extra is not installed.
     """
     with open_raster(path) as raster:
-        bands = matching_bands(raster, preprocess)
-    with open_raster(path, bands=bands) as raster:
-        pixels, valid = raster.read(), raster.valid()
+        raster.select(matching_bands(raster, preprocess))
+        pixels, valid = raster.filled(preprocess.mean_color)
     if not valid.any():
         raise ImageError(f"'{path}' has no data in any pixel")
-    mean = np.array(preprocess.mean_color)[:, None, None].astype(pixels.dtype)
-    return (pixels if valid.all() else np.where(valid, pixels, mean)), np.asarray(valid.any(axis=0))
+    return pixels, np.asarray(valid.any(axis=0))
 
 
 def _open(path: Path, suffix: str, dicom_window: bool) -> "_Gdal | _Array":

@@ -97,14 +97,13 @@ def segment_raster(
     Raises:
         ImageError: If a tile cannot be read.
     """
-    mean = np.array(model.preprocess.mean_color)[:, None, None]
+    mean = model.preprocess.mean_color
 
     class Filled:
         shape = raster.shape
 
         def read(self, region: Region) -> np.ndarray:
-            pixels, valid = raster.read(region), raster.valid(region)
-            return pixels if valid.all() else np.where(valid, pixels, mean.astype(pixels.dtype))
+            return raster.filled(mean, region)[0]
 
     def score(pixels: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32))
