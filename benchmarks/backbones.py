@@ -1,6 +1,6 @@
 """Build a PSPNet on every timm backbone, run it at two sizes, and write docs/reference/backbones.md.
 
-    python -m benchmarks.backbones sweep.jsonl            # about half an hour; goes on where it was stopped
+    python -m benchmarks.backbones sweep.jsonl            # about half an hour; resumes where it was stopped
     python -m benchmarks.backbones sweep.jsonl --page     # the page, from the lines that are there
 
 Each model has a process of its own that is ended after a time-out. Nothing is downloaded and nothing computed: everything is on the
@@ -79,7 +79,7 @@ def sweep(path: Path, only: str | None, timeout: float) -> None:
 
 
 def measure(name: str) -> dict[str, Any]:
-    """What becomes of one model; `error` is None if it is a PSPNet at both sizes."""
+    """The result of one model; `error` is None if it is a PSPNet at both sizes."""
     start = time.perf_counter()
     row: dict[str, Any] = {"name": name, "family": family(name), "error": None}
     try:
@@ -102,7 +102,7 @@ def measure(name: str) -> dict[str, Any]:
                     raise RuntimeError(f"an output of {tuple(output.shape)} for an input of {size}")
             if [f.shape[1] for f in features] != encoder.out_channels:
                 raise RuntimeError(f"channels {[f.shape[1] for f in features]} are not {encoder.out_channels}")
-        row["cells"] = list(features[-1].shape[-2:])
+        row["feature_size"] = list(features[-1].shape[-2:])
         with torch.device("meta"):
             row["native_weights"] = native_weights(name, encoder)
     except Exception as error:
@@ -112,7 +112,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def native_weights(name: str, encoder: Any) -> str:
-    """Where weights of pretraining fit: "any size", or "one size" if the model takes one and timm cannot resize them.
+    """Sizes that pretrained weights fit: "any size", or "one size" if the model takes one and timm cannot resize them.
 
     Measured with a state dict without data that goes through timm's own filter, strictly, as `encoder_image_size` makes pretrained
     weights go.
@@ -161,7 +161,7 @@ def page(rows: list[dict[str, Any]]) -> str:
     for row in done:
         groups.setdefault((row["family"], row["mechanism"]), []).append(row)
     for (module, mechanism), group in sorted(groups.items()):
-        cells = (
+        columns = (
             module,
             str(len(group)),
             mechanism,
@@ -171,7 +171,7 @@ def page(rows: list[dict[str, Any]]) -> str:
             _distinct(_images(row) for row in group),
             _other_sizes(group),
         )
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join(columns)} |")
     lines += ["", "## Refused", ""]
     lines += [f"- `{row['name']}`: {row['error']}" for row in rows if row["error"]] or ["None."]
     return "\n".join(lines) + "\n"

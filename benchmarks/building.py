@@ -1,4 +1,4 @@
-"""What dilation costs when a network is built: a PSPNet against timm's features and the same head, in turns.
+"""Cost of dilation when a network is built: a PSPNet against timm's features and the same head, in turns.
 
     python -m benchmarks.building
 

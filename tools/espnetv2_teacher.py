@@ -25,7 +25,7 @@ from pspnet_zoo.zoo.checkpoints.task import IMAGENET
 
 SHA256 = "a72d59699801c7ce8e8b89a53af9097eaaa60dc12180ecde86fd700ba1222fe8"
 SIZE = 540, 720
-"""Of what it sees: CamVid's images 1.5 times enlarged, at which it is best on val; all images of 4:3 at that size."""
+"""Input size: CamVid's images at a scale factor of 1.5, at which it is best on val; all images of 4:3 at that size."""
 
 CLASSES = {
     "sky": (10,),

@@ -58,7 +58,7 @@ def structure() -> None:
         arrow((70, y + 3), (75, 24.5 - 2 * row))
     axes.plot([36.5, 36.5, 79], [26, 38, 38], color=INK, linewidth=1.1)
     arrow((79, 38), (79, 29))
-    axes.text(59, 38.5, "the map itself", ha="center", va="bottom", fontsize=9)
+    axes.text(59, 38.5, "the feature map itself", ha="center", va="bottom", fontsize=9)
     box(75, 13, 8, 16, "stack\n2C")
     box(86, 16, 13.5, 10, "3x3 conv,\n1x1 conv,\nresize to H x W")
     arrow((83, 21), (86, 21))

@@ -5,7 +5,7 @@
 
 FACADE is the folder that tools/facade_data.py prepares. Its masks know six of CamVid's eleven classes: poles, signs, fences,
 people and bicycles are drawn as what is behind them. So a photo's mask is taken as a statement that a pixel is of its class or
-of one of these five, and the teachers say which:
+of one of these five, and the teachers decide which:
 
 - The soft labels of a photo are the teachers' probabilities of the classes that its mask allows, with PRIOR added to the mask's
   own class, divided by their sum.
@@ -40,7 +40,7 @@ UNKNOWN = (2, 6, 7, 9, 10)
 """pole, signsymbol, fence, pedestrian, bicyclist: CamVid's classes that the masks of LabelMeFacade do not have."""
 
 PRIOR = 0.25
-"""How much more likely a mask makes its own class than the five that it does not know; a probability."""
+"""Probability that a mask adds to its own class before the allowed ones are divided by their sum, 0 to 1."""
 
 SURE = 0.6
 """Probability from which one of the five stands in a mask."""

@@ -43,7 +43,7 @@ def show_contents(contents: "dict[str, SplitContents]", problems: list[str], spl
 
 def _fractions_table(contents: "dict[str, SplitContents]") -> "Table":
     class_fractions = [c.class_fractions for c in contents.values()]
-    table = number_table("class", *contents, title="share of the pixels that count")
+    table = number_table("class", *contents, title="fraction of the labelled pixels")
     for name in next(iter(contents.values())).labels.names:
         table.add_row(escape(name), *(f"{s[name]:.2%}" if s else "-" for s in class_fractions))
     table.add_section()

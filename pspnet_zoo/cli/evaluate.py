@@ -51,8 +51,8 @@ def evaluate(
 ) -> None:
     """Measure a network on a dataset, on the GPU if there is one.
 
-    Started by torchrun, the processes divide the images among them and give the same numbers as one. A split without ground
-    truth can only be predicted, with --save-predictions.
+    Started by torchrun, the processes divide the images among them and give the same numbers as one. A split without
+    labels can only be predicted, with --save-predictions.
     """
     check_name(model)
     from ..data.layouts.classes import read_class_file

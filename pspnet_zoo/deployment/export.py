@@ -172,7 +172,7 @@ def _specification(network: PSPNet, precision: Any, input: Any, output: Any) -> 
     if input == "uint8" and channels != 3:
         raise ValueError(f"input 'uint8' is for RGB images, and this network takes {channels} channels; use input 'float32'")
     if input == "uint8" and network.image_size and network.preprocess.input_scale != 1:
-        raise ValueError("This network takes one size and enlarges images to it, which no graph does; use input 'float32'")
+        raise ValueError("This network takes one size and resizes images to it, which no graph does; use input 'float32'")
     activation = network.activation
     return Exported(
         input=input,

@@ -13,7 +13,7 @@ from .jobs import Job
 from .polygons import Place, coco, geojson, labelme, yolo
 
 FORMATS = ("masks", "coco", "labelme", "yolo", "geojson")
-"""What `predict --format` can be; "masks" writes nothing more."""
+"""Choices of `predict --format`; "masks" writes nothing more."""
 _TIFF = (".tif", ".tiff")
 
 
@@ -84,7 +84,7 @@ def _write_one(job: Job, size: tuple[int, int], polygons: list[Polygon], labels:
 
 
 def _place(source: Path) -> tuple[Place | None, str | None]:
-    """The map's coordinates of a pixel, and their name; None for an image that is no GeoTIFF."""
+    """A function from pixels to the coordinates of a GeoTIFF, and their system; None for other images."""
     if source.suffix.lower() not in _TIFF:
         return None, None
     from ..data.rasters import open_raster

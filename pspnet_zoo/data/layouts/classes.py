@@ -118,7 +118,7 @@ def parse_classes(values: Any) -> Classes:
     for each in ignore:
         if isinstance(each, int) and not by_id and not len(names) <= each <= 255:
             first = len(names)
-            raise ValueError(f'"ignore" is {each!r}; it must be an id from {first} to 255, since the classes have those before')
+            raise ValueError(f'"ignore" is {each!r}; it must be an id from {first} to 255, since the classes have the ids below')
     background = values.get("background")
     if background is not None and not isinstance(background, str):
         raise ValueError(f'"background" is {background!r}; it must be the name of a class')
