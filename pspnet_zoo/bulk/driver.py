@@ -100,7 +100,7 @@ def run(
 
     Raises:
         FileNotFoundError: If the source is not there.
-        ValueError: If it holds no images, or the destination has results of another model or source.
+        ValueError: If it holds no images, the destination has results of another model or source, or there are not as many GPUs.
         OSError: If the destination cannot be written, or another run writes to it.
     """
     if rows_per_shard < 1:
@@ -108,6 +108,8 @@ def run(
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; it must be positive")
     inputs = open_source(source, column=column, kind=kind, without=destination)
+    if column is not None and inputs.kind != "parquet":
+        raise ValueError(f"column is '{column}', which is of Parquet, and the source is a {inputs.kind}; leave it out")
     if as_files:
         _check_names(inputs)
     files, digest = pack_model(model)
@@ -124,6 +126,9 @@ def run(
         try:
             if own:
                 _start(address)
+            gpus = ray.cluster_resources().get("GPU", 0)
+            if address is None and gpus_per_worker > gpus:  # Ray would wait for ever
+                raise ValueError(f"gpus_per_worker is {gpus_per_worker:g}, and this machine has {gpus:g} GPUs; leave it out")
             started: float | None = None
             for result in _results(inputs, missing, destination, manifest, files, workers, gpus_per_worker):
                 if result["problem"]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .terminal import ModelArgument, number_table, out, progress_bar, say
+from .terminal import ModelArgument, number_table, out, progress_bar, refuse_idle, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,6 +45,12 @@ def benchmark(
     if runtimes == "help":
         say("\n".join(f"{name:20}{what}" for name, what in RUNTIMES.items()))
         return
+    if runtimes and "int8" not in runtimes:
+        refuse_idle(f"is for int8, and --runtimes is {runtimes}; leave one of them out", "calibration")
+    if dataset is None and data is None:
+        refuse_idle("is the part of a dataset; add --dataset and --data", "split")
+    else:
+        refuse_idle("is for runs without a dataset, whose train split calibrates int8; leave one of them out", "calibration")
     if (dataset is None) != (data is None):
         raise ValueError("--dataset and --data go together: the layout, and the folder")
     evaluated = open_dataset(dataset, data, split) if dataset and data else None

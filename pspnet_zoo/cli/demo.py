@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..extras import missing_extra
-from .terminal import DEFAULT_MODEL, check_name, err, is_loopback, say
+from .terminal import DEFAULT_MODEL, check_name, err, is_loopback, refuse_idle, say
 
 
 def demo(
@@ -34,6 +34,16 @@ def demo(
 
     Photos stay on this machine, and nothing is sent elsewhere without --share. Needs the extra 'demo'.
     """
+    if space is not None:
+        refuse_idle(
+            "is for the page on this machine, and --space writes a folder; leave one of them out",
+            "host",
+            "port",
+            "auth",
+            "share",
+            "browser",
+            "zoo",
+        )
     models = model or [DEFAULT_MODEL]
     for name in models:
         check_name(name)

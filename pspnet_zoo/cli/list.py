@@ -9,7 +9,7 @@ import typer
 from ..meta import Metric
 from ..zoo.entries import Checkpoint
 from ..zoo.registry import CHECKPOINTS, list_models
-from .terminal import out, say
+from .terminal import out, refuse_idle, say
 
 Order = Literal["name", "dataset", "miou", "parameters"]
 
@@ -29,11 +29,15 @@ def list_command(
     Numbers are claimed by whoever published the weights, or measured by this project; pspnet-zoo info NAME describes one.
     """
     if markdown:
+        refuse_idle("does not change the page of --markdown; leave it out", "dataset", "license", "sort", "architectures")
         from ..zoo.table import markdown_page
 
         sys.stdout.write(markdown_page())
         return
     if architectures:
+        refuse_idle(
+            "is of checkpoints, and --architectures lists what has none; leave one of them out", "dataset", "license", "sort"
+        )
         if not (names := list_models(pattern)):
             raise ValueError(f"No architecture matches '{pattern}'; quote the wildcards, as in '*resnet50*'")
         say("\n".join(names))

@@ -22,6 +22,7 @@ from .terminal import (
     number_table,
     out,
     progress_bar,
+    refuse_idle,
     say,
 )
 
@@ -129,11 +130,17 @@ def predict(
     from ..results.jobs import VideoOptions, plan_jobs
     from ..results.report import ReportWriter, check_report
 
+    if masks_only:
+        refuse_idle("is the opacity of overlays, and --masks-only writes none; leave one of them out", "alpha")
+    if shapes == "masks":
+        refuse_idle("is for polygons; add --format coco, labelme, yolo or geojson", "simplify", "min_area")
     totals = _Totals()
     if report is not None:
         check_report(report)
     jobs = plan_jobs(list(_find(images, recursive, output, totals)), output, masks_only=masks_only, kind=kind, fail=totals.fail)
     has_videos = any(job.is_video for job in jobs)
+    if jobs and not has_videos:
+        refuse_idle("is for videos, and there are none; leave it out", "every", "masks", "smooth")
     if has_videos:
         from ..streams.video import pyav
 

@@ -1,14 +1,16 @@
 """Parts that the commands share: output, progress, complaints, help, and arguments with one meaning everywhere."""
 
+import inspect
 import os
 import re
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 from unicodedata import category
 
 import typer
@@ -22,6 +24,7 @@ from typer.core import TyperCommand
 
 from ..data.layouts.names import LAYOUTS
 from ..model_source import parse_weights
+from ..training.recipes import Recipe
 from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -47,8 +50,18 @@ LayoutOption = Annotated[
 DataOption = Annotated[Path, typer.Option(help="Folder of the dataset.", show_default=False)]
 
 
+_TYPED: ContextVar[frozenset[str]] = ContextVar("typed", default=frozenset())
+
+
 class SectionedCommand(TyperCommand):
-    """A command whose help has a heading for each `rich_help_panel`, which typer knows only with rich's boxes."""
+    """A command whose help has a heading for each `rich_help_panel`, which typer knows only with rich's boxes.
+
+    It notes which options were typed, for `refuse_idle`.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        _TYPED.set(frozenset(name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"))
+        return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -61,6 +74,34 @@ class SectionedCommand(TyperCommand):
         for section, records in sections.items():
             with formatter.section(section):
                 formatter.write_dl(records)
+
+
+def refuse_idle(reason: str, *parameters: str) -> None:
+    """Complain about options that were typed and would have no effect.
+
+    Args:
+        reason: The rest of the sentence that begins with the option: why it has none, and what to type instead.
+        parameters: The parameters of the command, such as "min_area" for --min-area.
+
+    Raises:
+        ValueError: If one of them was typed.
+    """
+    for name in parameters:
+        if name in _TYPED.get():
+            raise ValueError(f"--{name.removesuffix('_').replace('_', '-')} {reason}")
+
+
+def with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give the command an option for each field of the recipe; None keeps the recipe's own value."""
+    signature = inspect.signature(command)
+    parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    for name, hint in get_type_hints(Recipe, include_extras=True).items():
+        kind, text = get_args(hint)
+        annotation = Annotated[kind | None, typer.Option(help=text, rich_help_panel="Settings of the recipe")]
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+        command.__annotations__[name] = annotation
+    command.__dict__["__signature__"] = signature.replace(parameters=parameters)
+    return command
 
 
 def torchrun_process() -> tuple[int, int, int]:

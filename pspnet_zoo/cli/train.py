@@ -1,6 +1,5 @@
 """The command `pspnet-zoo train`."""
 
-import inspect
 import math
 import signal
 import time
@@ -8,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,10 +15,10 @@ from ..data.layouts.names import LAYOUTS
 from ..extras import missing_extra
 from ..inference.protocols import PROTOCOLS
 from ..meta import Labels, Preprocess
-from ..training.recipes import AUTO, RECIPES, NamedRecipe, Recipe, choose_recipe
+from ..training.recipes import AUTO, RECIPES, NamedRecipe, Recipe, check_effects, choose_recipe
 from ..training.trainer import Stopped, Trainer
 from ..zoo.registry import parse_architecture
-from .terminal import check_name, err, progress_bar, say, torchrun_device, torchrun_process
+from .terminal import check_name, err, progress_bar, refuse_idle, say, torchrun_device, torchrun_process, with_recipe_options
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -34,20 +33,7 @@ DISTILLATION = "Knowledge distillation"
 _LINE_EVERY = 10  # seconds
 
 
-def _with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give the command an option for each field of the recipe; None keeps the recipe's own value."""
-    signature = inspect.signature(command)
-    parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    for name, hint in get_type_hints(Recipe, include_extras=True).items():
-        kind, text = get_args(hint)
-        annotation = Annotated[kind | None, typer.Option(help=text, rich_help_panel="Settings of the recipe")]
-        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
-        command.__annotations__[name] = annotation
-    command.__dict__["__signature__"] = signature.replace(parameters=parameters)
-    return command
-
-
-@_with_recipe_options
+@with_recipe_options
 def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; in the end it holds model/.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the dataset; not needed with a teacher and --unlabelled.")] = None,
@@ -107,6 +93,10 @@ def train(
     """
     with Trainer(output, leads=torchrun_process()[0] == 0) as trainer:
         _check_names([init, *teacher], model, teacher_protocol, recipe)
+        if not teacher:
+            refuse_idle("is for distillation; add --teacher", *(f"teacher_{n}" for n in ("protocol", "mapping", "cache", "stride")))
+        if data is None:
+            refuse_idle("is the layout of --data; give both, or neither", "dataset")
         given = {name: value for name, value in settings.items() if value is not None}
         named = None if recipe == AUTO else RECIPES[recipe]
         layout = dataset or (named.dataset if named else None)
@@ -160,6 +150,8 @@ class _Run:
             raise missing_extra("Training", "train", error) from None
         if (trainer.folder / CHECKPOINT).exists() and not resume:
             raise ValueError(f"'{trainer.folder}' already holds a run; continue it with --resume, or choose another folder with -o")
+        if resume and not (trainer.folder / CHECKPOINT).exists():
+            raise ValueError(f"'{trainer.folder}' holds no run to continue; leave out --resume")
         self.trainer, self.resume = trainer, resume
         masked = data.masked()
         self.teachers = teachers.load()
@@ -167,6 +159,8 @@ class _Run:
         seed = settings.get("seed", start.recipe.recipe.seed if start.recipe else 0)
         self.network = start.network(self.images.labels, seed, getattr(self.images, "preprocess", None))
         self.recipe = replace(self._recipe(start), **settings)
+        aux = self.network.auxiliary_head is not None
+        check_effects(self.recipe, settings, masks=masked is not None, teacher=bool(teachers.names), aux_head=aux)
         self.validation = data.validation() if self.recipe.evaluate_every else None
         self.network.provenance = {
             "data": data.description(masked, len(self.images)),

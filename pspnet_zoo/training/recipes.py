@@ -1,7 +1,7 @@
 """Training recipes as data: published ones and ours."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -93,6 +93,43 @@ class Recipe:
 
 _POSITIVE = ("iterations", "batch_size", "crop", "lr", "scale", "teacher_temperature", "accumulation", "checkpoint_every")
 _FRACTIONS = ("momentum", "blur", "layer_decay", "ohem_threshold", "teacher_confidence", "ema_decay")
+
+
+def check_effects(recipe: Recipe, given: Collection[str], *, masks: bool, teacher: bool, aux_head: bool) -> None:
+    """Complain about a setting that was given and has no effect on this run.
+
+    Args:
+        recipe: All settings of the run.
+        given: The names of those that were given.
+        masks: Whether there are masks to train on.
+        teacher: Whether there are soft labels.
+        aux_head: Whether the network has an auxiliary head.
+
+    Raises:
+        ValueError: With the name of the setting, and what it needs.
+    """
+    from timm.optim import get_optimizer_info, list_optimizers
+
+    known = recipe.optimizer in list_optimizers()
+    has_momentum = not known or get_optimizer_info(recipe.optimizer).has_momentum
+    needs = (
+        ("momentum", has_momentum, f"an optimizer with it, and {recipe.optimizer} has none"),
+        ("decay_norms", recipe.weight_decay > 0, "weight_decay above 0"),
+        ("layer_decay", recipe.layer_decay == 1 or recipe.freeze != "encoder", "an encoder that is trained, and freeze is encoder"),
+        ("power", recipe.schedule == "poly", "the schedule poly"),
+        ("min_lr", recipe.schedule != "constant", "a schedule that falls, poly or cosine"),
+        ("ohem_min_kept", recipe.ohem_threshold > 0, "ohem_threshold above 0"),
+        ("patience", not recipe.patience or recipe.evaluate_every > 0, "evaluate_every above 0"),
+        ("aux_weight", not recipe.aux_weight or aux_head, "a network with an auxiliary head, and this one has none"),
+        *((name, masks, "masks, and there are only soft labels") for name in _OF_MASKS),
+        *((name, teacher, "a teacher") for name in ("teacher_weight", "teacher_temperature", "teacher_confidence")),
+    )
+    for name, has_effect, what in needs:
+        if name in given and not has_effect:
+            raise ValueError(f"{name} is {getattr(recipe, name)}, which needs {what}; leave it out")
+
+
+_OF_MASKS = ("class_weight_power", "ohem_threshold", "dice_weight", "cat_max_ratio")
 
 
 @dataclass(frozen=True)

@@ -312,3 +312,16 @@ def test_a_killed_driver_is_completed_by_the_same_command(tmp_path, model):
     assert all(p.stat().st_mtime_ns == mtime for p, mtime in before.items())  # nothing was done twice
     check(out, source, model)
     assert json.loads((out / "_manifest.json").read_text())["images"] == 610
+
+
+def test_gpus_that_are_not_there_are_not_waited_for(tmp_path, model, local_ray):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    gpus = torch.cuda.device_count() + 1
+    with pytest.raises(ValueError, match=rf"gpus_per_worker is {gpus}, and this machine has .* GPUs; leave it out"):
+        bulk.run(str(tmp_path), str(tmp_path / "out"), model, gpus_per_worker=gpus)
+
+
+def test_a_column_is_of_parquet(tmp_path, model):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="column is 'image', which is of Parquet, and the source is a folder"):
+        bulk.run(str(tmp_path), str(tmp_path / "out"), model, column="image")

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from pspnet_zoo import PSPNet
 from pspnet_zoo.deployment.benchmark import compare, parse_size
@@ -19,6 +20,12 @@ def test_runtimes_take_turns_and_are_compared_with_the_first(network):
     assert ("timing", 0, 2) in steps and steps[-1] == ("finished", 2, 2)
     assert "it needs images" in found.left_out["openvino-int8"]
     assert found.as_json()["machine"]["versions"]["torch"]
+
+
+def test_the_number_of_threads_reaches_the_runtime(network):
+    used = []
+    compare(network, (33, 65), names=["torch"], rounds=1, threads=1, progress=lambda *step: used.append(torch.get_num_threads()))
+    assert used[-1] == 1
 
 
 def test_an_unknown_runtime_is_named(network):
