@@ -170,6 +170,10 @@ class _Run:
             **teachers.provenance(),
         }
         self.scores = teachers.scores(self.images)
+        factor, (low, high) = self.network.preprocess.input_scale, self.recipe.scale
+        if factor != 1 and trainer.leads:
+            text = f"times --scale {low:g} to {high:g}: images are resized by {factor * low:g} to {factor * high:g}"
+            say(f"The network's input scale factor is {factor:g}, {text}", err)
 
     def _recipe(self, start: "_Start") -> Recipe:
         """The recipe that was named, or the one for the backbone, with a word on the choice."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -290,3 +291,11 @@ def test_info_says_how_an_encoder_came_to_its_stride(run):
 def test_list_knows_every_backbone_as_an_architecture(run):
     code, out, _ = run("list", "--architectures", "pspnet_swin_tiny*")
     assert code == 0 and "pspnet_swin_tiny_patch4_window7_224" in out
+
+
+def test_training_says_at_which_scale_a_network_takes_images(run, net, camvid, tmp_path):
+    net.preprocess = replace(net.preprocess, input_scale=2.0)
+    start = net.save_pretrained(tmp_path / "start")
+    options = ["--iterations", 1, "--batch-size", 2, "--crop", 32, 48, "--scale", 0.5, 1.5, "--evaluate-every", 0, "--cpu"]
+    code, _, err = run("train", "--data", camvid, "-o", tmp_path / "run", "--init", start, *options)
+    assert code == 0 and "input scale factor is 2, times --scale 0.5 to 1.5: images are resized by 1 to 3" in err
