@@ -226,6 +226,10 @@ def _digest(lines: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+_DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, MemoryError)
+"""What pyarrow raises of damaged files."""
+
+
 def _parquet(uri: str, system: fs.FileSystem, files: Sequence[_File], column: str | None) -> BulkSource:
     rows, names = [], pa.schema([])
     for info in files:
@@ -233,8 +237,8 @@ def _parquet(uri: str, system: fs.FileSystem, files: Sequence[_File], column: st
             with pq.ParquetFile(info.path, filesystem=system) as file:
                 rows.append(file.metadata.num_rows)
                 names = file.schema_arrow
-        except pa.ArrowException as error:
-            raise ValueError(f"'{info.path}' cannot be read as Parquet: {error}") from None
+        except _DAMAGE as error:
+            raise ValueError(f"'{info.path}' cannot be read as Parquet: {str(error).strip()}") from None
         column = column or next((c for c in ("image", "bytes", "path") if c in names.names), None)
         if column is None or column not in names.names:
             raise ValueError(f"'{info.path}' has the columns {', '.join(names.names)}; name the one of the images by --column")
@@ -299,6 +303,13 @@ def read_part(part: str) -> Iterator[Input]:
 
 def _rows(system: fs.FileSystem, folder: str, column: str, path: str, first: int, stop: int) -> Iterator[Input]:
     """Rows `first` to `stop` of a Parquet file; only the row groups that hold them are read."""
+    try:
+        yield from _read_rows(system, folder, column, path, first, stop)
+    except _DAMAGE as error:
+        raise OSError(f"'{path}' cannot be read as Parquet: {str(error).strip()}") from None
+
+
+def _read_rows(system: fs.FileSystem, folder: str, column: str, path: str, first: int, stop: int) -> Iterator[Input]:
     with pq.ParquetFile(path, filesystem=system) as file:
         columns = [column, *({"path"} & set(file.schema_arrow.names) - {column})]
         row = 0

@@ -4,7 +4,8 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -65,9 +66,30 @@ class Exported:
             values["labels"] = Labels(tuple(labels["names"]), tuple(map(tuple, labels["colors"]))) if labels else None
             values["preprocess"] = Preprocess.from_dict(preprocess)
             values["image_size"] = tuple(size) if size else None
-            return cls(**values)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            spec = cls(**values)
+            spec.check_kinds()
+            return spec
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise WeightsError(f"The metadata '{KEY}' in '{path}' cannot be used: {error!r}. Export the network again") from None
+
+    def check_kinds(self) -> None:
+        """Raise a ValueError if a field is of another kind than it should be, as in a file that somebody edited."""
+        for name, hint in get_type_hints(Exported).items():
+            value = getattr(self, name)
+            kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+            if get_origin(hint) is Literal:
+                fits = value in get_args(hint)
+            else:
+                fits = isinstance(value, tuple(get_origin(kind) or kind for kind in kinds))
+            if not fits:
+                raise ValueError(f"{name} is {value!r}")
+        counts = (self.classes, self.channels, *(self.image_size or ()))
+        if len(counts) not in (2, 4) or not all(type(n) is int and n > 0 for n in counts):
+            raise ValueError("classes, channels and the sides of image_size must be positive whole numbers")
+        if self.channels != len(self.preprocess.mean):
+            raise ValueError(f"there are {self.channels} channels, and preprocess has {len(self.preprocess.mean)}")
+        if self.labels is not None and len(self.labels) not in (self.classes, max(self.classes, 2)):  # or with the background of one class
+            raise ValueError(f"there are {self.classes} classes, and {len(self.labels)} labels")
 
 
 class ExportedRuntime:

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import random
 import time
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from pspnet_zoo.bulk.shards import Destination, Manifest, mask_name
 from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.inference.prediction import Prediction
 from pspnet_zoo.results.rows import ResultRow
+from tests.changed_json import changed
 
 MANIFEST = Manifest("src", "abc", 10, 4, "pspnet_lite0.camvid", "def", False)
 
@@ -143,3 +145,33 @@ def test_where_there_are_no_locks_only_old_parts_are_removed(tmp_path, monkeypat
     with destination.locked():
         destination.begin(MANIFEST)
     assert [p.name for p in tmp_path.glob(".*")] == [".part-000002.new"] and not (tmp_path / "_lock").exists()
+
+
+def fuzz(tmp_path, seeds):
+    destination = Destination(str(tmp_path / "out"))
+    destination.begin(MANIFEST)
+    destination.write(1, [row(4), row(5)], MANIFEST, CAMVID)
+    path, (shard,) = tmp_path / "out" / "_manifest.json", (tmp_path / "out").glob("part-*")
+    text, content = path.read_bytes(), shard.read_bytes()
+    for seed in seeds:
+        chance = random.Random(seed)
+        if seed % 2:
+            new = json.dumps(changed(json.loads(text), chance)).encode()
+        else:
+            at = chance.randrange(len(text))
+            new = text[:at] + bytes([chance.randrange(256)]) * chance.randrange(3) + text[at + 1 :]
+        path.write_bytes(new)
+        try:
+            assert destination.begin(MANIFEST) == [0, 2]
+        except ValueError as error:
+            assert str(tmp_path / "out") in str(error), new
+        assert path.read_bytes() == new and shard.read_bytes() == content
+
+
+def test_a_hundred_changed_manifests_are_accepted_or_refused_by_name(tmp_path):
+    fuzz(tmp_path, range(100))
+
+
+@pytest.mark.slow
+def test_thousands_of_changed_manifests_are_accepted_or_refused_by_name(tmp_path):
+    fuzz(tmp_path, range(100, 4100))

@@ -1,5 +1,6 @@
 import json
 import os
+import random
 
 import numpy as np
 import pytest
@@ -225,3 +226,31 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(ValueError, match="x.parquet' cannot be read as Parquet"):
         open_source(str(tmp_path))
+
+
+def fuzz(folder, seeds):
+    table(folder / "set.parquet", {"image": [(folder / name).read_bytes() for name in ("a.jpg", "b.png")]})
+    content, refused = (folder / "set.parquet").read_bytes(), 0
+    for seed in seeds:
+        chance = random.Random(seed)
+        damaged = bytearray(content)
+        for _ in range(chance.randrange(1, 5)):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        path = folder / "damaged.parquet"
+        path.write_bytes(damaged[: chance.randrange(len(damaged))] if chance.random() < 0.2 else damaged)
+        try:
+            for item in everything(open_source(str(path)), 2):
+                item.read()
+        except (ValueError, OSError) as error:
+            refused += 1
+            assert "damaged.parquet" in str(error) or "neither" in str(error), (seed, error)
+    assert refused > len(seeds) / 10
+
+
+def test_a_hundred_damaged_parquet_files_are_read_or_refused_by_name(folder):
+    fuzz(folder, range(100))
+
+
+@pytest.mark.slow
+def test_thousands_of_damaged_parquet_files_are_read_or_refused_by_name(folder):
+    fuzz(folder, range(100, 4100))

@@ -13,6 +13,7 @@ from torch import nn
 
 from pspnet_zoo import Labels, PSPNet, WeightsError, from_pretrained
 from pspnet_zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE, file_digest
+from tests.changed_json import changed
 
 
 def network(names=("road", "sky"), seed=0) -> PSPNet:
@@ -93,39 +94,6 @@ def test_a_classifier_that_was_reset_is_saved_and_loaded(tmp_path):
     net.reset_classifier(5)
     assert from_pretrained(net.save_pretrained(tmp_path)).classes == 5
     assert from_pretrained(from_pretrained(tmp_path, classes=3).save_pretrained(tmp_path / "again")).classes == 3
-
-
-def changed(value, chance):
-    """JSON with one value somewhere inside replaced by one of another kind or size."""
-    if isinstance(value, dict) and value and chance.random() < 0.9:
-        key = chance.choice(list(value))
-        if chance.random() < 0.1:
-            return {k: v for k, v in value.items() if k != key}
-        return {**value, key: changed(value[key], chance)}
-    if isinstance(value, list) and value and chance.random() < 0.8:
-        at = chance.randrange(len(value))
-        return [*value[:at], changed(value[at], chance), *value[at + 1 :]]
-    odd = [
-        None,
-        True,
-        -1,
-        0,
-        1,
-        2.5,
-        10**12,
-        1e308,
-        float("nan"),
-        "",
-        "a",
-        "1",
-        [],
-        {},
-        [[]],
-        {"type": "batchnorm"},
-        [1, 2],
-        "\ud800",
-    ]
-    return chance.choice(odd)
 
 
 def fuzz(tmp_path, seeds):
