@@ -1,6 +1,6 @@
-"""The files that the page in the browser needs: the bundled network as ONNX, its labels, and onnxruntime-web from npm.
+"""The files that the page in the browser needs: the bundled networks as ONNX, their labels, and onnxruntime-web from npm.
 
-python tools/browser.py DIR     # writes model.onnx, model.json and ort/ there
+python tools/browser.py DIR     # writes NAME.onnx of each network, models.json and ort/ there
 """
 
 import base64
@@ -19,17 +19,17 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 import pspnet_zoo
-from pspnet_zoo.inference.predictor import DEFAULT_MODEL
 
 ORT = "onnxruntime-web@1.30.0"
 ORT_SHA512 = (  # npm view onnxruntime-web@1.30.0 dist.integrity
     "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 )
 ORT_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+MODELS = ("pspnet_lite0.camvid", "pspnet_lite0.nuclei")
 LIMIT = 25_000_000
-"""Bytes that a visitor may have to load."""
+"""Bytes that a visitor of one model may have to load."""
 MAX_PIXELS = 1024 * 768
-"""Largest size of an image for the network; the page shrinks larger ones."""
+"""Largest size of an image for a network, in pixels; the page resizes to it at most."""
 
 
 class FromCanvas(nn.Module):
@@ -52,15 +52,18 @@ def build(folder: Path) -> None:
         ValueError: If npm gives other bytes than the pinned ones, or the files are too large in all.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    network = pspnet_zoo.Predictor(device="cpu").model
-    export(network, folder / "model.onnx")
+    models = {}
+    for name in MODELS:
+        network = pspnet_zoo.Predictor(name, device="cpu").model
+        export(network, folder / f"{name}.onnx")
+        labels, scale = network.labels, network.preprocess.input_scale
+        models[name] = {"names": labels.names, "colors": labels.colors, "inputScale": scale}
     runtime(folder / "ort")
-    files = [folder / "model.onnx", *(folder / "ort").iterdir()]
-    sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
-    if (total := sum(sizes.values())) > LIMIT:
+    sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
+    total = sum(size for file, size in sizes.items() if file.startswith("ort/")) + max(sizes[f"{name}.onnx"] for name in MODELS)
+    if total > LIMIT:
         raise ValueError(f"The page loads {total / 1e6:.1f} MB; the limit is {LIMIT / 1e6:.0f} MB")
-    about = {"model": DEFAULT_MODEL, "names": network.labels.names, "colors": network.labels.colors, "maxPixels": MAX_PIXELS}
-    (folder / "model.json").write_text(json.dumps({**about, "sizes": sizes}))
+    (folder / "models.json").write_text(json.dumps({"models": models, "maxPixels": MAX_PIXELS, "sizes": sizes}))
 
 
 def export(network: pspnet_zoo.PSPNet, file: Path) -> None:

@@ -1,10 +1,11 @@
-// The bundled model in the page: the pixels of a photo go through onnxruntime-web in a worker, and class ids come back.
-// tools/browser.py writes the files beside this one (model.onnx, model.json, ort/); nothing else is loaded.
+// The bundled models in the page: the pixels of a photo go through onnxruntime-web in a worker, and class ids come back.
+// tools/browser.py writes the files beside this one (NAME.onnx, models.json, ort/); nothing else is loaded.
 
 const here = new URL(".", import.meta.url);
 const element = (id) => document.getElementById(`try-${id}`);
 const status = element("status");
-let network; // a promise of { session, ort, about }, after the first request
+const networks = new Map(); // promises of { session, ort, about } by the model's name, after its first request
+let runtime; // a promise of onnxruntime-web, after the first request
 let shown; // { ids, width, height, about } of the image on the page
 let turn = 0; // number of the newest request: the result of an older one is dropped
 
@@ -28,25 +29,31 @@ async function fetchAll(names, sizes, progress) {
   );
 }
 
-async function load() {
+async function start(binary) {
+  const ort = await import(new URL("ort/ort.wasm.min.mjs", here).href);
+  ort.env.logLevel = "error"; // not that a constant was left unfolded
+  ort.env.wasm.numThreads = 1; // more would need headers that a static host does not send
+  ort.env.wasm.proxy = true; // in a worker, so that the page shows progress
+  ort.env.wasm.wasmPaths = new URL("ort/", here).href;
+  ort.env.wasm.wasmBinary = binary;
+  return ort;
+}
+
+async function load(name) {
   const bar = element("progress");
   bar.hidden = false;
   try {
-    const about = await (await fetch(new URL("model.json", here))).json();
-    const wasm = "ort/ort-wasm-simd-threaded.wasm";
-    const [model, binary] = await fetchAll(["model.onnx", wasm], about.sizes, (part, total) => {
+    const { models, maxPixels, sizes } = await (await fetch(new URL("models.json", here))).json();
+    const files = [`${name}.onnx`, ...(runtime ? [] : ["ort/ort-wasm-simd-threaded.wasm"])];
+    const [model, binary] = await fetchAll(files, sizes, (part, total) => {
       bar.value = part;
       status.textContent = `Loading the model: ${Math.round((part * total) / 1e6)} of ${Math.round(total / 1e6)} MB`;
     });
     status.textContent = "Starting the model…";
-    const ort = await import(new URL("ort/ort.wasm.min.mjs", here).href);
-    ort.env.logLevel = "error"; // not that a constant was left unfolded
-    ort.env.wasm.numThreads = 1; // more would need headers that a static host does not send
-    ort.env.wasm.proxy = true; // in a worker, so that the page shows progress
-    ort.env.wasm.wasmPaths = new URL("ort/", here).href;
-    ort.env.wasm.wasmBinary = binary;
+    runtime ??= start(binary);
+    const ort = await runtime;
     const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"], logSeverityLevel: 3 });
-    return { session, ort, about };
+    return { session, ort, about: { ...models[name], maxPixels } };
   } finally {
     bar.hidden = true;
   }
@@ -68,11 +75,11 @@ function waiting(elapsed) {
   };
 }
 
-function toCanvas(source, width, height, maxPixels) {
-  const shrink = Math.min(1, Math.sqrt(maxPixels / (width * height)));
+function toCanvas(source, width, height, { maxPixels, inputScale }) {
+  const scale = Math.min(inputScale, Math.sqrt(maxPixels / (width * height))); // as Preprocess.input_scale_for in the package
   const canvas = element("photo");
-  canvas.width = Math.max(1, Math.round(width * shrink));
-  canvas.height = Math.max(1, Math.round(height * shrink));
+  canvas.width = Math.max(1, Math.round(width * scale));
+  canvas.height = Math.max(1, Math.round(height * scale));
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "#fff"; // behind transparent pixels, as in the package
   context.fillRect(0, 0, canvas.width, canvas.height);
@@ -83,13 +90,14 @@ function toCanvas(source, width, height, maxPixels) {
 
 async function segment(source, width, height) {
   const mine = ++turn;
-  network ??= load().catch((error) => {
-    network = undefined; // so that the next photo tries again
+  const name = element("model").value;
+  if (!networks.has(name)) networks.set(name, load(name));
+  const { session, ort, about } = await networks.get(name).catch((error) => {
+    networks.delete(name); // so that the next image tries again
     throw error;
   });
-  const { session, ort, about } = await network;
   if (mine !== turn) return;
-  const pixels = toCanvas(source, width, height, about.maxPixels);
+  const pixels = toCanvas(source, width, height, about);
   const started = performance.now();
   const rgba = new ort.Tensor("uint8", new Uint8Array(pixels.data.buffer), [pixels.height, pixels.width, 4]);
   const stop = waiting(() => (performance.now() - started) / 1000);
@@ -173,7 +181,7 @@ async function startCamera() {
   }
   await video.play();
   video.hidden = element("shoot").hidden = false;
-  status.textContent = "Point the camera at a street.";
+  status.textContent = "Point the camera at a street, or through a microscope.";
 }
 
 async function shoot() {
@@ -223,8 +231,15 @@ element("file").addEventListener("change", (event) => {
   if (file) open(file);
 });
 for (const example of document.querySelectorAll(".try-example")) {
-  example.addEventListener("click", async () => open(await (await fetch(new URL(`../${example.dataset.photo}`, here))).blob()));
+  example.addEventListener("click", async () => {
+    element("model").value = example.dataset.model;
+    open(await (await fetch(new URL(`../${example.dataset.photo}`, here))).blob());
+  });
 }
+element("model").addEventListener("change", () => {
+  clear(); // another model's result
+  status.textContent = "Choose an image for this model.";
+});
 element("camera").addEventListener("click", startCamera);
 element("shoot").addEventListener("click", shoot);
 element("alpha").addEventListener("input", (event) => (element("mask").style.opacity = event.target.value));
