@@ -1,4 +1,6 @@
-"""The training loss: cross entropy of both heads over the counted pixels, plus Dice loss by its weight."""
+"""The training loss: cross entropy of both heads over the counted pixels, plus other losses by their weights."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,6 +19,9 @@ def segmentation_loss(
     ohem_threshold: float = 0.0,
     ohem_min_kept: int = 100_000,
     dice_weight: float = 0.0,
+    ce_weight: float = 1.0,
+    label_smoothing: float = 0.0,
+    library: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Mean cross entropy, plus the weighted loss of the auxiliary head where there is one.
 
@@ -29,9 +34,12 @@ def segmentation_loss(
         ohem_threshold: Only pixels with a lower probability of their own class count, 0 to 1; 0 for all.
         ohem_min_kept: Least number of pixels an image that count, the least probable ones first.
         dice_weight: Weight of `dice_loss`, which is added for each head.
+        ce_weight: Weight of the cross entropy.
+        label_smoothing: Part of the target that is spread over all classes, as torch has it, 0 to 1.
+        library: More losses, which are added for each head, see `pspnet_zoo.training.methods.losses.LibraryLosses`.
 
     Returns:
-        A scalar, in nats without Dice; 0 if no pixel counts.
+        A scalar; of cross entropy alone it is in nats. 0 if no pixel counts.
 
     Source of the online hard example mining: open-mmlab/mmsegmentation mmseg/structures/sampler/ohem_pixel_sampler.py; the mean is
     over the kept pixels, as in HRNet's and semseg's forks of it.
@@ -45,16 +53,25 @@ def segmentation_loss(
                 ohem_threshold=ohem_threshold,
                 ohem_min_kept=ohem_min_kept,
                 dice_weight=dice_weight,
+                ce_weight=ce_weight,
+                label_smoothing=label_smoothing,
+                library=library,
             )
             for part in logits
         )
         return main + aux_weight * auxiliary
+    others = library(logits, masks) if library else 0.0
     logits = with_background(logits)
-    dice = dice_weight * dice_loss(logits, masks) if dice_weight else 0.0
+    if dice_weight:
+        others = others + dice_weight * dice_loss(logits, masks)
+    if not ce_weight:
+        return logits.sum() * 0 + others
     if ohem_threshold:
         masks = _hard_pixels(logits.detach(), masks, ohem_threshold, ohem_min_kept)
-    total = F.cross_entropy(logits, masks, weight=class_weights, ignore_index=IGNORE, reduction="sum")
-    return total / pixel_mass(masks, class_weights).clamp(min=1e-6) + dice  # torch's own mean is NaN where no pixel counts
+    options = {"weight": class_weights, "ignore_index": IGNORE, "label_smoothing": label_smoothing}
+    total = F.cross_entropy(logits, masks, **options, reduction="sum")
+    # torch's own mean is NaN where no pixel counts
+    return ce_weight * total / pixel_mass(masks, class_weights).clamp(min=1e-6) + others
 
 
 def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:

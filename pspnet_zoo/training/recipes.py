@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 
@@ -39,6 +39,10 @@ class Recipe:
     rotate: Annotated[float, "Largest random rotation, in degrees; half of the images are rotated."] = 0.0
     blur: Annotated[float, "Probability of a 5x5 Gaussian blur."] = 0.0
     cat_max_ratio: Annotated[float, "A crop is drawn again, up to ten times, while one class fills more of it than this."] = 1.0
+    rare_crops: Annotated[
+        float,
+        "Fraction of the crops that are centred on a pixel of a class that is drawn the likelier the rarer it is in the image.",
+    ] = 0.0
     photometric: Annotated[bool, "Whether brightness, contrast, saturation and hue vary."] = True
     aux_weight: Annotated[float, "Weight of the auxiliary head's loss, where the network has one."] = 0.4
     class_weight_power: Annotated[
@@ -48,7 +52,15 @@ class Recipe:
         float, "Online hard example mining: only pixels with a lower probability of their class than this count; 0 counts all."
     ] = 0.0
     ohem_min_kept: Annotated[int, "With online hard example mining, the least number of pixels of an image that count."] = 100_000
-    dice_weight: Annotated[float, "Weight of the soft Dice loss, added to the cross entropy."] = 0.0
+    ce_weight: Annotated[float, "Weight of the cross entropy; 0 leaves it out."] = 1.0
+    label_smoothing: Annotated[float, "Part of the target that the cross entropy spreads over all classes, 0 to 1."] = 0.0
+    dice_weight: Annotated[float, "Weight of the soft Dice loss, averaged over the classes that occur."] = 0.0
+    focal_weight: Annotated[float, "Weight of the focal loss, which counts each class against all others."] = 0.0
+    focal_gamma: Annotated[float, "Exponent of the focal loss: the larger, the less easy pixels count."] = 2.0
+    lovasz_weight: Annotated[float, "Weight of the Lovasz loss, which approximates the IoU."] = 0.0
+    tversky_weight: Annotated[float, "Weight of the Tversky loss, a Dice loss that weights both kinds of errors."] = 0.0
+    tversky_alpha: Annotated[float, "Weight of false positives in the Tversky loss; 0.5 for both is the Dice loss."] = 0.5
+    tversky_beta: Annotated[float, "Weight of false negatives in the Tversky loss: larger finds more of small objects."] = 0.5
     teacher_weight: Annotated[float, "Weight of the distillation loss, where there is a teacher."] = 1.0
     teacher_temperature: Annotated[
         float, "Temperature that divides both networks' logits; above 1, the less likely classes count more."
@@ -89,10 +101,31 @@ class Recipe:
                 raise ValueError(f"{name} is {value}; it must be 0 or more")
         if self.scale[0] > self.scale[1]:
             raise ValueError(f"scale is {self.scale}; the smaller factor comes first")
+        for name, needed in _NEEDS.items():
+            if getattr(self, name) != _default(name) and not getattr(self, needed):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but {needed} is 0, without which it does nothing; set {needed} too"
+                )
+        if not any(getattr(self, name) for name in _LOSSES):
+            raise ValueError(f"Every loss has the weight 0; give one of {', '.join(_LOSSES)} a positive weight")
+
+
+def _default(name: str) -> Any:
+    return next(field.default for field in fields(Recipe) if field.name == name)
 
 
 _POSITIVE = ("iterations", "batch_size", "crop", "lr", "scale", "teacher_temperature", "accumulation", "checkpoint_every")
-_FRACTIONS = ("momentum", "blur", "layer_decay", "ohem_threshold", "teacher_confidence", "ema_decay")
+_FRACTIONS = (
+    *("momentum", "blur", "layer_decay", "ohem_threshold", "teacher_confidence", "ema_decay"),
+    *("label_smoothing", "rare_crops"),
+)
+_LOSSES = ("ce_weight", "dice_weight", "focal_weight", "lovasz_weight", "tversky_weight")
+_NEEDS = {
+    **dict.fromkeys(("label_smoothing", "class_weight_power", "ohem_threshold"), "ce_weight"),
+    "focal_gamma": "focal_weight",
+    **dict.fromkeys(("tversky_alpha", "tversky_beta"), "tversky_weight"),
+}
+"""Settings that do nothing without another one."""
 
 
 def check_effects(recipe: Recipe, given: Collection[str], *, masks: bool, teacher: bool, aux_head: bool) -> None:

@@ -34,6 +34,7 @@ class Stream(Dataset):
             rotate=recipe.rotate,
             blur=recipe.blur,
             cat_max_ratio=recipe.cat_max_ratio,
+            rare_crops=recipe.rare_crops,
             photometric=recipe.photometric,
             mean=preprocess.mean_color,
             std=None if preprocess.is_rgb else preprocess.std_color,

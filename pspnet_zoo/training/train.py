@@ -6,7 +6,6 @@ the number of the step. Weights, the optimizer's state, the running average and 
 
 import json
 import logging
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from timm.layers import convert_sync_batchnorm
-from torch import Tensor, nn
+from torch import nn
 
 from ..data.check import mask_doubts
 from ..data.dataset import SegmentationDataset, as_segmentation_dataset
@@ -25,14 +24,13 @@ from ..evaluation.evaluate import check_classes, evaluate
 from ..inference.scores import labels_of
 from ..meta import Preprocess
 from ..models.pspnet import PSPNet
-from ..runtimes.cpu.depthwise import FastDepthwise
 from ..storage.files import write_atomically
-from .distill import TeacherScores, counted_pixels, distillation_loss
+from .distill import TeacherScores
 from .log import Log
-from .loss import pixel_mass, segmentation_loss
+from .methods.step import OptimizerStep
 from .recipes import Recipe
 from .run import Run, identity
-from .stream import Stream, batches, read_ahead, seed_of
+from .stream import Stream, batches, read_ahead
 from .trainer import Trainer
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -168,7 +166,7 @@ class _Loop:
             accelerator.wait_for_everyone()
         run.weigh_classes(self.dataset)
         stream = Stream(self.dataset, teacher, recipe, model.preprocess)
-        step = _Step(run, stream, compile)
+        step = OptimizerStep(run, stream, compile)
         order = batches(recipe, run.step, accelerator.process_index, accelerator.num_processes)
         model.train()
         self.trainer.begin()
@@ -184,7 +182,7 @@ class _Loop:
             write_atomically(self.folder / RESULT, (json.dumps(result.summary(), indent=2) + "\n").encode())
         return result
 
-    def step(self, run: Run, step: "_Step", micro_batches: Any, log: Log) -> bool:
+    def step(self, run: Run, step: OptimizerStep, micro_batches: Any, log: Log) -> bool:
         """One step, and what is due after it: evaluation and checkpoint. Whether a signal ends the run."""
         recipe, is_main = self.recipe, self.accelerator.is_main_process
         rate = run.set_rate()
@@ -214,80 +212,6 @@ class _Loop:
         if self.accelerator.is_main_process and scores.miou > run.best:
             run.best = scores.miou
             run.result.save_pretrained(self.folder / BEST)
-
-
-class _Step:
-    """One optimizer step: forward and backward of each micro-batch, then the weights."""
-
-    def __init__(self, run: Run, stream: Stream, compile: bool) -> None:
-        self.run, self.stream = run, stream
-        self.forward = torch.compile(run.network) if compile else run.network
-        # float32 is no faster by parts, see benchmarks/depthwise.py
-        by_parts = run.accelerator.device.type == "cpu" and run.recipe.precision == "bf16" and not compile
-        self.convolutions = FastDepthwise() if by_parts else nullcontext()
-
-    def __call__(self, micro_batches: list[list[Tensor]]) -> Tensor:
-        """This process's part of the step's loss, from (images, masks, positions, targets) of each micro-batch."""
-        run, accelerator = self.run, self.run.accelerator
-        micro_batches = [[tensor.to(accelerator.device) for tensor in batch] for batch in micro_batches]
-        masses = [self.mass(masks, targets) for _, masks, _, targets in micro_batches]
-        # every pixel of the step counts alike, whichever process or micro-batch it is in
-        mean_mass = run.mean(torch.stack(masses).sum(dim=0)).clamp(min=1e-6)
-        total = torch.zeros((), device=accelerator.device)
-        for index, ((images, masks, positions, targets), mass) in enumerate(zip(micro_batches, masses, strict=True)):
-            number = (run.step * run.recipe.accumulation + index) * accelerator.num_processes + accelerator.process_index
-            torch.manual_seed(seed_of(run.recipe.seed, number))  # dropout
-            is_last = index + 1 == run.recipe.accumulation
-            with nullcontext() if is_last else accelerator.no_sync(run.network):
-                loss = self.loss(images, masks, targets, mass / mean_mass)
-                self.check(loss, positions)
-                accelerator.backward(loss)
-            total += loss.detach()
-        run.take_step()
-        return total
-
-    def mass(self, masks: Tensor, targets: Tensor) -> Tensor:
-        """(2,) float: the pixels that count in the loss of the masks, and in the distillation loss."""
-        distilled = counted_pixels(targets, self.run.recipe.teacher_confidence).sum().float()
-        return torch.stack([pixel_mass(masks, self.run.class_weights), distilled])
-
-    def loss(self, images: Tensor, masks: Tensor, targets: Tensor, fraction: Tensor) -> Tensor:
-        """The loss of a micro-batch: (N, C, H, W) uint8 images against (N, H, W) class ids and soft labels.
-
-        `fraction`, (2,), is the micro-batch's fraction of the step's pixels that count, for the masks and for the soft labels.
-        """
-        model, recipe = self.run.model, self.run.recipe
-        x = model.preprocess(images).contiguous(memory_format=torch.channels_last)
-        with self.convolutions:
-            outputs = self.forward(x, return_aux=model.auxiliary_head is not None)
-        loss = segmentation_loss(
-            outputs,
-            masks,
-            aux_weight=recipe.aux_weight,
-            class_weights=self.run.class_weights,
-            ohem_threshold=recipe.ohem_threshold,
-            ohem_min_kept=recipe.ohem_min_kept,
-            dice_weight=recipe.dice_weight,
-        )
-        teacher = self.stream.teacher
-        if teacher is None:
-            return loss * fraction[0]
-        distillation = distillation_loss(
-            outputs,
-            targets,
-            known=teacher.known,
-            temperature=recipe.teacher_temperature,
-            confidence=recipe.teacher_confidence,
-            aux_weight=recipe.aux_weight,
-        )
-        return loss * fraction[0] + recipe.teacher_weight * distillation * fraction[1]
-
-    def check(self, loss: Tensor, positions: Tensor) -> None:
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(
-                f"The loss is {loss.item()} at step {self.run.step}; lower the learning rate ({self.run.recipe.lr}), or look at "
-                + ", ".join(f"'{self.stream.path(int(p))}'" for p in positions)
-            )
 
 
 def _accelerator(recipe: Recipe, cpu: bool) -> Accelerator:

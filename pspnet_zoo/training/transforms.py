@@ -48,6 +48,7 @@ def training_transform(
     rotate: float = 0.0,
     blur: float = 0.0,
     cat_max_ratio: float = 1.0,
+    rare_crops: float = 0.0,
     photometric: bool = True,
     std: Sequence[float] | None = None,
 ) -> v2.Compose:
@@ -68,6 +69,7 @@ def training_transform(
         rotate: Largest angle, in degrees; half of the images are rotated.
         blur: Probability of a Gaussian blur over 5x5 pixels.
         cat_max_ratio: Fraction of the counted pixels of a crop that its largest class should stay below, 0 to 1. See `RandomCrop`.
+        rare_crops: Fraction of the crops that are centred on rare classes, 0 to 1. See `RandomCrop`.
         photometric: Whether to distort the colours. See `PhotometricDistortion`, and `BandDistortion` where `std` is given.
         std: Standard deviation of each band, in pixel values; None for 8-bit RGB images.
 
@@ -81,7 +83,7 @@ def training_transform(
     return v2.Compose(
         [
             RandomScale(scale),
-            RandomCrop(crop, fill, rotate, cat_max_ratio),
+            RandomCrop(crop, fill, rotate, cat_max_ratio, rare_crops),
             *smoothing,
             v2.RandomHorizontalFlip(),
             *distortion,
@@ -118,32 +120,41 @@ class RandomCrop(v2.Transform):
         rotate: Half of the images are rotated, by an angle drawn uniformly between plus and minus this many degrees.
         cat_max_ratio: Below 1, a crop in which one class has this fraction or more of the counted pixels, or in which none is
             counted, is drawn again, at most 10 times.
+        rare: Fraction of the crops that are centred, as far as the image reaches, on a pixel of a class drawn from those of the
+            image, each with a probability in inverse proportion to its pixels there, 0 to 1.
 
     Source: hszhao/semseg util/transform.py, RandRotate; mmsegmentation mmseg/datasets/transforms/transforms.py, RandomCrop.
     """
 
-    def __init__(self, crop: tuple[int, int], fill: list[float], rotate: float, cat_max_ratio: float) -> None:
+    def __init__(self, crop: tuple[int, int], fill: list[float], rotate: float, cat_max_ratio: float, rare: float = 0.0) -> None:
         super().__init__()
-        self.crop, self.fill, self.rotate, self.cat_max_ratio = crop, fill, rotate, cat_max_ratio
+        self.crop, self.fill, self.rotate, self.cat_max_ratio, self.rare = crop, fill, rotate, cat_max_ratio, rare
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         mask = next(i for i in flat_inputs if isinstance(i, tv_tensors.Mask))
         angle = _uniform(-self.rotate, self.rotate) if self.rotate and _coin() else 0.0
-        window = self._draw(mask)
+        window = self._draw(mask, angle)
         if self.cat_max_ratio < 1:
             for _ in range(10):
                 counts = torch.bincount(_rotate_and_crop(mask, window, angle, IGNORE).flatten(), minlength=IGNORE + 1)[:IGNORE]
                 if counts.max().item() < self.cat_max_ratio * counts.sum().item():
                     break
-                window = self._draw(mask)
+                window = self._draw(mask, angle)
         return {"window": window, "angle": angle}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return _rotate_and_crop(inpt, params["window"], params["angle"], _fill(inpt, self.fill))
 
-    def _draw(self, mask: Tensor) -> Window:
+    def _draw(self, mask: Tensor, angle: float) -> Window:
         full_height, full_width = mask.shape
         height, width = min(full_height, self.crop[0]), min(full_width, self.crop[1])
+        if self.rare and torch.rand(()) < self.rare and (pixel := _rare_pixel(mask)):
+            # where the rotation takes the pixel
+            y, x = pixel[0] - (full_height - 1) / 2, pixel[1] - (full_width - 1) / 2
+            cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+            row, column = cos * y - sin * x + (full_height - 1) / 2, cos * x + sin * y + (full_width - 1) / 2
+            top, left = round(row - (height - 1) / 2), round(column - (width - 1) / 2)
+            return min(max(top, 0), full_height - height), min(max(left, 0), full_width - width), height, width
         top, left = torch.randint(full_height - height + 1, ()), torch.randint(full_width - width + 1, ())
         return int(top), int(left), height, width
 
@@ -226,6 +237,18 @@ class PadTo(v2.Transform):
         height, width = (max(crop - side, 0) for side, crop in zip(inpt.shape[-2:], self.crop, strict=True))
         top, left = height // 2, width // 2
         return F.pad(inpt, [left, top, width - left, height - top], fill=_fill(inpt, self.fill))
+
+
+def _rare_pixel(mask: Tensor) -> tuple[int, int] | None:
+    """A pixel of a class that is drawn in inverse proportion to its pixels; None where all are ignored."""
+    ids = mask.as_subclass(Tensor)
+    counts = torch.bincount(ids.flatten(), minlength=IGNORE + 1)[:IGNORE]
+    if not counts.any():
+        return None
+    chosen = torch.multinomial(torch.where(counts > 0, 1 / counts.clamp(min=1), 0.0), 1)
+    pixels = (ids == chosen).nonzero()
+    row, column = pixels[torch.randint(len(pixels), ())].tolist()
+    return row, column
 
 
 def _fill(inpt: Tensor, color: list[float]) -> float | list[float]:

@@ -1,0 +1,1 @@
+"""How a step is made, and how less of a network is trained."""
