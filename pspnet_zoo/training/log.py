@@ -1,15 +1,17 @@
-"""Curves and example images of a run, for TensorBoard."""
+"""Curves and example images of a run, for one or more experiment trackers."""
 
 import csv
+import importlib.util
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from ..data.dataset import SegmentationDataset
 from ..evaluation.evaluate import Evaluation
@@ -18,18 +20,30 @@ from ..inference import draw
 from ..inference.scores import class_ids
 from ..models.pspnet import PSPNet
 from ..storage.files import write_atomically
-from .recipes import Recipe
+from .recipes import TRACKERS, Recipe
 
 RECIPE = "recipe.json"
 HISTORY = "history.csv"
+PROJECT = "pspnet-zoo"
+"""The trackers' name for all runs; a run has the name of its folder."""
 
 
 class Log:
-    """The log of a run, written by one process."""
+    """The log of a run, written by one process.
 
-    def __init__(self, folder: Path, recipe: Recipe, step: int, writes: bool) -> None:
+    Args:
+        folder: Of the run. TensorBoard writes into `tensorboard` there and W&B into `wandb`; MLflow into `mlflow.db` and `mlflow`
+            unless MLFLOW_TRACKING_URI is set; Trackio where TRACKIO_DIR says.
+        recipe: Written as `recipe.json`, and told the trackers.
+        step: Steps done before.
+        writes: Whether this process writes.
+        trackers: Names of `TRACKERS`.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, step: int, writes: bool, trackers: Sequence[str] = ("tensorboard",)) -> None:
         self.folder = folder
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1) if writes else None
+        self.trackers = [_started(name, folder, recipe, step) for name in trackers] if writes else []
+        self.writes = writes
         if writes:
             write_atomically(folder / RECIPE, (json.dumps(asdict(recipe), indent=2) + "\n").encode())
 
@@ -37,24 +51,79 @@ class Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.writer:
-            self.writer.close()
+        for tracker in self.trackers:
+            tracker.finish()
 
     def step(self, step: int, loss: float, rate: float) -> None:
-        if self.writer:
-            self.writer.add_scalar("loss/train", loss, step)
-            self.writer.add_scalar("learning rate", rate, step)
+        """Log a training step."""
+        for tracker in self.trackers:
+            tracker.log({"loss/train": loss, "learning rate": rate}, step=step)
 
     def scores(self, history: Sequence[Mapping[str, Any]], scores: Evaluation, model: PSPNet, dataset: SegmentationDataset) -> None:
-        """Log the last evaluation of a run's history, and write the whole history."""
-        if self.writer:
-            step = history[-1]["step"]
-            write_atomically(self.folder / HISTORY, _csv(history).encode())
-            for name in ("miou", "pixel_accuracy", "loss"):
-                self.writer.add_scalar(f"{name}/val", getattr(scores, name), step)
-            for index in range(min(3, len(dataset))):
-                name = f"{dataset.images[index].stem}: ground truth, prediction"
-                self.writer.add_image(name, _example(model, dataset, index), step, dataformats="HWC")
+        """Log the last evaluation of a run's history and three predictions, and write the whole history."""
+        if not self.writes:
+            return
+        step = history[-1]["step"]
+        write_atomically(self.folder / HISTORY, _csv(history).encode())
+        images = {
+            f"{dataset.images[index].stem}: ground truth, prediction": _example(model, dataset, index)
+            for index in range(min(3, len(dataset)) if self.trackers else 0)
+        }
+        for tracker in self.trackers:
+            tracker.log({f"{name}/val": getattr(scores, name) for name in ("miou", "pixel_accuracy", "loss")}, step=step)
+            _log_images(tracker, images, step)
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that are unknown or not installed.
+
+    Raises:
+        ValueError: It names what to choose or to install.
+    """
+    for name in names:
+        if name not in TRACKERS:
+            raise ValueError(f"log is '{name}'; it can be {', '.join(TRACKERS)}, or several of them with commas")
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"log is '{name}', which is not installed; install it by: pip install {name}")
+
+
+def _started(name: str, folder: Path, recipe: Recipe, step: int) -> Any:
+    """A tracker of accelerate, at work on this run."""
+    tracker_class, run = LOGGER_TYPE_TO_CLASS[name], folder.resolve().name
+    if name == "tensorboard":
+        tracker = tracker_class("tensorboard", folder, purge_step=step + 1)
+    elif name == "wandb":
+        tracker = tracker_class(os.environ.get("WANDB_PROJECT", PROJECT), dir=str(folder), name=run)
+    elif name == "mlflow":
+        import mlflow
+
+        if "MLFLOW_TRACKING_URI" not in os.environ:  # the experiment is made where it is looked for
+            mlflow.set_tracking_uri(f"sqlite:///{folder.resolve() / 'mlflow.db'}")
+            tracker = tracker_class(PROJECT, logging_dir=(folder.resolve() / "mlflow").as_uri(), run_name=run)
+        else:
+            tracker = tracker_class(PROJECT, run_name=run)
+    else:
+        tracker = tracker_class(PROJECT, name=run)
+    tracker.start()
+    if name != "tensorboard":  # where it would be another run beside this one
+        tracker.store_init_configuration({key: str(v) if isinstance(v, tuple) else v for key, v in asdict(recipe).items()})
+    return tracker
+
+
+def _log_images(tracker: Any, images: Mapping[str, np.ndarray], step: int) -> None:
+    """Log (H, W, 3) uint8 images by name."""
+    if tracker.name == "mlflow":
+        import mlflow
+
+        for index, image in enumerate(images.values()):  # its keys are parts of file names
+            mlflow.log_image(image, key=f"prediction {index}", step=step)
+    elif tracker.name == "trackio":
+        import trackio
+
+        tracker.log({name: trackio.Image(image) for name, image in images.items()}, step=step)
+    else:
+        options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+        tracker.log_images({name: image[None] for name, image in images.items()}, step=step, **options)
 
 
 def _csv(history: Sequence[Mapping[str, Any]]) -> str:

@@ -288,6 +288,9 @@ RECIPES = {
     ),
 }
 
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+"""Names of experiment trackers that a run can log to."""
+
 AUTO = "auto"
 """The name that chooses a recipe by the backbone, see `choose_recipe`."""
 

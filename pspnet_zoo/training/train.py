@@ -6,7 +6,7 @@ the number of the step. Weights, the optimizer's state, the running average and 
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from ..meta import Preprocess
 from ..models.pspnet import PSPNet
 from ..storage.files import write_atomically
 from .distill import TeacherScores
-from .log import Log
+from .log import Log, check_trackers
 from .methods.step import OptimizerStep
 from .recipes import Recipe
 from .run import Run, identity
@@ -89,6 +89,7 @@ def train(
     workers: int = 0,
     cpu: bool = False,
     compile: bool = False,
+    log: Sequence[str] = ("tensorboard",),
     progress: Progress | None = None,
     trainer: Trainer | None = None,
 ) -> TrainingResult:
@@ -101,7 +102,7 @@ def train(
         model: Its weights are the start, unless a checkpoint is resumed. It is moved to the GPU of its process, where there is one.
         dataset: What to train on: of `open_dataset`, or any dataset that `pspnet_zoo.data.dataset.CheckedDataset` takes.
         recipe: The run's settings.
-        folder: Takes `recipe.json`, a `tensorboard` log, `history.csv` with a row for each evaluation, the network with the best
+        folder: Takes `recipe.json`, the logs, `history.csv` with a row for each evaluation, the network with the best
             mIoU on `validation` as `best`, `result.json`, and `checkpoint.safetensors`, replaced every `recipe.checkpoint_every`
             steps, at a signal, and at the end.
         validation: Evaluated every `recipe.evaluate_every` steps and at the end; None for never.
@@ -110,6 +111,7 @@ def train(
         workers: Processes that read images, for each that trains; 0 reads in this one. The result does not depend on it.
         cpu: Train on the CPU though there is a GPU.
         compile: Whether to run through torch.compile: a slow start, then faster steps.
+        log: Experiment trackers to log to: tensorboard, wandb, mlflow, trackio. See `pspnet_zoo.training.log.Log`.
         progress: See `Progress`; called in the main process only.
         trainer: What holds the folder and hears signals already, from before this call; None to do so during it.
 
@@ -122,6 +124,7 @@ def train(
         FloatingPointError: If the loss is NaN or infinite; it names the images, and the last checkpoint stays.
         Stopped: If a signal arrived before the first step.
     """
+    check_trackers(log)
     accelerator = _accelerator(recipe, cpu)
     _check(model, recipe, accelerator)
     labels, channels = labels_of(model), model.config["in_channels"]
@@ -134,7 +137,7 @@ def train(
         if accelerator.is_main_process:
             _check_masks(dataset)
         loop = _Loop(trainer, accelerator, model, dataset, recipe, folder, validation, teacher, progress)
-        return loop.run(resume=resume, workers=workers, compile=compile)
+        return loop.run(resume=resume, workers=workers, compile=compile, log=log)
 
 
 @dataclass
@@ -151,7 +154,7 @@ class _Loop:
     teacher: TeacherScores | None
     progress: Progress | None
 
-    def run(self, *, resume: bool, workers: int, compile: bool) -> TrainingResult:
+    def run(self, *, resume: bool, workers: int, compile: bool, log: Sequence[str]) -> TrainingResult:
         """Prepare and train."""
         accelerator, model, recipe, teacher = self.accelerator, self.model, self.recipe, self.teacher
         known_by = identity(model, self.dataset, teacher.name if teacher else None)
@@ -170,9 +173,9 @@ class _Loop:
         order = batches(recipe, run.step, accelerator.process_index, accelerator.num_processes)
         model.train()
         self.trainer.begin()
-        logged = Log(self.folder, recipe, run.step, accelerator.is_main_process)
-        with logged as log, read_ahead(stream, order, workers) as micro_batches:
-            while not run.is_complete and not self.step(run, step, micro_batches, log):
+        logged = Log(self.folder, recipe, run.step, accelerator.is_main_process, log)
+        with logged as writer, read_ahead(stream, order, workers) as micro_batches:
+            while not run.is_complete and not self.step(run, step, micro_batches, writer):
                 pass
         run.finish()
         for name, norm in own_norms.items():
