@@ -1,36 +1,24 @@
 """The command `pspnet-zoo train`."""
 
-import math
+import json
 import signal
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ..data.layouts.names import LAYOUTS
-from ..extras import missing_extra
 from ..inference.protocols import PROTOCOLS
-from ..meta import Labels, Preprocess
-from ..training.recipes import AUTO, RECIPES, NamedRecipe, Recipe, check_effects, choose_recipe
+from ..storage.files import write_atomically
+from ..training.recipes import AUTO, RECIPES, TRACKERS
 from ..training.trainer import Stopped, Trainer
 from ..zoo.registry import parse_architecture
-from .terminal import check_name, err, progress_bar, refuse_idle, say, torchrun_device, torchrun_process, with_recipe_options
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from ..data.dataset import SegmentationDataset
-    from ..models.pspnet import PSPNet
-    from ..runtimes.open import Runtime
-    from ..training.distill import TeacherScores
-    from ..training.train import TrainingResult
+from .terminal import check_name, err, refuse_idle, say, torchrun_process, with_recipe_options
+from .training_run import StartOptions, TeacherOptions, TrainingData, TrainingRun
 
 DISTILLATION = "Knowledge distillation"
-_LINE_EVERY = 10  # seconds
 
 
 @with_recipe_options
@@ -51,6 +39,13 @@ def train(
     ] = None,
     output_stride: Annotated[
         int | None, typer.Option(show_default="8, or that of --init", help="Output stride of the encoder: 8, 16 or 32 pixels.")
+    ] = None,
+    fuse_blocks: Annotated[
+        str | None,
+        typer.Option(help="Blocks of a plain vision transformer to read together: the last ones, as 4, or indices, as 2,5,8,11."),
+    ] = None,
+    drop_path_rate: Annotated[
+        float | None, typer.Option(show_default="0, or that of --init", help="Rate of the encoder's stochastic depth, 0 to 1.")
     ] = None,
     teacher: Annotated[
         list[str],
@@ -81,6 +76,18 @@ def train(
     cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU though there is a GPU.")] = False,
     compile: Annotated[bool, typer.Option("--compile", help="Run through torch.compile: a slow start, then faster steps.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUTPUT exactly where it stopped.")] = False,
+    log: Annotated[
+        str, typer.Option(help=f"Experiment trackers, with commas: {', '.join(TRACKERS)}; none for no log.")
+    ] = "tensorboard",
+    feature_cache: Annotated[
+        Path | None, typer.Option(help="Folder for the features of a frozen encoder, computed once for each of --views.")
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(help="Runs with as many seeds, from --seed on, each in OUTPUT/seed-N; ends with mean and spread.")
+    ] = 1,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Try learning rates on the training images, print one, and train nothing.")
+    ] = False,
     **settings: Any,
 ) -> None:
     """Train a network on masks, or on soft labels of other networks.
@@ -91,32 +98,70 @@ def train(
 
     On several GPUs: torchrun --nproc-per-node N -m pspnet_zoo.cli train ...
     """
-    with Trainer(output, leads=torchrun_process()[0] == 0) as trainer:
-        _check_names([init, *teacher], model, teacher_protocol, recipe)
-        if not teacher:
-            refuse_idle("is for distillation; add --teacher", *(f"teacher_{n}" for n in ("protocol", "mapping", "cache", "stride")))
-        if data is None:
-            refuse_idle("is the layout of --data; give both, or neither", "dataset")
-        given = {name: value for name, value in settings.items() if value is not None}
-        named = None if recipe == AUTO else RECIPES[recipe]
-        layout = dataset or (named.dataset if named else None)
-        teachers = _Teachers(teacher, teacher_protocol, teacher_mapping, teacher_cache or output / "teacher", teacher_stride, cpu)
-        start = _Start(named, model, init, encoder_weights, output_stride)
-        try:
-            run = _Run(trainer, given, _Data(layout, data, unlabelled, bool(teacher)), start, teachers, resume)
-            result = run.train(workers=workers, cpu=cpu, compile=compile)
-        except Stopped:
-            raise _stopped(trainer, f"before {'the next' if resume else 'the first'} step; nothing was changed") from None
-        if not result.is_complete:
-            raise _stopped(
-                trainer, f"after step {result.steps} of {run.recipe.iterations} with a checkpoint; continue with --resume"
-            )
-        if trainer.leads:
-            if result.best:
-                say(f"Best mIoU {result.best_miou:.4f} in {result.best}, last {result.last_miou:.4f}")
-            say(f"Wrote {run.network.save_pretrained(output / 'model')}")
-        if trainer.signal is not None:
-            raise _stopped(trainer, "after the last step; the run is complete")
+    _check_names([init, *teacher], model, teacher_protocol, recipe)
+    if not teacher:
+        refuse_idle("is for distillation; add --teacher", *(f"teacher_{n}" for n in ("protocol", "mapping", "cache", "stride")))
+    if data is None:
+        refuse_idle("is the layout of --data; give both, or neither", "dataset")
+    trackers = [] if log == "none" else log.split(",")
+    if seeds < 1 or (find_lr and (seeds > 1 or resume)):
+        raise ValueError(f"--seeds is {seeds}; it must be 1 or more, and --find-lr goes with neither --seeds nor --resume")
+    given = {name: value for name, value in settings.items() if value is not None}
+    named = None if recipe == AUTO else RECIPES[recipe]
+    layout = dataset or (named.dataset if named else None)
+    start = StartOptions(named, model, init, encoder_weights, output_stride, fuse_blocks, drop_path_rate)
+
+    def run(folder: Path, settings: dict[str, Any]) -> "float | None":
+        teachers = TeacherOptions(
+            teacher, teacher_protocol, teacher_mapping, teacher_cache or output / "teacher", teacher_stride, cpu
+        )
+        images = TrainingData(layout, data, unlabelled, bool(teacher))
+        with Trainer(folder, leads=torchrun_process()[0] == 0) as trainer:
+            try:
+                training = TrainingRun(trainer, settings, images, start, teachers, resume and (seeds == 1 or _has_run(folder)))
+                if find_lr:
+                    rate = training.find_rate(cpu=cpu)
+                    if trainer.leads:
+                        say(f"Learning rate {rate:.2g}: a tenth of that with the lowest loss of those in {folder / 'find_lr.csv'}")
+                    return None
+                how = {"workers": workers, "cpu": cpu, "compile": compile, "log": trackers, "feature_cache": feature_cache}
+                result = training.train(**how)
+            except Stopped:
+                raise _stopped(trainer, f"before {'the next' if resume else 'the first'} step; nothing was changed") from None
+            if not result.is_complete:
+                steps = f"after step {result.steps} of {training.recipe.iterations}"
+                raise _stopped(trainer, f"{steps} with a checkpoint; continue with --resume")
+            if trainer.leads:
+                if result.best:
+                    say(f"Best mIoU {result.best_miou:.4f} in {result.best}, last {result.last_miou:.4f}")
+                say(f"Wrote {training.network.save_pretrained(folder / 'model')}")
+            if trainer.signal is not None:
+                raise _stopped(trainer, "after the last step; the run is complete")
+            return result.last_miou
+
+    if seeds == 1:
+        run(output, given)
+        return
+    first = given.get("seed", named.recipe.seed if named else 0)
+    _say_spread(output, {seed: run(output / f"seed-{seed}", {**given, "seed": seed}) for seed in range(first, first + seeds)})
+
+
+def _has_run(folder: Path) -> bool:
+    from ..training.train import CHECKPOINT
+
+    return (folder / CHECKPOINT).exists()
+
+
+def _say_spread(folder: Path, found: dict[int, float | None]) -> None:
+    """Print and write the last mIoU of each seed, their mean and their spread."""
+    mious = [miou for miou in found.values() if miou is not None]
+    if torchrun_process()[0] or not mious:
+        return
+    spread = {"mean": statistics.mean(mious), "standard_deviation": statistics.stdev(mious), "range": max(mious) - min(mious)}
+    write_atomically(folder / "seeds.json", (json.dumps({"last_miou": found, **spread}, indent=2) + "\n").encode())
+    each = ", ".join(f"{miou:.4f}" for miou in mious)
+    say(f"Last mIoU of {len(mious)} seeds: {each}")
+    say(f"Mean {spread['mean']:.4f}, standard deviation {spread['standard_deviation']:.4f}, range {spread['range']:.4f}")
 
 
 def _check_names(checkpoints: Sequence[str | None], model: str | None, protocol: str, recipe: str) -> None:
@@ -136,263 +181,3 @@ def _stopped(trainer: Trainer, when: str) -> typer.Exit:
     if trainer.leads:
         say(f"Stopped {when}", err)
     return typer.Exit(128 + (trainer.signal or signal.SIGTERM))  # another process may have had the signal
-
-
-class _Run:
-    """A run, loaded and ready."""
-
-    def __init__(
-        self, trainer: Trainer, settings: Mapping[str, Any], data: "_Data", start: "_Start", teachers: "_Teachers", resume: bool
-    ) -> None:
-        try:
-            from ..training.train import CHECKPOINT
-        except ModuleNotFoundError as error:
-            raise missing_extra("Training", "train", error) from None
-        if (trainer.folder / CHECKPOINT).exists() and not resume:
-            raise ValueError(f"'{trainer.folder}' already holds a run; continue it with --resume, or choose another folder with -o")
-        if resume and not (trainer.folder / CHECKPOINT).exists():
-            raise ValueError(f"'{trainer.folder}' holds no run to continue; leave out --resume")
-        self.trainer, self.resume = trainer, resume
-        masked = data.masked()
-        self.teachers = teachers.load()
-        self.images = data.images(masked, masked.labels if masked else teachers.labels())
-        seed = settings.get("seed", start.recipe.recipe.seed if start.recipe else 0)
-        self.network = start.network(self.images.labels, seed, getattr(self.images, "preprocess", None))
-        self.recipe = replace(self._recipe(start), **settings)
-        aux = self.network.auxiliary_head is not None
-        check_effects(self.recipe, settings, masks=masked is not None, teacher=bool(teachers.names), aux_head=aux)
-        self.validation = data.validation() if self.recipe.evaluate_every else None
-        self.network.provenance = {
-            "data": data.description(masked, len(self.images)),
-            "start": start.description,
-            "start_provenance": self.network.provenance,
-            "recipe": asdict(self.recipe),
-            **teachers.provenance(),
-        }
-        self.scores = teachers.scores(self.images)
-        factor, (low, high) = self.network.preprocess.input_scale, self.recipe.scale
-        if factor != 1 and trainer.leads:
-            text = f"times --scale {low:g} to {high:g}: images are resized by {factor * low:g} to {factor * high:g}"
-            say(f"The network's input scale factor is {factor:g}, {text}", err)
-
-    def _recipe(self, start: "_Start") -> Recipe:
-        """The recipe that was named, or the one for the backbone, with a word on the choice."""
-        if start.recipe:
-            return start.recipe.recipe
-        encoder = self.network.encoder
-        pretrained = bool(start.init or start.encoder_weights)
-        name, reason = choose_recipe(
-            self.network.config["encoder_name"], convolutional=encoder.mechanism == "dilated", pretrained=pretrained
-        )
-        if self.trainer.leads:
-            say(f"Recipe {name}: {reason}", err)
-        return RECIPES[name].recipe
-
-    def train(self, **how: Any) -> "TrainingResult":
-        """Train; a bar shows the progress."""
-        from ..training.train import train
-
-        with _progress(self.recipe, self.scores, self.trainer.leads) as show:
-            return train(
-                self.network,
-                self.images,
-                self.recipe,
-                self.trainer.folder,
-                validation=self.validation,
-                teacher=self.scores,
-                resume=self.resume,
-                progress=show,
-                trainer=self.trainer,
-                **how,
-            )
-
-
-@dataclass(frozen=True)
-class _Data:
-    """Images to train on: with masks, without, or both."""
-
-    layout: str | None
-    folder: Path | None
-    unlabelled: Sequence[Path]
-    has_teacher: bool
-
-    def __post_init__(self) -> None:
-        if (self.unlabelled and not self.has_teacher) or not (self.folder or self.unlabelled):
-            raise ValueError("There is nothing to train on; give --data, or --teacher and --unlabelled")
-
-    def masked(self) -> "SegmentationDataset | None":
-        from ..data.open import open_dataset
-
-        return open_dataset(self._layout(self.folder), self.folder, "train") if self.folder else None
-
-    def _layout(self, folder: Path) -> str:
-        from ..data.open import guess_layout
-
-        return self.layout or guess_layout(folder)
-
-    def validation(self) -> "SegmentationDataset | None":
-        from ..data.open import open_dataset
-
-        if self.folder is None:
-            return None
-        try:
-            return open_dataset(self._layout(self.folder), self.folder, "val")
-        except (ValueError, OSError) as error:
-            raise ValueError(f"There is no val split to evaluate on: {error}. Train without one by --evaluate-every 0") from None
-
-    def images(self, masked: "SegmentationDataset | None", labels: Labels) -> "SegmentationDataset":
-        from ..data.unlabelled import Joined, Unlabelled
-
-        if self.unlabelled and getattr(masked, "preprocess", None):
-            raise ValueError(
-                "--unlabelled images are read as 8-bit RGB, and the dataset states another preprocessing; leave them out"
-            )
-        parts = [*([masked] if masked else []), *(Unlabelled(folder, labels) for folder in self.unlabelled)]
-        return Joined(parts) if self.unlabelled else parts[0]
-
-    def description(self, masked: "SegmentationDataset | None", total: int) -> str:
-        """For the provenance."""
-        with_masks = len(masked) if masked else 0
-        counts = [f"{self._layout(self.folder)}, split train, {with_masks} images"] if masked and self.folder else []
-        return "; ".join(counts + [f"{total - with_masks} images without masks"] * (total > with_masks))
-
-
-@dataclass
-class _Teachers:
-    """Networks whose predictions are soft labels."""
-
-    names: Sequence[str]
-    protocol: str
-    mapping_file: Path | None
-    cache: Path
-    stride: int
-    cpu: bool
-    mapping: Mapping[str, Sequence[str]] | None = None
-    runtimes: "Sequence[Runtime]" = ()
-
-    def load(self) -> "Sequence[Runtime]":
-        """The teachers, those that are networks on the GPU of this process if there is one."""
-        from ..model_source import ExportedFile, parse_weights
-        from ..runtimes.open import open_runtime
-        from ..training.distill import read_mapping
-
-        self.mapping = read_mapping(self.mapping_file) if self.mapping_file else None
-        if self.names:
-            device = "cpu" if self.cpu else torchrun_device()
-            self.runtimes = [
-                open_runtime(name, device=None if isinstance(parse_weights(name), ExportedFile) else device) for name in self.names
-            ]
-        return self.runtimes
-
-    def labels(self) -> Labels:
-        """The student's classes, where there are no masks: the mapping's, or else the first teacher's."""
-        if self.mapping is not None:
-            return Labels(tuple(self.mapping))
-        if self.runtimes[0].labels is None:
-            raise ValueError("The teacher has no labels, so its classes have no names; give --teacher-mapping")
-        return self.runtimes[0].labels
-
-    def provenance(self) -> dict[str, Any]:
-        """For the network that is trained."""
-        if not self.names:
-            return {}
-        networks = [{"name": name, "provenance": net.provenance} for name, net in zip(self.names, self.runtimes, strict=True)]
-        return {"teachers": {"protocol": self.protocol, "mapping": self.mapping, "networks": networks}}
-
-    def scores(self, images: "SegmentationDataset") -> "TeacherScores | None":
-        """Their soft labels of the images, not yet computed."""
-        from ..training.distill import TeacherScores, network_teacher
-
-        if not self.names:
-            return None
-        made = [network_teacher(runtime, PROTOCOLS[self.protocol], images.labels, self.mapping) for runtime in self.runtimes]
-        return TeacherScores(self.cache, made, images, stride=self.stride)
-
-
-@dataclass(frozen=True)
-class _Start:
-    """The network to train: a checkpoint's, or a new one with the auxiliary head."""
-
-    recipe: NamedRecipe | None
-    model: str | None
-    init: str | None
-    encoder_weights: str | None
-    output_stride: int | None
-
-    def __post_init__(self) -> None:
-        for option, value in (("--model", self.model), ("--encoder-weights", self.encoder_weights)):
-            if self.init and value:
-                raise ValueError(
-                    f"--init is '{self.init}', which has an architecture and weights of its own; leave out {option} {value}"
-                )
-
-    @property
-    def description(self) -> str:
-        """For the provenance."""
-        return self.init or (f"encoder weights {self.encoder_weights}" if self.encoder_weights else "untrained")
-
-    def network(self, labels: Labels, seed: int, preprocess: Preprocess | None) -> "PSPNet":
-        """With these classes, and for these images where they are not 8-bit RGB.
-
-        The classifier of a checkpoint with other classes is made anew.
-        """
-        import torch
-
-        from ..factory import create, load
-
-        torch.manual_seed(seed)  # the first weights of what is not pretrained
-        options: dict[str, Any] = {"classes": len(labels)}
-        if self.output_stride is not None:
-            options["encoder_output_stride"] = self.output_stride
-        if preprocess is not None:
-            options["in_channels"] = len(preprocess.mean)
-        if self.init:
-            network = load(self.init, **options)
-            if network.labels is not None and network.labels.names != labels.names:
-                network.reset_classifier(len(labels))
-        else:
-            named = self.recipe or RECIPES["finetune"]
-            options |= {"encoder_weights": self.encoder_weights, "aux_head": True, **named.network}
-            network = create(self.model or named.model, **options)
-        network.labels = labels
-        network.preprocess = preprocess or network.preprocess
-        return network
-
-
-@contextmanager
-def _progress(recipe: Recipe, scores: "TeacherScores | None", leads: bool) -> Iterator[Callable[[int, float, float], None]]:
-    """The progress of a run, called after each step: a bar on a terminal, else a line every ten seconds and at the last step."""
-    bar, shown = progress_bar(), -math.inf
-    bar.disable = not leads
-    with bar:
-        if scores:
-            _show_teacher(bar, scores, leads)
-        task = bar.add_task("training", total=recipe.iterations, start=not scores)
-
-        def show(step: int, loss: float, rate: float) -> None:
-            nonlocal shown
-            text = f"loss {loss:.3f}  lr {rate:.5f}"
-            bar.start_task(task)
-            bar.update(task, completed=step, description=text)
-            now = time.monotonic()
-            if not err.is_terminal and (now - shown >= _LINE_EVERY or step == recipe.iterations):
-                shown = now
-                say(f"step {step}/{recipe.iterations}  {text}", err)
-
-        yield show
-
-
-def _show_teacher(bar: "Progress", scores: "TeacherScores", leads: bool) -> None:
-    """Show the computation of soft labels; their size is said at its start."""
-    task = None
-
-    def show(done: int, total: int) -> None:
-        nonlocal task
-        if task is None:
-            task = bar.add_task("teacher", total=total)
-        bar.update(task, completed=done)
-
-    scores.progress = show
-    if leads:
-        size = sum(map(scores.size, range(len(scores.dataset)))) / 1e9
-        say(f"The teacher's soft labels of {len(scores.dataset)} images take {size:.1f} GB in {scores.folder}", err)

@@ -2,12 +2,14 @@
 
 import difflib
 import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import timm
 import torch
+from timm.layers import Format
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -184,22 +186,27 @@ def build_backbone(
     Args:
         name: Of a timm model, with or without a tag.
         in_channels: Channels of its input.
-        options: More arguments of `timm.create_model`.
+        options: More arguments of `timm.create_model`; with "fuse", the blocks of `FusedBlocks`.
         pretrained: Whether to load weights: of the file, else those of the tag.
         file: A .safetensors file with timm's keys.
 
     Raises:
         ValueError: If the weights do not load for the size of image in `options`.
     """
+    options = dict(options)
+    fuse = options.pop("fuse", None)
+    kind: dict[str, Any] = {"features_only": True} if fuse is None else {"num_classes": 0}
     try:
         net: Any = timm.create_model(
             name,
             pretrained=pretrained,
             pretrained_cfg_overlay={"file": file} if file else None,
-            features_only=True,
             in_chans=in_channels,
+            **kind,
             **options,
         )
+        if fuse is not None:
+            net = FusedBlocks(net, name, fuse)
     except TypeError as error:
         if "drop_path_rate" in options and "drop_path_rate" in str(error):
             raise ValueError(f"'{name}' has no stochastic depth in timm; leave out drop_path_rate") from None
@@ -218,6 +225,49 @@ def build_backbone(
         if path.endswith(".aa") and isinstance(module, nn.AvgPool2d):
             module.ceil_mode, module.count_include_pad = True, False
     return net
+
+
+class FusedBlocks(nn.Module):
+    """Two features of a plain vision transformer: a block at two thirds of its depth, and the chosen blocks beside each other.
+
+    Each is normalised by the model's own last norm, as DINOv2's and DINOv3's evaluations read them.
+
+    Args:
+        model: timm's model.
+        name: Its name, for errors.
+        fuse: How many of the last blocks, or the indices of blocks.
+
+    Raises:
+        ValueError: If the model is no plain vision transformer, or has no such blocks.
+
+    Source: github facebookresearch/dinov2, dinov2/hub/backbones.py and the ADE20K configs of its semantic segmentation.
+    """
+
+    def __init__(self, model: Any, name: str, fuse: int | Sequence[int]) -> None:
+        strides = {info["reduction"] for info in getattr(model, "feature_info", None) or [] if isinstance(info, dict)}
+        if len(strides) != 1 or not hasattr(model, "forward_intermediates") or not hasattr(model, "blocks"):
+            raise ValueError(f"'{name}' is no plain vision transformer, whose blocks could be fused; leave out encoder_fuse={fuse}")
+        depth = len(model.blocks)
+        chosen = range(depth - fuse, depth) if isinstance(fuse, int) else fuse
+        if not chosen or not all(0 <= block < depth for block in chosen):
+            raise ValueError(
+                f"encoder_fuse is {fuse}; '{name}' has {depth} blocks: give 1 to {depth}, or indices from 0 to {depth - 1}"
+            )
+        middle = depth * 2 // 3 - 1
+        read = sorted({middle, *chosen})
+        super().__init__()
+        self.read = model.prune_intermediate_layers(read, prune_norm=False)
+        self.model, self.output_fmt = model, Format.NCHW
+        self.pretrained_cfg = model.pretrained_cfg
+        self._middle, self._chosen = read.index(middle), [read.index(block) for block in chosen]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, C, h, w), and (N, blocks * C, h, w); (N, positions, ...) if `output_fmt` says so."""
+        features = self.model.forward_intermediates(
+            x, indices=self.read, norm=True, output_fmt=self.output_fmt.value, intermediates_only=True
+        )
+        channels = 1 if self.output_fmt == Format.NCHW else -1
+        return [features[self._middle], torch.cat([features[i] for i in self._chosen], dim=channels)]
 
 
 def _check_available(name: str) -> None:

@@ -4,6 +4,7 @@
 any other. Both have the interface of `Encoder`.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, get_args
 
 import timm
@@ -32,6 +33,7 @@ def build_encoder(
     stem_width: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     read: int = 2,
+    fuse: int | Sequence[int] | None = None,
 ) -> "Encoder":
     """The encoder of a timm backbone, with its strides bounded in the way that suits it.
 
@@ -52,6 +54,8 @@ def build_encoder(
             one size; None for that of their pretraining.
         read: How many features are read, from the last. Parameters of a resized encoder that only others depend on become buffers:
             they would get no gradient, which DistributedDataParallel refuses.
+        fuse: Plain vision transformers only: the last feature is that of so many last blocks beside each other, or of the blocks
+            with these indices, each after the model's last norm. None for the last block as it is.
 
     Raises:
         ValueError: If an argument is outside its range or not for this encoder, or the model cannot be an encoder.
@@ -65,10 +69,12 @@ def build_encoder(
     if mechanism_of(name) == "dilated":
         if image_size is not None:
             raise ValueError(f"'{name}' takes images of any size; leave out encoder_image_size={image_size}")
+        if fuse is not None:
+            raise ValueError(f"'{name}' is convolutional, not a plain vision transformer; leave out encoder_fuse={fuse}")
         return DilatedEncoder(backbone, depth, output_stride, dilation, shortcut_pool, stem_width)
     if dilation != "atrous" or shortcut_pool != "dilated":
         raise ValueError(f"'{name}' is resized, not dilated: dilation={dilation!r}, shortcut_pool={shortcut_pool!r} are not for it")
-    return ResizedEncoder(backbone, depth, output_stride, image_size, read)
+    return ResizedEncoder(backbone, depth, output_stride, image_size, read, fuse)
 
 
 class Encoder(nn.Module):
@@ -246,7 +252,13 @@ class ResizedEncoder(Encoder):
     mechanism = "resized"
 
     def __init__(
-        self, backbone: Backbone, depth: int, output_stride: int, image_size: int | tuple[int, int] | None, read: int
+        self,
+        backbone: Backbone,
+        depth: int,
+        output_stride: int,
+        image_size: int | tuple[int, int] | None,
+        read: int,
+        fuse: int | Sequence[int] | None = None,
     ) -> None:
         found = measure(
             backbone.tagged_name,
@@ -255,6 +267,7 @@ class ResizedEncoder(Encoder):
             output_stride=output_stride,
             image_size=image_size,
             read=read,
+            fuse=fuse,
         )
         model = backbone.build(found.options)
         for path in found.unread:

@@ -8,7 +8,7 @@ hold here, its arithmetic does not.
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -51,6 +51,7 @@ class PSPNet(Pretrained):
         encoder_output_stride: 8, 16 or 32 pixels.
         encoder_stem_width: Gives a ResNet a deep stem, see `build_encoder`.
         encoder_image_size: Of the largest image, for encoders that are built for one size, see `build_encoder`.
+        encoder_fuse: Blocks of a plain vision transformer whose outputs are read together, see `build_encoder`.
         dilation: "atrous" or the rule of a published checkpoint, see `pspnet_zoo.zoo.policies.Dilation`.
         shortcut_pool: "dilated" or "identity", see `pspnet_zoo.zoo.policies.ShortcutPool`.
         drop_path_rate: Rate of the encoder's stochastic depth in training, 0 to 1, for models that have it.
@@ -94,6 +95,7 @@ class PSPNet(Pretrained):
         encoder_output_stride: int = 8,
         encoder_stem_width: int | None = None,
         encoder_image_size: int | tuple[int, int] | None = None,
+        encoder_fuse: int | Sequence[int] | None = None,
         dilation: Dilation = "atrous",
         shortcut_pool: ShortcutPool = "dilated",
         drop_path_rate: float = 0.0,
@@ -121,6 +123,7 @@ class PSPNet(Pretrained):
             stem_width=encoder_stem_width,
             image_size=encoder_image_size,
             read=2 if aux_head else 1,
+            fuse=encoder_fuse,
         )
         *_, aux_in_channels, last_channels = self.encoder.out_channels
         self.decoder = PyramidDecoder(
@@ -269,18 +272,23 @@ class PSPNet(Pretrained):
     def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
         """Depth of a parameter by its name, as timm's optimizers ask for it to let learning rates fall with depth.
 
-        Blocks of the encoder count from 1, in the order of the forward; what is before them is 0, and the heads are infinite.
+        Blocks of the encoder count from 1; what is before the first is 0, what begins a later stage counts with its first block,
+        and the heads are infinite.
 
         Args:
             coarse: Count stages (the parts of `encoder.model`) instead of blocks.
         """
-        depths, seen, depth = {}, set(), 0
+        depths, seen, waiting, depth = {}, set(), {}, 0
         for name, _ in self.encoder.model.named_parameters():
-            match = (_STAGE if coarse else _BLOCK).match(name)
-            if match and match[1] not in seen and next(self.encoder.model.get_submodule(match[1]).children(), None) is not None:
+            stage, match = _STAGE.match(name), (_STAGE if coarse else _BLOCK).match(name)
+            is_block = match and next(self.encoder.model.get_submodule(match[1]).children(), None) is not None
+            if match and is_block and match[1] not in seen:
                 seen.add(match[1])
                 depth += 1
+                depths |= dict.fromkeys(waiting.pop(stage and stage[1], ()), float(depth))
             depths[f"encoder.model.{name}"] = float(depth)
+            if not is_block and stage:
+                waiting.setdefault(stage[1], []).append(f"encoder.model.{name}")
         return lambda name: depths.get(name, math.inf)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -292,11 +300,7 @@ class PSPNet(Pretrained):
         self.encoder.set_grad_checkpointing(enable)
 
     def __prepare_scriptable__(self) -> "PSPNet":
-        """Answer torch.jit.script, which would fail somewhere inside.
-
-        Raises:
-            RuntimeError: Always, with the way out.
-        """
+        """Answer torch.jit.script, which would fail somewhere inside, by a RuntimeError with the way out."""
         raise RuntimeError(
             "TorchScript does not compile this network. Use pspnet_zoo.export for ONNX, OpenVINO or torch.export, torch.compile "
             "for speed in Python, or torch.jit.trace for one size of image"

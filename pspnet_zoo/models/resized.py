@@ -6,6 +6,7 @@ copy without data, because timm's `feature_info` and `fixed_input_size` are not 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,14 @@ class FeatureResizing:
 
 
 def measure(
-    name: str, *, in_channels: int, depth: int, output_stride: int, image_size: int | tuple[int, int] | None, read: int
+    name: str,
+    *,
+    in_channels: int,
+    depth: int,
+    output_stride: int,
+    image_size: int | tuple[int, int] | None,
+    read: int,
+    fuse: int | Sequence[int] | None = None,
 ) -> Measured:
     """Measure the sizes that a model takes and gives, on the meta device.
 
@@ -74,6 +82,7 @@ def measure(
         output_stride: The largest stride of a feature after resizing, in pixels.
         image_size: Sides of the images to build the model for, if it takes one size only; None for those of its pretraining.
         read: Features that are read, from the last.
+        fuse: Blocks of a plain vision transformer that are fused, see `FusedBlocks`; None for none.
 
     Raises:
         ValueError: If the model has too few stages, cannot be built for `image_size`, or gives no maps.
@@ -89,14 +98,17 @@ def measure(
         choices = [{"img_size": size}]
     else:
         raise ValueError(f"'{name}' takes images of any size; leave out encoder_image_size={image_size}")
-    options, net = _build(name, choices, in_channels)
-    indices = _indices(name, net.feature_info, depth)
-    if indices != tuple(net.feature_info.out_indices):
-        options, net = _build(name, [{**options, "out_indices": indices}], in_channels)
+    if fuse is not None:
+        options, net = _build(name, [{**options, "fuse": fuse} for options in choices], in_channels)
+    else:
+        options, net = _build(name, choices, in_channels)
+        indices = _indices(name, net.feature_info, depth)
+        if indices != tuple(net.feature_info.out_indices):
+            options, net = _build(name, [{**options, "out_indices": indices}], in_channels)
     layout = getattr(net, "output_fmt", Format.NCHW)
     shapes = _shapes(net, layout, in_channels, size)
     if shapes is None:  # 384 pixels of pretraining are no multiple of patches of 14
-        patch = max(net.feature_info.reduction())
+        patch = net.model.feature_info[0]["reduction"] if fuse else max(net.feature_info.reduction())
         size = (-(-size[0] // patch) * patch, -(-size[1] // patch) * patch)
         shapes = _shapes(net, layout, in_channels, size)
     if shapes is None and layout == Format.NCHW and hasattr(net, "output_fmt"):
@@ -132,6 +144,8 @@ def _build(name: str, choices: list[dict[str, Any]], in_channels: int) -> tuple[
         with torch.device("meta"):
             return last, build_backbone(name, in_channels, last).eval()
     except Exception as error:
+        if "encoder_fuse" in str(error):
+            raise
         raise ValueError(f"timm {timm.__version__} does not build '{name}' with {last}: {error!r}") from error
 
 

@@ -1,18 +1,14 @@
 """Optimizer and learning-rate schedule of a recipe, both timm's."""
 
-import re
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import timm
 import torch
-from timm.models import group_parameters
-from timm.optim import auto_group_layers, create_optimizer_v2, get_optimizer_info, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import CosineLRScheduler, PolyLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
-from ..models.backbone import timm_name
 from ..models.pspnet import PSPNet
 from .recipes import Recipe
 
@@ -107,24 +103,11 @@ def restore_optimizer(
 
 
 def _layer_scales(model: PSPNet, decay: float) -> dict[str, float]:
-    """The fraction of the base rate for each parameter of the encoder, by timm's numbers of the backbone's layers.
-
-    As in timm's param_groups_layer_decay, the heads are the last layer.
-    """
-    backbone_name = timm_name(model.config["encoder_name"])[0]
-    with torch.device("meta"):
-        backbone: Any = timm.create_model(backbone_name)
-    matcher = backbone.group_matcher(coarse=False) if hasattr(backbone, "group_matcher") else None
-    layers: dict[str, Any] = group_parameters(backbone, matcher, reverse=True) if matcher else auto_group_layers(backbone)
-    last = max(layers.values())
-    found = {name: layers.get(_timm_key(name, layers), 0) for name, _ in model.encoder.model.named_parameters()}
-    return {f"encoder.model.{name}": decay ** (last - layer) for name, layer in found.items()}
-
-
-def _timm_key(name: str, keys: Container[str]) -> str:
-    """The key in the whole backbone of a parameter of its feature extractor, which timm may wrap or flatten."""
-    flattened = re.sub(r"^(\w+?)_(\d+)(?=\.)", r"\1.\2", name)
-    return next((key for key in (name, name.removeprefix("model."), flattened) if key in keys), name)
+    """The fraction of the base rate for each parameter of the encoder, by its depth; what follows the encoder is the last layer."""
+    depth_of = model.group_matcher()
+    depths = {name: depth_of(name) for name, _ in model.named_parameters() if name.startswith("encoder.")}
+    last = max(depths.values()) + 1
+    return {name: decay ** (last - depth) for name, depth in depths.items()}
 
 
 def _without_decay(model: PSPNet) -> Iterator[str]:

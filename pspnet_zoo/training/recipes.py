@@ -73,6 +73,11 @@ class Recipe:
         Literal["nothing", "norms", "encoder"],
         "What stays as it is: the statistics of batch norms, or the whole encoder.",
     ] = "nothing"
+    lora_rank: Annotated[
+        int, "Rank of LoRA on the attention of the encoder, whose own weights then stay; merged into them at the end. 0 for none."
+    ] = 0
+    lora_alpha: Annotated[float, "Factor of LoRA's part, in multiples of 1 / rank."] = 16.0
+    views: Annotated[int, "Augmented crops of an image, which later epochs repeat; 0 for new ones in each epoch."] = 0
     precision: Annotated[
         Literal["no", "fp16", "bf16"], "Mixed precision; 'no' computes in float32 throughout, 'fp16' needs a GPU."
     ] = "no"
@@ -106,6 +111,8 @@ class Recipe:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}, but {needed} is 0, without which it does nothing; set {needed} too"
                 )
+        if self.lora_rank and self.freeze == "encoder":
+            raise ValueError(f"lora_rank is {self.lora_rank}, which keeps the encoder's own weights; leave out freeze='encoder'")
         if not any(getattr(self, name) for name in _LOSSES):
             raise ValueError(f"Every loss has the weight 0; give one of {', '.join(_LOSSES)} a positive weight")
 
@@ -123,6 +130,7 @@ _LOSSES = ("ce_weight", "dice_weight", "focal_weight", "lovasz_weight", "tversky
 _NEEDS = {
     **dict.fromkeys(("label_smoothing", "class_weight_power", "ohem_threshold"), "ce_weight"),
     "focal_gamma": "focal_weight",
+    "lora_alpha": "lora_rank",
     **dict.fromkeys(("tversky_alpha", "tversky_beta"), "tversky_weight"),
 }
 """Settings that do nothing without another one."""

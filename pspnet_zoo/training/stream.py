@@ -4,7 +4,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,16 +17,22 @@ from .distill import TeacherScores, coordinates, sample
 from .recipes import Recipe
 from .transforms import training_transform
 
+if TYPE_CHECKING:
+    from .methods.features import FeatureCache
+
 
 class Stream(Dataset):
     """Augmented images by their position in the whole run; each epoch is another permutation.
 
-    An item is the image, its mask, its position, and its soft labels, of no class where there is no teacher.
+    An item is the image, its mask, its position, and its soft labels, of no class where there is no teacher. With a cache of
+    features, the image is 0, and the features follow.
     """
 
     def __init__(self, dataset: SegmentationDataset, teacher: TeacherScores | None, recipe: Recipe, preprocess: Preprocess) -> None:
         self.dataset, self.teacher = dataset, teacher
-        self.seed = recipe.seed
+        self.mean = preprocess.mean
+        self.seed, self.views, self.crop = recipe.seed, recipe.views, recipe.crop
+        self.cache: FeatureCache | None = None
         input_scale = preprocess.input_scale
         self.transform = training_transform(
             crop=recipe.crop,
@@ -50,25 +56,40 @@ class Stream(Dataset):
         """The file of the image at this position."""
         return self.dataset.images[self.index(position)]
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int, Tensor] | Exception:
+    def view(self, position: int) -> int:
+        """The number of the augmentation at this position: its own, or the image's where later epochs repeat them."""
+        if not self.views:
+            return position
+        return self.index(position) + len(self.dataset) * (position // len(self.dataset) % self.views)
+
+    def __getitem__(self, position: int) -> tuple[Any, ...] | Exception:
         """An item, or the error of a file that cannot be read: raised in a worker, its message would hold a traceback."""
         try:
-            return self._read(position)
+            return self._cached(position) if self.cache else self._read(position)
         except (ValueError, OSError) as error:
             return error
 
+    def _cached(self, position: int) -> tuple[Any, ...]:
+        features, mask = self.cache[self.index(position), self.view(position)] if self.cache else ([], torch.empty(0))
+        image = torch.zeros(len(self.mean), *self.crop, dtype=torch.uint8)
+        return image, mask.long(), position, torch.zeros(0, *mask.shape, dtype=torch.half), *features
+
     def _read(self, position: int) -> tuple[Tensor, Tensor, int, Tensor]:
-        index = self.index(position)
+        image, mask, target = self.augmented(self.index(position), self.view(position))
+        return image, mask, position, target
+
+    def augmented(self, index: int, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The image with this index, its mask and its soft labels, by the augmentation with this number."""
         pair = self.dataset[index]
         if pair[0].dtype != torch.uint8:
             pair = tv_tensors.Image(pair[0].float()), pair[1]
         where = [coordinates(*pair[0].shape[-2:])] if self.teacher else []
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(self.seed, position))
+            torch.manual_seed(seed_of(self.seed, number))
             image, mask, *where = self.transform(*pair, *where)
         mask = mask.as_subclass(Tensor).long()
         target = sample(self.teacher[index], where[0]) if self.teacher else mask.new_zeros(0, *mask.shape)
-        return image.as_subclass(Tensor), mask, position, target.half()
+        return image.as_subclass(Tensor), mask, target.half()
 
 
 def batches(recipe: Recipe, step: int, process: int, processes: int) -> Iterator[list[int]]:
@@ -81,7 +102,7 @@ def batches(recipe: Recipe, step: int, process: int, processes: int) -> Iterator
 
 @contextmanager
 def read_ahead(stream: Stream, order: Iterable[list[int]], workers: int) -> Iterator[Iterator[list[Tensor]]]:
-    """(images, masks, positions, targets) for each list of positions, read by worker processes that end with the block.
+    """(images, masks, positions, targets, features...) for each list of positions, read by workers that end with the block.
 
     Raises:
         ValueError: From the iterator, if an image or mask cannot be read or used; it names the file.

@@ -27,6 +27,8 @@ from ..models.pspnet import PSPNet
 from ..storage.files import write_atomically
 from .distill import TeacherScores
 from .log import Log, check_trackers
+from .methods.features import FeatureCache, check_features
+from .methods.lora import lora_added, merged
 from .methods.step import OptimizerStep
 from .recipes import Recipe
 from .run import Run, identity
@@ -90,6 +92,7 @@ def train(
     cpu: bool = False,
     compile: bool = False,
     log: Sequence[str] = ("tensorboard",),
+    feature_cache: Path | None = None,
     progress: Progress | None = None,
     trainer: Trainer | None = None,
 ) -> TrainingResult:
@@ -112,6 +115,7 @@ def train(
         cpu: Train on the CPU though there is a GPU.
         compile: Whether to run through torch.compile: a slow start, then faster steps.
         log: Experiment trackers to log to: tensorboard, wandb, mlflow, trackio. See `pspnet_zoo.training.log.Log`.
+        feature_cache: Folder for the features of a frozen encoder, which are then computed once for each of the recipe's `views`.
         progress: See `Progress`; called in the main process only.
         trainer: What holds the folder and hears signals already, from before this call; None to do so during it.
 
@@ -125,8 +129,10 @@ def train(
         Stopped: If a signal arrived before the first step.
     """
     check_trackers(log)
-    accelerator = _accelerator(recipe, cpu)
+    accelerator = open_accelerator(recipe, cpu)
     _check(model, recipe, accelerator)
+    if feature_cache:
+        check_features(model, recipe, has_teacher=teacher is not None, compile=compile)
     labels, channels = labels_of(model), model.config["in_channels"]
     dataset = as_segmentation_dataset(dataset, labels, channels=channels)
     validation = None if validation is None else as_segmentation_dataset(validation, labels, channels=channels)
@@ -137,7 +143,8 @@ def train(
         if accelerator.is_main_process:
             _check_masks(dataset)
         loop = _Loop(trainer, accelerator, model, dataset, recipe, folder, validation, teacher, progress)
-        return loop.run(resume=resume, workers=workers, compile=compile, log=log)
+        with lora_added(model, recipe.lora_rank, recipe.lora_alpha, recipe.seed):
+            return loop.run(resume=resume, workers=workers, compile=compile, log=log, feature_cache=feature_cache)
 
 
 @dataclass
@@ -154,7 +161,7 @@ class _Loop:
     teacher: TeacherScores | None
     progress: Progress | None
 
-    def run(self, *, resume: bool, workers: int, compile: bool, log: Sequence[str]) -> TrainingResult:
+    def run(self, *, resume: bool, workers: int, compile: bool, log: Sequence[str], feature_cache: Path | None) -> TrainingResult:
         """Prepare and train."""
         accelerator, model, recipe, teacher = self.accelerator, self.model, self.recipe, self.teacher
         known_by = identity(model, self.dataset, teacher.name if teacher else None)
@@ -169,6 +176,9 @@ class _Loop:
             accelerator.wait_for_everyone()
         run.weigh_classes(self.dataset)
         stream = Stream(self.dataset, teacher, recipe, model.preprocess)
+        if feature_cache:
+            stream.cache = FeatureCache(feature_cache, model, stream, recipe)
+            stream.cache.prepare(model, accelerator)
         step = OptimizerStep(run, stream, compile)
         order = batches(recipe, run.step, accelerator.process_index, accelerator.num_processes)
         model.train()
@@ -214,10 +224,10 @@ class _Loop:
         log.scores(run.history, scores, run.result, validation)
         if self.accelerator.is_main_process and scores.miou > run.best:
             run.best = scores.miou
-            run.result.save_pretrained(self.folder / BEST)
+            merged(run.result).save_pretrained(self.folder / BEST)
 
 
-def _accelerator(recipe: Recipe, cpu: bool) -> Accelerator:
+def open_accelerator(recipe: Recipe, cpu: bool) -> Accelerator:
     """accelerate's handle on devices, processes and precision, of which it keeps one for a Python process."""
     cpu = cpu or not torch.cuda.is_available()  # else accelerate takes the processes of torchrun for single ones
     try:

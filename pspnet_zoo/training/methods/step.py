@@ -13,6 +13,7 @@ from ..distill import counted_pixels, distillation_loss
 from ..loss import pixel_mass, segmentation_loss
 from ..run import Run
 from ..stream import Stream, seed_of
+from .features import features_given
 from .losses import LibraryLosses
 
 Outputs = Tensor | tuple[Tensor, ...]
@@ -46,18 +47,18 @@ class OptimizerStep:
         self.convolutions = FastDepthwise() if by_parts else nullcontext()
 
     def __call__(self, micro_batches: list[list[Tensor]]) -> Tensor:
-        """This process's part of the step's loss, from (images, masks, positions, targets) of each micro-batch."""
+        """This process's part of the step's loss, from (images, masks, positions, targets, features...) of each micro-batch."""
         run, accelerator = self.run, self.run.accelerator
         micro_batches = [[tensor.to(accelerator.device) for tensor in batch] for batch in micro_batches]
-        masses = [self.mass(masks, targets) for _, masks, _, targets in micro_batches]
+        masses = [self.mass(masks, targets) for _, masks, _, targets, *_ in micro_batches]
         # every pixel of the step counts alike, whichever process or micro-batch it is in
         mean_mass = run.mean(torch.stack(masses).sum(dim=0)).clamp(min=1e-6)
         total = torch.zeros((), device=accelerator.device)
         whole = self.whole_batch(micro_batches) if self.takes_whole_batches else None
-        for index, ((images, masks, positions, targets), mass) in enumerate(zip(micro_batches, masses, strict=True)):
+        for index, ((images, masks, positions, targets, *features), mass) in enumerate(zip(micro_batches, masses, strict=True)):
             is_last = index + 1 == run.recipe.accumulation
             with nullcontext() if is_last else accelerator.no_sync(run.network):
-                outputs = self.outputs(index, images)
+                outputs = self.outputs(index, images, features)
                 loss = self.distillation(outputs, targets, (mass / mean_mass)[1])
                 if whole is None:
                     loss = loss + self.loss(outputs, masks) * (mass / mean_mass)[0]
@@ -73,13 +74,13 @@ class OptimizerStep:
         run.take_step()
         return total
 
-    def outputs(self, index: int, images: Tensor) -> Outputs:
-        """Logits of (N, C, H, W) images, as this micro-batch of the step has them whenever it is computed."""
+    def outputs(self, index: int, images: Tensor, features: list[Tensor]) -> Outputs:
+        """Logits of (N, C, H, W) images, or of their features; the same whenever this micro-batch of the step is computed."""
         run, model = self.run, self.run.model
         number = (run.step * run.recipe.accumulation + index) * run.accelerator.num_processes + run.accelerator.process_index
         torch.manual_seed(seed_of(run.recipe.seed, number))  # dropout
         x = model.preprocess(images).contiguous(memory_format=torch.channels_last)
-        with self.convolutions:
+        with self.convolutions, features_given(model.encoder, features):
             return self.forward(x, return_aux=model.auxiliary_head is not None)
 
     @torch.no_grad()
@@ -87,7 +88,7 @@ class OptimizerStep:
         """The loss of the step's whole batch, and its gradient by the logits of each head and micro-batch of this process."""
         accelerator, buffers = self.run.accelerator, list(self.run.model.buffers())
         before = [buffer.clone() for buffer in buffers]
-        computed = [_parts(self.outputs(index, batch[0])) for index, batch in enumerate(micro_batches)]
+        computed = [_parts(self.outputs(index, batch[0], list(batch[4:]))) for index, batch in enumerate(micro_batches)]
         for buffer, value in zip(buffers, before, strict=True):  # statistics of batch norms change in the second pass
             buffer.copy_(value)
         own = [torch.cat(heads) for heads in zip(*computed, strict=True)]

@@ -1,0 +1,126 @@
+"""Options of `pspnet-zoo train` that make several runs, none, or another network."""
+
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState
+
+from pspnet_zoo import from_pretrained
+
+ROOT = Path(__file__).parents[2]
+FEW = ["--iterations", 2, "--batch-size", 2, "--crop", 32, 48, "--workers", 0]
+TINY = ["--recipe", "finetune", "--dataset", "camvid", "--model", "pspnet_test_efficientnet"]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    yield
+    AcceleratorState._reset_state(True)
+
+
+def test_seeds_are_runs_of_their_own_with_mean_and_spread(run, camvid, tmp_path):
+    command = ["train", "--data", camvid, "-o", tmp_path / "runs", *TINY, *FEW, "--seeds", 2, "--seed", 5]
+    code, out, err = run(*command)
+    assert code == 0, err
+    found = json.loads((tmp_path / "runs" / "seeds.json").read_text())
+    mious = list(found["last_miou"].values())
+    assert list(found["last_miou"]) == ["5", "6"] and mious[0] != mious[1]
+    assert found["mean"] == pytest.approx(statistics.mean(mious)) and f"Mean {found['mean']:.4f}, standard deviation" in out
+    for seed, miou in found["last_miou"].items():
+        folder = tmp_path / "runs" / f"seed-{seed}"
+        assert json.loads((folder / "result.json").read_text())["last_miou"] == miou and (folder / "model").is_dir()
+        assert json.loads((folder / "recipe.json").read_text())["seed"] == int(seed)
+    code, out, err = run(*command, "--resume")
+    assert code == 0 and json.loads((tmp_path / "runs" / "seeds.json").read_text()) == found
+
+
+def test_a_learning_rate_is_found_and_nothing_is_trained(run, camvid, tmp_path, monkeypatch):
+    from pspnet_zoo.training.methods import rates
+
+    monkeypatch.setattr(rates, "STEPS", 12)
+    code, out, err = run("train", "--data", camvid, "-o", tmp_path / "run", *TINY, *FEW, "--find-lr")
+    assert code == 0 and "Learning rate " in out, err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["find_lr.csv"]
+    lines = (tmp_path / "run" / "find_lr.csv").read_text().splitlines()
+    tried = [[float(value) for value in line.split(",")] for line in lines[1:]]
+    assert lines[0] == "learning_rate,loss,smoothed_loss" and tried[0][0] == pytest.approx(0.002 / 100)
+    assert all(b[0] / a[0] == pytest.approx(100 ** (2 / 11)) for a, b in pairwise(tried))
+    best = min(tried, key=lambda each: each[2])[0] / 10
+    assert f"Learning rate {best:.2g}: a tenth" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seeds", 0], "--seeds is 0; it must be 1 or more"),
+        (["--find-lr", "--resume"], "--find-lr goes with neither --seeds nor --resume"),
+        (["--log", "visdom"], "log is 'visdom'; it can be tensorboard, wandb, mlflow, trackio"),
+        (["--fuse-blocks", "last"], "--fuse-blocks is 'last'; it is a number of last blocks, as 4, or their indices, as 2,5,8,11"),
+        (["--feature-cache", "features"], "feature_cache needs an encoder that does not learn, and freeze is 'nothing'"),
+        (["--tversky-beta", 0.7], "tversky_beta is 0.7, but tversky_weight is 0"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(run, camvid, tmp_path, options, message):
+    code, _, err = run("train", "--data", camvid, "-o", tmp_path / "run", *TINY, *FEW, *options)
+    assert code == 2 and message in " ".join(err.split()), err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_frozen_transformer_of_fused_blocks_is_trained_from_a_cache(run, camvid, tmp_path):
+    options = ["--freeze", "encoder", "--views", 2, "--feature-cache", tmp_path / "features", "--log", "none"]
+    vit = ["--recipe", "frozen", "--dataset", "camvid", "--model", "pspnet_test_vit", "--fuse-blocks", "2,5"]
+    code, _, err = run("train", "--data", camvid, "-o", tmp_path / "run", *vit, *FEW, *options, "--focal-weight", 1)
+    assert code == 0, err
+    assert from_pretrained(tmp_path / "run" / "model").config["encoder_fuse"] == [2, 5]
+    assert len(list((tmp_path / "features").rglob("*.safetensors"))) == 10 and not (tmp_path / "run" / "tensorboard").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("moment", range(10))
+def test_ctrl_c_at_a_random_moment_from_main_on_loses_nothing(camvid, tmp_path, moment):
+    _interrupt(camvid, tmp_path, random.Random(moment).uniform(0, 12))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("seconds", [0.0])
+def test_ctrl_c_as_main_begins_loses_nothing(camvid, tmp_path, seconds):
+    _interrupt(camvid, tmp_path, seconds)
+
+
+# as the installed command does, and a word when `main` is reached
+PROGRAM = """
+import signal, sys
+from pspnet_zoo.cli.app import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print("main", flush=True)
+sys.argv[0] = "pspnet-zoo"
+main()
+"""
+
+
+def _interrupt(camvid, tmp_path, seconds):
+    output = tmp_path / "run"
+    arguments = ["train", "--data", camvid, "-o", output, *TINY, "--iterations", 100_000, "--batch-size", 2, "--crop", 32, 48]
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments), "--evaluate-every", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout and process.stdout.readline() == "main\n"
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    if (output / "checkpoint.safetensors").exists():
+        assert "with a checkpoint; continue with --resume" in err
+    else:
+        assert "Stopped" in err and "nothing was changed" in err and not output.exists()
