@@ -59,7 +59,8 @@ def main() -> None:
             complain(error)
             sys.exit(2)
         except KeyboardInterrupt:  # while torch is imported, too, which takes seconds
-            complain("Interrupted")
+            at_work = "while no run was at work: there is no new checkpoint, and none was changed"
+            complain(f"Interrupted {at_work}" if sys.argv[1:2] == ["train"] else "Interrupted")
             sys.exit(128 + (received or [signal.SIGINT])[0])
         except SystemExit as end:
             if end.code == 130 and received:  # typer's, for any KeyboardInterrupt

@@ -42,7 +42,8 @@ def evaluate(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
     html_file: Annotated[
-        Path | None, typer.Option("--html", help="Write a page with bars, the confusion matrix and images to this file.")
+        Path | None,
+        typer.Option("--html", help="Write a page with bars, the confusion matrix, images, and curves of the run to this file."),
     ] = None,
     precision: PrecisionOption = None,
     save_predictions: Annotated[
@@ -60,7 +61,7 @@ def evaluate(
     from ..evaluation.evaluate import evaluate as measure
     from ..evaluation.evaluate import predict_all
     from ..evaluation.mapping import MappedDataset, MappedNetwork
-    from ..evaluation.page import html_page
+    from ..evaluation.page import html_page, read_history
     from ..evaluation.report import prediction_saver, report, worst_and_best
     from ..model_source import ExportedFile, parse_weights
     from ..runtimes.open import open_runtime
@@ -103,7 +104,8 @@ def evaluate(
             write_atomically(json_file, (json.dumps(numbers, indent=2) + "\n").encode())
             say(f"Wrote {json_file}")
         if html_file:
-            page = html_page(numbers, images.labels, *worst_and_best(network, images, result))
+            history = read_history(Path(model)) if Path(model).is_dir() else []
+            page = html_page(numbers, images.labels, *worst_and_best(network, images, result), history)
             write_atomically(html_file, page.encode())
             say(f"Wrote {html_file}")
     if result:  # last: what fails in printing has lost nothing

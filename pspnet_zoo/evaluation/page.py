@@ -1,7 +1,8 @@
 """The report of an evaluation as one HTML file without scripts; its template is page.html.j2."""
 
 import base64
-from collections.abc import Sequence
+import csv
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ..meta import Labels
 from .report import Example
 
 _TEMPLATE = Path(__file__).parent / "page.html.j2"
+_CURVES = {"miou": "mIoU on val", "loss": "loss on val", "train_loss": "training loss at these steps"}
 _TITLES = {
     "miou": "mIoU",
     "category_miou": "category mIoU",
@@ -23,7 +25,13 @@ _TITLES = {
 }
 
 
-def html_page(report: dict[str, Any], labels: Labels, worst: Sequence[Example], best: Sequence[Example]) -> str:
+def html_page(
+    report: dict[str, Any],
+    labels: Labels,
+    worst: Sequence[Example],
+    best: Sequence[Example],
+    history: Sequence[Mapping[str, float]] = (),
+) -> str:
     """The HTML of the page.
 
     Args:
@@ -31,6 +39,7 @@ def html_page(report: dict[str, Any], labels: Labels, worst: Sequence[Example], 
         labels: The classes of the dataset.
         worst: Images with the lowest mIoU.
         best: Images with the highest mIoU.
+        history: The evaluations of the training run, see `read_history`; their curves are drawn.
     """
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_TEMPLATE.read_text("utf-8"))
     return template.render(
@@ -41,7 +50,30 @@ def html_page(report: dict[str, Any], labels: Labels, worst: Sequence[Example], 
         worst=[_shown(example) for example in worst],
         best=[_shown(example) for example in best],
         settings=_settings(report),
+        curves=[_curve(history, key, title) for key, title in _CURVES.items() if len(history) > 1],
     )
+
+
+def read_history(model_folder: Path) -> list[dict[str, float]]:
+    """The evaluations of the run that a model's folder lies in, from its `history.csv`; none where there is no such file."""
+    file = model_folder.parent / "history.csv"
+    if not file.is_file():
+        return []
+    with file.open(newline="", encoding="utf-8") as text:
+        rows = list(csv.DictReader(text))
+    return [{key: float(row[key]) for key in ("step", *_CURVES) if row.get(key)} for row in rows]
+
+
+def _curve(history: Sequence[Mapping[str, float]], key: str, title: str) -> dict[str, Any]:
+    """A curve as points of a 100x40 drawing, with its lowest and highest value."""
+    points = [(entry["step"], entry[key]) for entry in history if key in entry]
+    low, high = min(value for _, value in points), max(value for _, value in points)
+    first, last = points[0][0], points[-1][0]
+    drawn = " ".join(
+        f"{100 * (step - first) / max(last - first, 1):.2f},{40 - 40 * (value - low) / max(high - low, 1e-12):.2f}"
+        for step, value in points
+    )
+    return {"title": title, "points": drawn, "low": low, "high": high, "steps": (int(first), int(last)), "last": points[-1][1]}
 
 
 def _classes(iou: dict[str, float | None], labels: Labels, confusion: np.ndarray) -> list[dict[str, Any]]:

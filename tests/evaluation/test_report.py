@@ -15,7 +15,7 @@ from pspnet_zoo.data.labels import CITYSCAPES, Labels
 from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.evaluation import report as module
 from pspnet_zoo.evaluation.evaluate import evaluate
-from pspnet_zoo.evaluation.page import html_page
+from pspnet_zoo.evaluation.page import html_page, read_history
 from pspnet_zoo.evaluation.report import commit, data_digest, prediction_saver, report, worst_and_best
 
 
@@ -152,3 +152,17 @@ def test_predictions_never_replace_a_file_of_the_dataset_or_each_other(dataset, 
     dataset.images[1] = tmp_path / "elsewhere" / "000.jpg"
     with pytest.raises(ValueError, match=r"would both be '000_mask\.png'; rename one"):
         prediction_saver(dataset, tmp_path / "out")
+
+
+def test_the_page_draws_the_curves_of_the_run_that_the_model_lies_in(net, camvid, tmp_path):
+    dataset = open_dataset("camvid", camvid, "val")
+    result = evaluate(net, dataset)
+    numbers = {"model": "m", "dataset": "d", "split": "val", **report(result, net, dataset)}
+    assert read_history(tmp_path / "model") == [] and "<svg" not in html_page(numbers, dataset.labels, [], [], [])
+    text = "step,learning_rate,train_loss,loss,miou\n10,0.1,0.9,2.0,0.1\n20,0.1,0.7,1.0,0.3\n40,0.1,0.6,1.5,0.2\n"
+    (tmp_path / "history.csv").write_text(text)
+    history = read_history(tmp_path / "model")
+    assert history[0] == {"step": 10.0, "train_loss": 0.9, "loss": 2.0, "miou": 0.1}
+    page = html_page(numbers, dataset.labels, [], [], history)
+    assert page.count("<svg") == 3 and 'points="0.00,40.00 33.33,0.00 100.00,20.00"' in page
+    assert "mIoU on val: 0.1000 to 0.3000, 0.2000 at the end" in page and "steps 10 to 40" in page
