@@ -222,9 +222,7 @@ def test_a_run_with_lora_resumes_to_the_very_same_weights(vit, images, tmp_path)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name != "frozen" else []) for name in METHODS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name != "frozen" else []) for name in METHODS])
 def test_a_run_that_was_killed_resumes_to_the_very_same_weights(camvid, tmp_path, name):
     if name == "lora":
         pytest.importorskip("peft", reason="the extra peft is not installed")
