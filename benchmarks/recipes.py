@@ -50,9 +50,8 @@ def main() -> None:
                 file.write(json.dumps(done[key]) + "\n")
         return done[key]["miou"]
 
-    print(
-        "| encoder | weights | recipe | rate | mIoU on val of each seed | mean | standard deviation |\n|---|---|---|---|---|---|---|"
-    )
+    titles = ("encoder", "weights", "recipe", "rate", "mIoU on val of each seed", "mean", "standard deviation")
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     for encoder in arguments.backbones:
         weights = weights_of(arguments, encoder)
         convolutional = PSPNet(encoder, None).encoder.mechanism == "dilated"

@@ -1,4 +1,4 @@
-"""What `pspnet-zoo train` is given, made into a run: images, teachers, and the network to start from."""
+"""A run made from the options of `pspnet-zoo train`: images, teachers, and the network to start from."""
 
 import math
 import re

@@ -153,9 +153,8 @@ class PSPNet(Pretrained):
                 align_corners=align_corners,
             )
         self.classification_head = ClassificationHead(last_channels, **aux_params) if aux_params else None
-        for part in (self.decoder, self.segmentation_head, self.auxiliary_head, self.classification_head):
-            if part is not None:
-                initialize(part)
+        for part in filter(None, (self.decoder, self.segmentation_head, self.auxiliary_head, self.classification_head)):
+            initialize(part)
         self.preprocess = Preprocess(self.encoder.mean, self.encoder.std)
         self.labels: Labels | None = None
         self.provenance = None

@@ -1,6 +1,7 @@
 """Curves and example images of a run, for one or more experiment trackers."""
 
 import csv
+import importlib
 import importlib.util
 import io
 import json
@@ -95,8 +96,7 @@ def _started(name: str, folder: Path, recipe: Recipe, step: int) -> Any:
     elif name == "wandb":
         tracker = tracker_class(os.environ.get("WANDB_PROJECT", PROJECT), dir=str(folder), name=run)
     elif name == "mlflow":
-        import mlflow
-
+        mlflow: Any = importlib.import_module("mlflow")
         if "MLFLOW_TRACKING_URI" not in os.environ:  # the experiment is made where it is looked for
             mlflow.set_tracking_uri(f"sqlite:///{folder.resolve() / 'mlflow.db'}")
             tracker = tracker_class(PROJECT, logging_dir=(folder.resolve() / "mlflow").as_uri(), run_name=run)
@@ -113,13 +113,11 @@ def _started(name: str, folder: Path, recipe: Recipe, step: int) -> Any:
 def _log_images(tracker: Any, images: Mapping[str, np.ndarray], step: int) -> None:
     """Log (H, W, 3) uint8 images by name."""
     if tracker.name == "mlflow":
-        import mlflow
-
+        mlflow: Any = importlib.import_module("mlflow")
         for index, image in enumerate(images.values()):  # its keys are parts of file names
             mlflow.log_image(image, key=f"prediction {index}", step=step)
     elif tracker.name == "trackio":
-        import trackio
-
+        trackio: Any = importlib.import_module("trackio")
         tracker.log({name: trackio.Image(image) for name, image in images.items()}, step=step)
     else:
         options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}

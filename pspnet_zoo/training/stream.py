@@ -4,7 +4,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +16,6 @@ from ..meta import IGNORE, Preprocess
 from .distill import TeacherScores, coordinates, sample
 from .recipes import Recipe
 from .transforms import training_transform
-
-if TYPE_CHECKING:
-    from .methods.features import FeatureCache
 
 
 class Stream(Dataset):
@@ -32,7 +29,8 @@ class Stream(Dataset):
         self.dataset, self.teacher = dataset, teacher
         self.mean = preprocess.mean
         self.seed, self.views, self.crop = recipe.seed, recipe.views, recipe.crop
-        self.cache: FeatureCache | None = None
+        self.cache: Any = None
+        """Features and masks by index and view, see `pspnet_zoo.training.methods.features.FeatureCache`; None to read images."""
         input_scale = preprocess.input_scale
         self.transform = training_transform(
             crop=recipe.crop,
@@ -70,7 +68,7 @@ class Stream(Dataset):
             return error
 
     def _cached(self, position: int) -> tuple[Any, ...]:
-        features, mask = self.cache[self.index(position), self.view(position)] if self.cache else ([], torch.empty(0))
+        features, mask = self.cache[self.index(position), self.view(position)]
         image = torch.zeros(len(self.mean), *self.crop, dtype=torch.uint8)
         return image, mask.long(), position, torch.zeros(0, *mask.shape, dtype=torch.half), *features
 

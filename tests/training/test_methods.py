@@ -123,7 +123,7 @@ def losses_of(net, images, recipe, folder, **options):
     return losses
 
 
-FROZEN = replace(RECIPE, iterations=8, freeze="encoder", views=2, schedule="constant")
+FROZEN = replace(RECIPE, iterations=8, freeze="encoder", views=2, schedule="constant", lr=1e-3, head_factor=1)  # rate of `frozen`
 
 
 @pytest.mark.parametrize("encoder", ["test_vit", "test_efficientnet"])

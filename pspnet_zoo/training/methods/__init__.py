@@ -1,1 +1,1 @@
-"""How a step is made, and how less of a network is trained."""
+"""Steps and losses of training, and methods that train less of a network."""
