@@ -103,6 +103,8 @@ def train(
         refuse_idle("is for distillation; add --teacher", *(f"teacher_{n}" for n in ("protocol", "mapping", "cache", "stride")))
     if data is None:
         refuse_idle("is the layout of --data; give both, or neither", "dataset")
+    if find_lr:
+        refuse_idle("does nothing for --find-lr; leave one of them out", "log", "workers", "compile", "feature_cache", "teacher")
     trackers = [] if log == "none" else log.split(",")
     if seeds < 1 or (find_lr and (seeds > 1 or resume)):
         raise ValueError(f"--seeds is {seeds}; it must be 1 or more, and --find-lr goes with neither --seeds nor --resume")

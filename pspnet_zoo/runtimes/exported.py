@@ -88,7 +88,10 @@ class Exported:
             raise ValueError("classes, channels and the sides of image_size must be positive whole numbers")
         if self.channels != len(self.preprocess.mean):
             raise ValueError(f"there are {self.channels} channels, and preprocess has {len(self.preprocess.mean)}")
-        if self.labels is not None and len(self.labels) not in (self.classes, max(self.classes, 2)):  # or with the background of one class
+        if self.labels is not None and len(self.labels) not in (
+            self.classes,
+            max(self.classes, 2),
+        ):  # or with the background of one class
             raise ValueError(f"there are {self.classes} classes, and {len(self.labels)} labels")
 
 

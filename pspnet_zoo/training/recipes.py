@@ -170,7 +170,10 @@ def check_effects(recipe: Recipe, given: Collection[str], *, masks: bool, teache
             raise ValueError(f"{name} is {getattr(recipe, name)}, which needs {what}; leave it out")
 
 
-_OF_MASKS = ("class_weight_power", "ohem_threshold", "dice_weight", "cat_max_ratio")
+_OF_MASKS = (
+    *("class_weight_power", "ohem_threshold", "dice_weight", "cat_max_ratio", "rare_crops"),
+    *("ce_weight", "label_smoothing", "focal_weight", "lovasz_weight", "tversky_weight"),
+)
 
 
 @dataclass(frozen=True)
