@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from pspnet_zoo import from_pretrained
 
 ROOT = Path(__file__).parents[2]
-FEW = ["--iterations", 2, "--batch-size", 2, "--crop", 32, 48, "--workers", 0]
+FEW = ["--iterations", 2, "--batch-size", 2, "--crop", 32, 48]
 TINY = ["--recipe", "finetune", "--dataset", "camvid", "--model", "pspnet_test_efficientnet"]
 
 
@@ -29,7 +29,7 @@ def fresh_accelerator():
 
 def test_seeds_are_runs_of_their_own_with_mean_and_spread(run, camvid, tmp_path):
     command = ["train", "--data", camvid, "-o", tmp_path / "runs", *TINY, *FEW, "--seeds", 2, "--seed", 5]
-    code, out, err = run(*command)
+    code, out, err = run(*command, "--workers", 0)
     assert code == 0, err
     found = json.loads((tmp_path / "runs" / "seeds.json").read_text())
     mious = list(found["last_miou"].values())
@@ -39,7 +39,7 @@ def test_seeds_are_runs_of_their_own_with_mean_and_spread(run, camvid, tmp_path)
         folder = tmp_path / "runs" / f"seed-{seed}"
         assert json.loads((folder / "result.json").read_text())["last_miou"] == miou and (folder / "model").is_dir()
         assert json.loads((folder / "recipe.json").read_text())["seed"] == int(seed)
-    code, out, err = run(*command, "--resume")
+    code, out, err = run(*command, "--workers", 0, "--resume")
     assert code == 0 and json.loads((tmp_path / "runs" / "seeds.json").read_text()) == found
 
 
@@ -78,9 +78,9 @@ def test_options_that_do_not_fit_are_refused(run, camvid, tmp_path, options, mes
 def test_a_frozen_transformer_of_fused_blocks_is_trained_from_a_cache(run, camvid, tmp_path):
     options = ["--freeze", "encoder", "--views", 2, "--feature-cache", tmp_path / "features", "--log", "none"]
     vit = ["--recipe", "frozen", "--dataset", "camvid", "--model", "pspnet_test_vit", "--fuse-blocks", "2,5"]
-    code, _, err = run("train", "--data", camvid, "-o", tmp_path / "run", *vit, *FEW, *options, "--focal-weight", 1)
+    code, _, err = run("train", "--data", camvid, "-o", tmp_path / "run", *vit, *FEW, *options, "--workers", 0)
     assert code == 0, err
-    assert from_pretrained(tmp_path / "run" / "model").config["encoder_fuse"] == [2, 5]
+    assert list(from_pretrained(tmp_path / "run" / "model").config["encoder_fuse"]) == [2, 5]
     assert len(list((tmp_path / "features").rglob("*.safetensors"))) == 10 and not (tmp_path / "run" / "tensorboard").exists()
 
 
