@@ -41,6 +41,7 @@ def test_what_a_recipe_does_not_say_is_as_in_the_paper_or_off():
         "aux_weight": 0.4,
     }
     on = {"decay_norms": True, "photometric": True, "teacher_weight": 1.0, "teacher_temperature": 1.0, "cat_max_ratio": 1.0}
+    on |= {"ce_weight": 1.0, "focal_gamma": 2.0, "tversky_alpha": 0.5, "tversky_beta": 0.5, "lora_alpha": 16.0}
     other = {"ohem_min_kept": 100_000, "checkpoint_every": 100, "evaluate_every": 500, "accumulation": 1}
     words = {"freeze": "nothing", "precision": "no", "optimizer": "momentum", "schedule": "poly"}
     fields = asdict(RECIPE)
@@ -49,6 +50,7 @@ def test_what_a_recipe_does_not_say_is_as_in_the_paper_or_off():
     assert off == {
         *("min_lr", "rotate", "blur", "class_weight_power", "ohem_threshold", "dice_weight"),
         *("teacher_confidence", "ema_decay", "seed", "warmup", "clip_grad", "patience"),
+        *("label_smoothing", "focal_weight", "lovasz_weight", "tversky_weight", "rare_crops", "lora_rank", "views"),
     }
 
 
