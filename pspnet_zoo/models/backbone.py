@@ -230,7 +230,7 @@ def build_backbone(
 class FusedBlocks(nn.Module):
     """Two features of a plain vision transformer: a block at two thirds of its depth, and the chosen blocks beside each other.
 
-    Each is normalised by the model's own last norm, as DINOv2's and DINOv3's evaluations read them.
+    Each is normalised by the model's own last norm.
 
     Args:
         model: timm's model.
@@ -240,7 +240,7 @@ class FusedBlocks(nn.Module):
     Raises:
         ValueError: If the model is no plain vision transformer, or has no such blocks.
 
-    Source: github facebookresearch/dinov2, dinov2/hub/backbones.py and the ADE20K configs of its semantic segmentation.
+    Source: arXiv 2304.07193 (DINOv2), section 7.4, whose boosted linear head reads the patch tokens of the last four layers.
     """
 
     def __init__(self, model: Any, name: str, fuse: int | Sequence[int]) -> None:
