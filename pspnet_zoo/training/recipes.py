@@ -280,8 +280,8 @@ RECIPES = {
     ),
     "finetune_vit": NamedRecipe(
         replace(_FINETUNE, **_ADAMW, lr=6e-5, layer_decay=0.9, clip_grad=1.0),
-        source="AdamW, layer decay and warm-up as in github microsoft/unilm beit/semantic_segmentation; rate, steps, crop, clipping "
-        "and the heads' factor are ours",
+        source="AdamW, layer decay and warm-up as in github microsoft/unilm beit/semantic_segmentation; rate, steps, crop, "
+        "clipping and the heads' factor are ours",
         dataset="folder",
         model="pspnet_vit_small_patch16_224",
     ),
