@@ -165,8 +165,6 @@ class ResultSink:
         with predictor.open(job.source) as raster:
             height, width = raster.shape[1:]
             place = {"crs": raster.crs, "transform": raster.transform}
-            if raster.transform is not None and raster.crs is None:
-                _log.warning("'%s' states a transform and no CRS, and so does its map", job.source)
             if read_stamp(job.mask) != self.stamp(job, job.mask, digest):
                 with self._map(job, job.mask, (height, width), predictor.labels, digest, place) as writer:
                     done = writer.next_row * width
@@ -189,6 +187,8 @@ class ResultSink:
         return self.row(job, height=height, width=width, class_fractions=fractions, seconds=seconds, input_sha256=digest)
 
     def _map(self, job: Job, target: Path, size: tuple[int, int], labels: Labels, digest: str, place: dict[str, Any]) -> MapWriter:
+        if place["transform"] is not None and place["crs"] is None:
+            _log.warning("'%s' states a transform and no CRS, and so does its map", job.source)
         made_of = json.loads(self.stamp(job, target, digest))
         return MapWriter(target, size, labels, made_of, cloud_optimized=self.cloud_optimized, **place)
 
