@@ -115,6 +115,22 @@ def windows() -> None:
     _panels(panels, "windows.jpg", columns=3)
 
 
+def tiles() -> None:
+    """Photos as a whole and in tiles, and the pixels whose class changes; their fractions are printed."""
+    whole, tiled = pspnet_zoo.Predictor(), pspnet_zoo.Predictor(tile=512, overlap=128)
+    even = pspnet_zoo.Predictor(tile=512, overlap=128, blend=False)
+    panels = []
+    for name in ("lund_20", "lund_01"):
+        image = _photo(name)
+        one, other = whole(image), tiled(image)
+        changed = one.mask != other.mask
+        print(f"{name}: {changed.mean():.1%} of the pixels change in tiles, {(one.mask != even(image).mask).mean():.1%} unblended")
+        shown = np.where(changed[..., None], np.uint8((220, 30, 30)), image // 2 + 110)
+        panels += [(np.asarray(one.overlay(0.6)), "whole image"), (np.asarray(other.overlay(0.6)), "tiles of 512, overlap 128")]
+        panels += [(shown, f"{changed.mean():.1%} of the pixels change")]
+    _panels(panels, "tiles.jpg", columns=3, legend=whole.labels)
+
+
 def predictions() -> None:
     """Photos from another town and camera than the training data's: what goes well and what does not."""
     predictor = pspnet_zoo.Predictor()
@@ -254,7 +270,7 @@ def _components(features: torch.Tensor) -> Callable[[torch.Tensor], np.ndarray]:
     return colors
 
 
-FIGURE = {f.__name__: f for f in (structure, pyramid, dilation, windows, predictions, tutorial, demo)}
+FIGURE = {f.__name__: f for f in (structure, pyramid, dilation, windows, tiles, predictions, tutorial, demo)}
 
 
 if __name__ == "__main__":

@@ -212,6 +212,16 @@ class Predictor:
             else:
                 _log.warning("An image was left out: %s", result.error)
 
+    def require_photos(self, work: str) -> None:
+        """Raise a ValueError if the network reads other images than photos, which `work`, the subject of a sentence, has."""
+        if self.reads_bands:
+            preprocess = self.runtime.preprocess
+            bands = f"{len(preprocess.mean)} bands" + (f" ({', '.join(preprocess.bands)})" if preprocess.bands else "")
+            raise ValueError(
+                f"{work} takes 8-bit RGB images, and this network reads {bands} in which white is {preprocess.white:g}; segment "
+                "files of them by pspnet-zoo predict, or arrays by Predictor"
+            )
+
     def video(self, path: str | PathLike[str], *, every: int = 1, smooth: float = 0.0) -> Iterator[tuple[float, Prediction]]:
         """Segment the frames of a video while the next ones are decoded. Needs the extra `video`.
 
@@ -248,6 +258,7 @@ class Predictor:
         Raises:
             ValueError: If `past` is out of range.
         """
+        self.require_photos("A video")
         if not 0 <= past < 1:
             raise ValueError(f"smooth is {past}; it must be from 0 (each frame alone) to below 1")
         if past == 0:

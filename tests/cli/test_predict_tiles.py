@@ -25,8 +25,10 @@ from pspnet_zoo.results.maps import MapWriter
 from pspnet_zoo.results.stamp import is_result
 from pspnet_zoo.runtimes.torch import TorchRuntime
 
-rasterio = pytest.importorskip("rasterio", reason="the extra raster is not installed")
+pytest.importorskip("rasterio", reason="the extra raster is not installed")
 pytest.importorskip("pydicom", reason="the extra raster is not installed")
+
+import rasterio
 
 from tests.data.test_rasters import DAMAGE, noise, write_dicom, write_tiff
 
