@@ -8,6 +8,7 @@ Photos: streets of Lund from mapillary/OpenSfM (BSD-2-Clause), faces and plates 
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -117,8 +118,10 @@ def windows() -> None:
 
 def tiles() -> None:
     """Photos as a whole and in tiles, and the pixels whose class changes; their fractions are printed."""
-    whole, tiled = pspnet_zoo.Predictor(), pspnet_zoo.Predictor(tile=512, overlap=128)
-    even = pspnet_zoo.Predictor(tile=512, overlap=128, blend=False)
+    network = pspnet_zoo.create("pspnet_lite0.camvid", pretrained=True)
+    network.preprocess = replace(network.preprocess, input_scale=1.0)  # else small images, and so tiles, would be upsampled
+    whole, tiled = pspnet_zoo.Predictor(network), pspnet_zoo.Predictor(network, tile=512, overlap=128)
+    even = pspnet_zoo.Predictor(network, tile=512, overlap=128, blend=False)
     panels = []
     for name in ("lund_20", "lund_01"):
         image = _photo(name)

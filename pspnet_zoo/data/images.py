@@ -194,8 +194,8 @@ def _open(path: Path | BinaryIO) -> tuple[Image.Image, int | None]:
     except Image.DecompressionBombError:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise ImageError(
-            f"{_name(path)} has more than {most:,} pixels, the most that are read at once; segment it in tiles, by --tile 1024 or "
-            "Predictor(tile=1024).rows(FILE), shrink it, or cut it into parts"
+            f"{_name(path)} has more than {most:,} pixels, the most that are read at once; segment it in tiles, by --tile 512 or "
+            "Predictor(tile=512).rows(FILE), shrink it, or cut it into parts"
         ) from None
     except Exception as error:  # Pillow's decoders fail in every way on damaged files
         raise _unreadable(path, error) from error

@@ -185,7 +185,7 @@ class Predictor:
             ImageError: If the file cannot be read.
         """
         if self.tiling is None:
-            raise ValueError("This predictor segments whole images; give Predictor(tile=1024) to segment rows of large ones")
+            raise ValueError("This predictor segments whole images; give Predictor(tile=512) to segment rows of large ones")
         if not isinstance(image, Raster):
             with self.open(image) as raster:
                 yield from self.rows(raster, first_row=first_row, tile_done=tile_done)

@@ -100,7 +100,7 @@ def tiling_for(preprocess: Preprocess, tile: int | None, overlap: int | None, bl
     if tile is None:
         for name, value in (("overlap", overlap), ("blend", blend)):
             if value is not None:
-                raise ValueError(f"{name} is {value} and no tile is given; {name} is about tiles, such as tile 1024")
+                raise ValueError(f"{name} is {value} and no tile is given; {name} is about tiles, such as tile 512")
         return None
     tiling = Tiling(tile, tile // 4 if overlap is None else overlap, blend is not False)
     if tile**2 > preprocess.max_pixels:

@@ -178,7 +178,7 @@ def test_an_array_in_tiles_is_the_file_in_tiles(aerial, photo, tmp_path):
     prediction = predictor(np.ascontiguousarray(np.moveaxis(photo, 0, -1)), probabilities=True)
     assert np.array_equal(prediction.mask, rows) and np.array_equal(prediction.probabilities.argmax(0), rows)
     assert not np.array_equal(rows, Predictor(aerial)(tmp_path / "a.tif").mask)
-    with pytest.raises(ValueError, match=r"segments whole images; give Predictor\(tile=1024\)"):
+    with pytest.raises(ValueError, match=r"segments whole images; give Predictor\(tile=512\)"):
         next(Predictor(aerial).rows(tmp_path / "a.tif"))
 
 
@@ -298,7 +298,7 @@ def test_photos_beyond_the_limit_of_pillow_are_read_by_windows(aerial, photo, tm
     }.items():
         with pytest.raises(ImageError, match=reason):
             next(predictor.rows(tmp_path / name))
-    assert "--tile 1024" in run("predict", tmp_path / "a.png", "-o", tmp_path / "out", "--model", aerial)[2]
+    assert "--tile 512" in run("predict", tmp_path / "a.png", "-o", tmp_path / "out", "--model", aerial)[2]
     monkeypatch.setattr(tiles, "BLOCK_BYTES", 100)
     with pytest.raises(ImageError, match="stored in parts of .* GB, .* rio convert --co tiled=yes"):
         next(predictor.rows(tmp_path / "a.tif"))
@@ -337,10 +337,10 @@ def test_a_very_large_map_takes_little_memory(tmp_path):
 def test_a_map_takes_little_more_time_than_its_network(tmp_path):
     """The default model on 6000x6000, against the same tiles in memory; each tile counts with its overlap."""
     source = write_tiff(tmp_path / "a.tif", noise("uint8", 3, (6000, 6000)), tiled=True, blockxsize=512, blockysize=512)
-    predictor = Predictor(tile=1024)
+    predictor = Predictor(tile=512)
     pixels, tiling = predictor.read(source), predictor.tiling
     starts = [(top, left) for top in tiling.starts(6000) for left in tiling.starts(6000)]
-    loaded = [torch.from_numpy(pixels[t : t + 1024, x : x + 1024].transpose(2, 0, 1).copy()) for t, x in starts]
+    loaded = [torch.from_numpy(pixels[t : t + 512, x : x + 512].transpose(2, 0, 1).copy()) for t, x in starts]
     tiles._tile_scores(predictor.runtime, loaded[0])
     seconds = [0.0, 0.0]
     start = time.perf_counter()
