@@ -120,16 +120,17 @@ def tiles() -> None:
     """Photos as a whole and in tiles, and the pixels whose class changes; their fractions are printed."""
     network = pspnet_zoo.create("pspnet_lite0.camvid", pretrained=True)
     network.preprocess = replace(network.preprocess, input_scale=1.0)  # else small images, and so tiles, would be upsampled
-    whole, tiled = pspnet_zoo.Predictor(network), pspnet_zoo.Predictor(network, tile=512, overlap=128)
-    even = pspnet_zoo.Predictor(network, tile=512, overlap=128, blend=False)
-    panels = []
+    whole, panels = pspnet_zoo.Predictor(network), []
     for name in ("lund_20", "lund_01"):
         image = _photo(name)
-        one, other = whole(image), tiled(image)
-        changed = one.mask != other.mask
-        print(f"{name}: {changed.mean():.1%} of the pixels change in tiles, {(one.mask != even(image).mask).mean():.1%} unblended")
+        one = whole(image)
+        for tile in (512, 256):
+            for blend in (False, True):
+                other = pspnet_zoo.Predictor(network, tile=tile, blend=blend)(image)
+                changed = one.mask != other.mask
+                print(f"{name}, tiles of {tile}, {'blended' if blend else 'even'}: {changed.mean():.1%} of the pixels change")
         shown = np.where(changed[..., None], np.uint8((220, 30, 30)), image // 2 + 110)
-        panels += [(np.asarray(one.overlay(0.6)), "whole image"), (np.asarray(other.overlay(0.6)), "tiles of 512, overlap 128")]
+        panels += [(np.asarray(one.overlay(0.6)), "whole image"), (np.asarray(other.overlay(0.6)), f"tiles of {tile} pixels")]
         panels += [(shown, f"{changed.mean():.1%} of the pixels change")]
     _panels(panels, "tiles.jpg", columns=3, legend=whole.labels)
 

@@ -1,4 +1,4 @@
-"""Vectors in coordinates of a map: polygons of GeoJSON, GeoPackage and Shapefile, drawn onto the GeoTIFF that they lie on.
+"""Vectors with coordinates: polygons of GeoJSON, GeoPackage and Shapefile, drawn onto the GeoTIFF that they lie on.
 
 pyogrio reads them, rasterio changes their coordinates to those of the image. Needs the extra `raster`.
 """
