@@ -304,32 +304,46 @@ def test_photos_beyond_the_limit_of_pillow_are_read_by_windows(aerial, photo, tm
         next(predictor.rows(tmp_path / "a.tif"))
 
 
+LARGE = """
+import resource, sys
+import torch
+from pathlib import Path
+from pspnet_zoo import Labels, Predictor, PSPNet
+from pspnet_zoo.results.jobs import Job
+from pspnet_zoo.results.sink import ResultSink
+
+net = PSPNet("test_resnet", None, classes=2, psp_out_channels=8).eval()
+net.labels = Labels(("a", "b"))
+predictor = Predictor(net, tile=1024, overlap=64)
+
+class Tiny(torch.nn.Conv2d):
+    preprocess, labels, classes, activation, image_size = net.preprocess, net.labels, 2, None, None
+    device, dtype = torch.device("cpu"), torch.float32
+
+predictor.runtime = Tiny(3, 2, 3, padding=1)
+sink = ResultSink("tiny", "0")
+print(sink.segment_map(predictor, Job(Path("a.tif"), "a", Path("a_overlay.png"), Path("a_mask.tif")), lambda done, total: None))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
 @pytest.mark.slow
 def test_a_very_large_map_takes_little_memory(tmp_path):
-    """30,000 x 30,000 pixels in a process of its own, whose largest memory is measured."""
-    network = PSPNet("test_resnet", None, classes=2, psp_out_channels=8)
-    network.labels = Labels(("a", "b"))
-    network.save_pretrained(tmp_path / "model")
-    tile = np.random.default_rng(0).integers(0, 256, (3, 512, 30000), np.uint8)
-    options = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "lzw", "crs": "EPSG:32633"}
+    """30,000 x 30,000 pixels and a network of one convolution, in a process of its own whose largest memory is measured."""
+    rows = np.random.default_rng(0).integers(0, 256, (3, 512, 30000), np.uint8)
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(1, 0, 500000, 0, -1, 6000000), "BIGTIFF": "YES"}
+    blocks = {"tiled": True, "blockxsize": 512, "blockysize": 512, "interleave": "pixel"}
     with rasterio.open(
-        tmp_path / "a.tif", "w", driver="GTiff", count=3, height=30000, width=30000, dtype="uint8",
-        transform=rasterio.Affine(1, 0, 0, 0, -1, 0), BIGTIFF="YES", **options,
-    ) as file:  # fmt: skip
+        tmp_path / "a.tif", "w", driver="GTiff", count=3, height=30000, width=30000, dtype="uint8", **place, **blocks
+    ) as file:
         for top in range(0, 30000, 512):
-            rows = min(512, 30000 - top)
-            file.write(tile[:, :rows], window=rasterio.windows.Window(0, top, 30000, rows))
-    code = (
-        "import resource, sys; from pspnet_zoo.cli.app import app\n"
-        "try: app(sys.argv[1:])\n"
-        "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    )
-    arguments = ["predict", "a.tif", "-o", "out", "--model", "model", "--tile", "1024", "--overlap", "64"]
+            count = min(512, 30000 - top)
+            file.write(rows[:, :count], window=rasterio.windows.Window(0, top, 30000, count))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", LARGE], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.splitlines()[-1]) < 1.5e6  # kilobytes
-    with rasterio.open(tmp_path / "out" / "a_mask.tif") as file:
+    with rasterio.open(tmp_path / "a_mask.tif") as file:
         assert file.shape == (30000, 30000) and file.crs == rasterio.crs.CRS.from_epsg(32633)
 
 
