@@ -167,24 +167,17 @@ def predict(
 
     if masks_only:
         refuse_idle("is the opacity of overlays, and --masks-only writes none; leave one of them out", "alpha")
+        refuse_idle("is about overlays, and --masks-only writes none; leave one of them out", "overlay_bands", "stretch")
     if shapes == "masks":
         refuse_idle("is for polygons; add --format coco, labelme, yolo or geojson", "simplify", "min_area")
+    if tile is not None:
+        refuse_idle("is for whole images; tiles are segmented one by one, so leave it out", "batch_size")
     totals = _Totals()
     if report is not None:
         check_report(report)
     found = list(_find(images, recursive, output, totals))
     jobs = plan_jobs(found, output, masks_only=masks_only, tiles=tile is not None, kind=kind, fail=totals.fail)
-    has_videos = any(job.is_video for job in jobs)
-    if jobs and not has_videos:
-        refuse_idle("is for videos, and there are none; leave it out", "every", "masks", "smooth")
-    if has_videos:
-        from ..streams.video import pyav
-
-        pyav()
-        if masks_only and masks is None:
-            raise ValueError("A video's masks need a folder with --masks-only; give --masks DIR")
-    if not jobs:
-        raise typer.Exit(2)
+    has_videos = _check_jobs(jobs, masks_only, masks)
     planned = jobs
     from ..inference.predictor import Predictor
     from ..results.sink import ResultSink, model_digest
@@ -224,6 +217,23 @@ def predict(
         say(f"Wrote {report}")
     if totals.failures:
         raise typer.Exit(2)
+
+
+def _check_jobs(jobs: "list[Job]", masks_only: bool, masks: Path | None) -> bool:
+    """Whether there are videos; options that would change nothing are refused."""
+    if not jobs:
+        raise typer.Exit(2)
+    if not any(job.mask is not None and job.mask.suffix == ".tif" for job in jobs):
+        refuse_idle("is for masks of GeoTIFF and of tiles, and there are none; add --tile 512, or leave it out", "cog")
+    if not any(job.is_video for job in jobs):
+        refuse_idle("is for videos, and there are none; leave it out", "every", "masks", "smooth")
+        return False
+    from ..streams.video import pyav
+
+    pyav()
+    if masks_only and masks is None:
+        raise ValueError("A video's masks need a folder with --masks-only; give --masks DIR")
+    return True
 
 
 def _write_shapes(jobs: "list[Job]", predictor: "Predictor", output: Path, kind: str, totals: _Totals, **bounds: Any) -> None:

@@ -60,6 +60,8 @@ def test_bulk_works_in_tiles(aerial_photo, net, tmp_path):
         destination.begin(Manifest("in", inputs.digest, 1, 10, model, digest, False))
     with pytest.raises(ValueError, match="overlap is 16 and no tile is given"):
         driver.pack_model(model, None, 16)
+    with pytest.raises(ValueError, match="blend is False and no tile is given"):
+        driver.pack_model(model, blend=False)
 
 
 @pytest.fixture
