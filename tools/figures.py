@@ -124,13 +124,13 @@ def tiles() -> None:
     for name in ("lund_20", "lund_01"):
         image = _photo(name)
         one = whole(image)
-        for tile in (512, 256):
+        for tile in (256, 512):
             for blend in (False, True):
                 other = pspnet_zoo.Predictor(network, tile=tile, blend=blend)(image)
                 changed = one.mask != other.mask
                 print(f"{name}, tiles of {tile}, {'blended' if blend else 'even'}: {changed.mean():.1%} of the pixels change")
         shown = np.where(changed[..., None], np.uint8((220, 30, 30)), image // 2 + 110)
-        panels += [(np.asarray(one.overlay(0.6)), "whole image"), (np.asarray(other.overlay(0.6)), f"tiles of {tile} pixels")]
+        panels += [(np.asarray(one.overlay(0.6)), "whole image"), (np.asarray(other.overlay(0.6)), f"tiles of {tile}, overlap {tile // 4}")]
         panels += [(shown, f"{changed.mean():.1%} of the pixels change")]
     _panels(panels, "tiles.jpg", columns=3, legend=whole.labels)
 

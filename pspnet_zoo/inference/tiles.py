@@ -20,6 +20,8 @@ from ..data.rasters import Raster, Region, is_map, matching_bands, open_raster, 
 from ..meta import IGNORE, Preprocess
 from .scores import SegmentationModel, class_scores, number_of_ids, reads_photos, to_luma
 
+CHUNK = 128
+"""Most rows that are merged at once."""
 BLOCK_BYTES = 2**29
 """Most bytes of a part of a file that is decoded for a window."""
 
@@ -258,34 +260,43 @@ def merged_scores(
     rows, columns = min(tiling.tile, height), min(tiling.tile, width)
     down, across = tiling.weights(height), tiling.weights(width)
     ends = [*tops[1:], height]  # the row at which the next row of tiles begins to add
-    total, weight = torch.empty(0), torch.empty(0)
+    # a pixel's weights add up to a product, since every row of tiles has the same columns
+    weight_of_rows, weight_of_columns = (_sums(w, s, n) for w, s, n in ((down, tops, height), (across, lefts, width)))
+    total = torch.empty(0)
     base = done = first_row
     for top, end, in_rows in zip(tops, ends, down, strict=True):
         if top + rows <= first_row:
             continue
-        total, weight, base = _moved(total, weight, base, top, rows, width)
+        total, base = _moved(total, base, top), top
         for left, next_left, in_columns in zip(lefts, [*lefts[1:], width], across, strict=True):
             weights = in_rows[:, None] * in_columns
             scores = score(image.read(Region(top, left, rows, columns)))
             if scores.shape[-2:] != (rows, columns):
                 raise ValueError(f"The network gave {tuple(scores.shape)} for a tile of {rows}x{columns} pixels")
             if not total.numel():
-                total, weight = torch.zeros(len(scores), rows, width), torch.zeros(rows, width)
+                total = torch.zeros(len(scores), rows, width)
             total[:, :, left : left + columns] += scores * weights if tiling.blend else scores
-            weight[:, left : left + columns] += weights
             if tile_done:
                 tile_done((end - top) * (next_left - left))
-        if end > done:
-            yield done, total[:, done - base : end - base] / weight[done - base : end - base]
-            done = end
+        for start in range(done, end, CHUNK):
+            stop = min(start + CHUNK, end)
+            yield start, total[:, start - base : stop - base] / (weight_of_rows[start:stop, None] * weight_of_columns)
+        done = max(done, end)
 
 
-def _moved(total: Tensor, weight: Tensor, base: int, top: int, rows: int, width: int) -> tuple[Tensor, Tensor, int]:
+def _sums(weights: Tensor, starts: list[int], size: int) -> Tensor:
+    """(size,) sum of the tiles' weights at each pixel of a side."""
+    total = torch.zeros(size)
+    for start, each in zip(starts, weights, strict=True):
+        total[start : start + len(each)] += each
+    return total
+
+
+def _moved(total: Tensor, base: int, top: int) -> Tensor:
     """The sums moved up to begin at the row `top`, with zeros below."""
     if total.numel() and (shift := top - base):
-        for sums in (total, weight):
-            kept = rows - shift
-            if kept > 0:
-                sums[..., :kept, :] = sums[..., shift:, :].clone()
-            sums[..., max(kept, 0) :, :] = 0
-    return total, weight, top
+        kept = max(total.shape[1] - shift, 0)
+        if kept:
+            total[:, :kept] = total[:, shift:].clone()
+        total[:, kept:] = 0
+    return total
