@@ -130,7 +130,8 @@ def tiles() -> None:
                 changed = one.mask != other.mask
                 print(f"{name}, tiles of {tile}, {'blended' if blend else 'even'}: {changed.mean():.1%} of the pixels change")
         shown = np.where(changed[..., None], np.uint8((220, 30, 30)), image // 2 + 110)
-        panels += [(np.asarray(one.overlay(0.6)), "whole image"), (np.asarray(other.overlay(0.6)), f"tiles of {tile}, overlap {tile // 4}")]
+        panels += [(np.asarray(one.overlay(0.6)), "whole image")]
+        panels += [(np.asarray(other.overlay(0.6)), f"tiles of {tile}, overlap {tile // 4}")]
         panels += [(shown, f"{changed.mean():.1%} of the pixels change")]
     _panels(panels, "tiles.jpg", columns=3, legend=whole.labels)
 

@@ -32,7 +32,7 @@ _DRIVERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "GTiff", ".t
 _GDAL: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_PAM_ENABLED": "NO",  # no other file than the one that was named
-    "GDAL_CACHEMAX": 256,  # megabytes; GDAL's default is a twentieth of the memory
+    "GDAL_CACHEMAX": 192,  # megabytes; GDAL's default is a twentieth of the memory
 }
 
 

@@ -22,6 +22,8 @@ from .stamp import TIFF_TAG
 
 BLOCK = 512
 """Side of a tile of the file, in pixels."""
+CACHE = 128
+"""Most megabytes of blocks that wait in memory to be written."""
 _KEY = "made_of.json"
 
 
@@ -94,7 +96,8 @@ class MapWriter:
     def __exit__(self, kind: object, *_: object) -> None:
         try:
             if kind is None:
-                self._finish()
+                with self._rasterio.Env(GDAL_CACHEMAX=CACHE):
+                    self._finish()
         finally:
             Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
@@ -162,7 +165,7 @@ class MapWriter:
 
 
 def map_counts(path: Path) -> tuple[tuple[int, int], np.ndarray]:
-    """Height and width of a map, and the (256,) numbers of its pixels by id."""
+    """Height and width of what `MapWriter` wrote, and the (256,) numbers of its pixels by id."""
     counts = np.zeros(IGNORE + 1, np.int64)
     with open_raster(path) as raster:
         for region in row_regions(raster):
