@@ -64,7 +64,7 @@ def read_vectors(root: Path, images: Images, options: MaskOptions) -> Source:
 
 def _features(file: Path, field: str | None, source: Source) -> list[_Feature]:
     try:
-        import pyogrio
+        import pyogrio.raw
         import shapely
     except ImportError as error:
         raise missing_extra(f"'{file}'", "raster", error) from None
