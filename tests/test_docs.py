@@ -127,6 +127,26 @@ def test_the_commands_of_fine_tuning_work_in_this_order(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("name", ["satellite-images", "16-bit-and-medical"])
+def test_the_commands_of_other_bands_work_on_the_dataset_of_their_page(name, tmp_path, monkeypatch):
+    for module in ("rasterio", "pydicom", "accelerate", "onnxruntime"):
+        pytest.importorskip(module)
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "how-to" / f"{name}.md"
+    exec(compile("\n".join(blocks(page, "python")), name, "exec"), {"__name__": "__main__"})
+    commands = re.findall("^pspnet-zoo (.+)$", "\n".join(blocks(page, "sh")), re.MULTILINE)
+    assert [c.split()[0] for c in commands][:5] == ["data", "data", "train", "evaluate", "predict" if "sat" in name else "export"]
+    if name == "satellite-images":
+        shutil.copy("land/val/images/0.tif", "scene.tif")
+    for command in commands:
+        shorter = ["--iterations", "2", "--evaluate-every", "0", "--cpu"] if command.startswith("train") else []
+        command = command.replace("pspnet_r18", "pspnet_test_resnet")
+        result = CliRunner().invoke(app, [*shlex.split(command), *shorter])
+        assert result.exit_code == 0, (command, result.output)
+    assert list(Path("masks").glob("0_mask.*"))
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_the_commands_of_teaching_work_with_stand_ins(cityscapes, tmp_path, monkeypatch):
     """Small untrained networks in place of the teachers and the student's encoder, few steps."""
     monkeypatch.chdir(tmp_path)

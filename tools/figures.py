@@ -8,6 +8,7 @@ Photos: streets of Lund from mapillary/OpenSfM (BSD-2-Clause), faces and plates 
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -113,6 +114,26 @@ def windows() -> None:
         (np.asarray(parts.overlay(0.6)), f"windows of {crop[1]}x{crop[0]} pixels"),
     ]
     _panels(panels, "windows.jpg", columns=3)
+
+
+def tiles() -> None:
+    """Photos as a whole and in tiles, and the pixels whose class changes; their fractions are printed."""
+    network = pspnet_zoo.create("pspnet_lite0.camvid", pretrained=True)
+    network.preprocess = replace(network.preprocess, input_scale=1.0)  # else small images, and so tiles, would be upsampled
+    whole, panels = pspnet_zoo.Predictor(network), []
+    for name in ("lund_20", "lund_01"):
+        image = _photo(name)
+        one = whole(image)
+        for tile in (256, 512):
+            for blend in (False, True):
+                other = pspnet_zoo.Predictor(network, tile=tile, blend=blend)(image)
+                changed = one.mask != other.mask
+                print(f"{name}, tiles of {tile}, {'blended' if blend else 'even'}: {changed.mean():.1%} of the pixels change")
+        shown = np.where(changed[..., None], np.uint8((220, 30, 30)), image // 2 + 110)
+        panels += [(np.asarray(one.overlay(0.6)), "whole image")]
+        panels += [(np.asarray(other.overlay(0.6)), f"tiles of {tile}, overlap {tile // 4}")]
+        panels += [(shown, f"{changed.mean():.1%} of the pixels change")]
+    _panels(panels, "tiles.jpg", columns=3, legend=whole.labels)
 
 
 def predictions() -> None:
@@ -254,7 +275,7 @@ def _components(features: torch.Tensor) -> Callable[[torch.Tensor], np.ndarray]:
     return colors
 
 
-FIGURE = {f.__name__: f for f in (structure, pyramid, dilation, windows, predictions, tutorial, demo)}
+FIGURE = {f.__name__: f for f in (structure, pyramid, dilation, windows, tiles, predictions, tutorial, demo)}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ Docs: docs/how-to/segment-in-bulk.md, docs/explanation/scale.md.
 """
 
 import hashlib
+import json
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -79,6 +80,9 @@ def run(
     rows_per_shard: int = 256,
     as_files: bool = False,
     address: str | None = None,
+    tile: int | None = None,
+    overlap: int | None = None,
+    blend: bool | None = None,
     progress: Callable[[Summary, int], None] | None = None,
 ) -> Summary:
     """Segment every image of a source exactly once; the same call again does the shards that are missing.
@@ -96,6 +100,9 @@ def run(
         as_files: Write each mask as a PNG file below masks/ instead of into the shards.
         address: Address of a running cluster, such as "auto" or "ray://host:10001"; None starts a local one, or takes the
             process's own.
+        tile: See `Predictor`, as the next two. Images are decoded whole all the same.
+        overlap: Pixels that tiles share.
+        blend: Whether tiles fade into each other.
         progress: Called after each shard with the numbers so far and the number of images of the source.
 
     Raises:
@@ -112,8 +119,10 @@ def run(
         raise ValueError(f"column is '{column}', which is of Parquet, and the source is a {inputs.kind}; leave it out")
     if as_files:
         _check_names(inputs)
-    files, digest = pack_model(model)
-    manifest = Manifest(source, inputs.digest, len(inputs), rows_per_shard, model, digest, as_files)
+    files, digest = pack_model(model, tile, overlap, blend)
+    tiles = (tile, overlap, blend)
+    tiling = None if tiles == (None, None, None) else json.dumps(tiles)
+    manifest = Manifest(source, inputs.digest, len(inputs), rows_per_shard, model, digest, as_files, tiling=tiling)
     with Destination(destination).locked():
         missing = Destination(destination).begin(manifest)
         sizes = {shard: min(rows_per_shard, len(inputs) - shard * rows_per_shard) for shard in missing}
@@ -200,7 +209,7 @@ class _Worker:
 
     def __init__(self, files: "ray.ObjectRef", destination: str, manifest: Manifest, device: str | None) -> None:
         # one thread, whatever the machine, so that a mask does not depend on where it was made
-        self._predictor = load_files(ray.get(files), device)
+        self._predictor = load_files(ray.get(files), device, json.loads(manifest.tiling or "[]"))
         self._destination, self._manifest = Destination(destination), manifest
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -250,9 +259,16 @@ def segment_part(predictor: Predictor, part: str, manifest: Manifest, destinatio
     return list(in_order(row, results, workers=1, ahead=2))
 
 
-def pack_model(model: str) -> tuple[dict[str, bytes], str]:
-    """All files of a model by name, those of its checkpoint's folder or the exported ones, and its digest."""
-    predictor = Predictor(model)
+def pack_model(
+    model: str, tile: int | None = None, overlap: int | None = None, blend: bool | None = None
+) -> tuple[dict[str, bytes], str]:
+    """All files of a model by name, those of its checkpoint's folder or the exported ones, and its digest.
+
+    Raises:
+        ValueError: If the network reads other images than photos, or the tiles do not fit it.
+    """
+    predictor = Predictor(model, tile=tile, overlap=overlap, blend=blend)
+    predictor.require_photos("Bulk work")
     digest = model_digest(predictor)
     if isinstance(predictor.runtime, ExportedRuntime):
         return {path.name: path.read_bytes() for path in files_of(predictor.runtime.path)}, digest
@@ -261,13 +277,14 @@ def pack_model(model: str) -> tuple[dict[str, bytes], str]:
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}, digest
 
 
-def load_files(files: Mapping[str, bytes], device: str | None = None) -> Predictor:
-    """The predictor of the files of `pack_model`, with one thread; see `Predictor` for the device."""
+def load_files(files: Mapping[str, bytes], device: str | None = None, tiles: Sequence[Any] = ()) -> Predictor:
+    """The predictor of the files of `pack_model`, with one thread; see `Predictor` for the device and for `tiles`."""
+    tile, overlap, blend = tiles or (None, None, None)
     with tempfile.TemporaryDirectory() as folder:
         for name, data in files.items():
             (Path(folder) / name).write_bytes(data)
         exported = next(filter(format_of, files), "")
-        return Predictor(Path(folder) / exported, device=device, threads=1)
+        return Predictor(Path(folder) / exported, device=device, threads=1, tile=tile, overlap=overlap, blend=blend)
 
 
 def _check_names(source: BulkSource) -> None:

@@ -48,6 +48,8 @@ class Manifest:
     as_files: bool
     """Masks are PNG files below masks/ instead of bytes in the shards."""
     format: int = 2
+    tiling: str | None = None
+    """Side and overlap of the tiles and how they are merged; None for whole images."""
 
     @property
     def shards(self) -> int:
@@ -119,7 +121,7 @@ class Destination:
             else "it is another model"
             if key == "model_sha256"
             else f"{key} was {old.get(key)}, now {new[key]}"
-            for key in ("source_digest", "images", "model_sha256", "rows_per_shard", "as_files", "format")
+            for key in ("source_digest", "images", "model_sha256", "rows_per_shard", "as_files", "format", "tiling")
             if old.get(key) != new[key]
         ]
         if different:

@@ -37,6 +37,14 @@ def bulk(
     as_files: Annotated[
         bool, typer.Option("--as-files", help="Write masks as PNG files below masks/ instead of into the shards.")
     ] = False,
+    tile: Annotated[int | None, typer.Option(min=1, help="Segment in tiles of this side, in pixels, at full size.")] = None,
+    overlap: Annotated[
+        int | None, typer.Option(min=0, show_default="a quarter of the tile", help="Pixels that neighbouring tiles share.")
+    ] = None,
+    blend: Annotated[
+        bool | None,
+        typer.Option("--blend/--no-blend", show_default="blend", help="Fade tiles into each other, or average them evenly."),
+    ] = None,
     address: Annotated[
         str | None,
         typer.Option(show_default="this machine alone", help="Address of a running Ray cluster, 'auto' or ray://HOST:10001."),
@@ -71,6 +79,9 @@ def bulk(
                 rows_per_shard=rows_per_shard,
                 as_files=as_files,
                 address=address,
+                tile=tile,
+                overlap=overlap,
+                blend=blend,
                 progress=progress,
             )
         except KeyboardInterrupt:

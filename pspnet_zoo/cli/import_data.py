@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,8 @@ from .contents import show_contents
 from .terminal import progress_bar, say
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..data.importers.write import Written
 
 _SHEET = "contact_sheet.png"
@@ -25,7 +27,7 @@ def import_data(
         typer.Option(
             "--format",
             show_default="told by the files",
-            help="coco, yolo, labelme, cvat, labelstudio, voc, masks (or colors, binary, ids, instances), npz or parquet.",
+            help="coco, yolo, labelme, cvat, labelstudio, voc, masks (or colors, binary, ids, instances), npz, parquet or vectors.",
         ),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if they are not in the source.")] = None,
@@ -42,6 +44,12 @@ def import_data(
     ] = None,
     names: Annotated[
         str | None, typer.Option(help="Names of the masks' values, in ascending order: cell,nucleus.", rich_help_panel=_CLASSES)
+    ] = None,
+    class_field: Annotated[
+        str | None,
+        typer.Option(
+            show_default="the first of usual names", help="Field of vectors that holds the class.", rich_help_panel=_CLASSES
+        ),
     ] = None,
     background: Annotated[
         str | None, typer.Option(help="Name of the class of what nobody drew.", rich_help_panel=_CLASSES, show_default="background")
@@ -90,7 +98,7 @@ def import_data(
     if lists and not wanted:
         raise FileNotFoundError(f"No lists such as train.txt and val.txt in '{lists}'")
     options = WriteOptions(priority, link, split, group_by, wanted, folds)
-    stated = MaskOptions(masks, colors, tuple(name.strip() for name in names.split(",")) if names else ())
+    stated = MaskOptions(masks, colors, tuple(name.strip() for name in names.split(",")) if names else (), field=class_field)
     with progress_bar() as bar:
         task = bar.add_task("importing", total=None)
         read = read_source(_local(source), kind, images=images, masks=stated)
@@ -136,8 +144,21 @@ def _sheet(output: Path, splits: list[str], folds: int) -> bytes:
     opened = [open_dataset("folder", output / name, "val") if folds else open_dataset("folder", output, name) for name in splits]
     places = [(dataset, index) for dataset in opened for index in range(len(dataset))]
     chosen = [places[i * len(places) // _SHOWN] for i in range(_SHOWN)] if len(places) > _SHOWN else places
-    pairs = ((dataset.images[i].stem, *dataset[i]) for dataset, i in chosen)
-    items = ((name, image.permute(1, 2, 0).numpy(), mask.numpy()) for name, image, mask in pairs)
+    items = ((dataset.images[i].stem, *_shown(dataset, i)) for dataset, i in chosen)
     buffer = io.BytesIO()
     contact_sheet(items, opened[0].labels).save(buffer, "png")
     return buffer.getvalue()
+
+
+def _shown(dataset: Any, index: int) -> "tuple[np.ndarray, np.ndarray]":
+    """(H, W, 3) uint8 and (H, W): the image, or its first bands between percentiles, and the class ids."""
+    from ..data.images import ImageError
+    from ..data.rasters import open_raster
+    from ..inference.draw import stretched
+
+    try:
+        image, mask = dataset[index]
+        return image.permute(1, 2, 0).numpy(), mask.numpy()
+    except ImageError:
+        with open_raster(dataset.images[index]) as raster:
+            return stretched(raster.read().transpose(1, 2, 0)), dataset.mask(index).numpy()

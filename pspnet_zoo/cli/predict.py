@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from .terminal import (
     DEFAULT_MODEL,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _COLUMNS = 4  # images that have a column of their own in the table
 _VIDEOS = "Options for videos"
 _SHAPES = "Options for polygons"
+_LARGE = "Options for large images, maps and other bands"
 
 
 @dataclass
@@ -102,6 +103,40 @@ def predict(
     min_area: Annotated[
         int, typer.Option(min=0, help="Pixels of the smallest object that is written.", rich_help_panel=_SHAPES)
     ] = 0,
+    tile: Annotated[
+        int | None,
+        typer.Option(min=1, help="Segment in tiles of this side, in pixels, at full size.", rich_help_panel=_LARGE),
+    ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            min=0, show_default="a quarter of the tile", help="Pixels that neighbouring tiles share.", rich_help_panel=_LARGE
+        ),
+    ] = None,
+    blend: Annotated[
+        bool | None,
+        typer.Option(
+            "--blend/--no-blend",
+            show_default="blend",
+            help="Fade tiles into each other, or average them evenly.",
+            rich_help_panel=_LARGE,
+        ),
+    ] = None,
+    cog: Annotated[
+        bool, typer.Option("--cog", help="Write masks of GeoTIFF and tiles as cloud-optimised GeoTIFF.", rich_help_panel=_LARGE)
+    ] = False,
+    overlay_bands: Annotated[
+        str | None,
+        typer.Option(
+            show_default="the first three",
+            help="Bands that overlays show, by name or number: nir,red,green.",
+            rich_help_panel=_LARGE,
+        ),
+    ] = None,
+    stretch: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", show_default="2 98", help="Percentiles shown as black and white.", rich_help_panel=_LARGE),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of equal size in a batch on a GPU; a CPU takes one.")] = 1,
     workers: Annotated[
         int | None, typer.Option(min=1, show_default="cores, at most 4", help="Threads that read, and as many that write.")
@@ -132,31 +167,28 @@ def predict(
 
     if masks_only:
         refuse_idle("is the opacity of overlays, and --masks-only writes none; leave one of them out", "alpha")
+        refuse_idle("is about overlays, and --masks-only writes none; leave one of them out", "overlay_bands", "stretch")
     if shapes == "masks":
         refuse_idle("is for polygons; add --format coco, labelme, yolo or geojson", "simplify", "min_area")
+    if tile is not None:
+        refuse_idle("is for whole images; tiles are segmented one by one, so leave it out", "batch_size")
     totals = _Totals()
     if report is not None:
         check_report(report)
-    jobs = plan_jobs(list(_find(images, recursive, output, totals)), output, masks_only=masks_only, kind=kind, fail=totals.fail)
-    has_videos = any(job.is_video for job in jobs)
-    if jobs and not has_videos:
-        refuse_idle("is for videos, and there are none; leave it out", "every", "masks", "smooth")
-    if has_videos:
-        from ..streams.video import pyav
-
-        pyav()
-        if masks_only and masks is None:
-            raise ValueError("A video's masks need a folder with --masks-only; give --masks DIR")
-    if not jobs:
-        raise typer.Exit(2)
+    found = list(_find(images, recursive, output, totals))
+    jobs = plan_jobs(found, output, masks_only=masks_only, tiles=tile is not None, kind=kind, fail=totals.fail)
+    has_videos = _check_jobs(jobs, masks_only, masks)
     planned = jobs
     from ..inference.predictor import Predictor
     from ..results.sink import ResultSink, model_digest
     from ..streams.pipeline import WORKERS
 
-    predictor = Predictor(model, precision=precision)
-    options = {} if precision is None else {"precision": precision}
-    sink = ResultSink(model, model_digest(predictor), alpha, options, VideoOptions(every, smooth, masks))
+    tiles = {"tile": tile, "overlap": overlap, "blend": blend}
+    look = {"overlay_bands": overlay_bands.split(",") if overlay_bands else None, "stretch": stretch}
+    predictor = Predictor(model, precision=precision, **tiles, **look)
+    options = {key: value for key, value in {"precision": precision, **tiles}.items() if value is not None}
+    look = {key: value for key, value in look.items() if value is not None}
+    sink = ResultSink(model, model_digest(predictor), alpha, options, VideoOptions(every, smooth, masks), look, cog)
     output.mkdir(parents=True, exist_ok=True)
     writer = nullcontext() if report is None else ReportWriter(report, predictor.labels.names, video=has_videos)
     try:
@@ -165,7 +197,8 @@ def predict(
             if skip_existing:
                 jobs = run.skip(jobs)
             replaced = sum(os.path.lexists(path) for job in jobs for path in job.targets)
-            run.images([job for job in jobs if not job.is_video], batch_size)
+            still = [job for job in jobs if not job.is_video]
+            run.images(still, batch_size) if tile is None else run.maps(still)
             for job in jobs:
                 if job.is_video:
                     run.video(job)
@@ -174,12 +207,7 @@ def predict(
             say(f"Stopped with {totals.done} of {len(jobs)} done; the same command with --skip-existing continues.", err)
         raise typer.Exit(130) from None
     if shapes != "masks":
-        from ..results.shapes import write_shapes
-
-        done = [job for job in planned if not job.is_video and job not in totals.failed]
-        bounds = {"simplify": simplify, "min_area": min_area}
-        files = write_shapes(done, predictor.labels, output, shapes, **bounds, fail=totals.fail)
-        say(f"Wrote {files[0] if len(files) == 1 else f'{len(files)} files'} of polygons ({shapes})")
+        _write_shapes(planned, predictor, output, shapes, totals, simplify=simplify, min_area=min_area)
     if totals.images:
         out.print(_fractions_table(totals))
     notes = [f"{totals.skipped} were there already"] * bool(totals.skipped)
@@ -189,6 +217,31 @@ def predict(
         say(f"Wrote {report}")
     if totals.failures:
         raise typer.Exit(2)
+
+
+def _check_jobs(jobs: "list[Job]", masks_only: bool, masks: Path | None) -> bool:
+    """Whether there are videos; options that would change nothing are refused."""
+    if not jobs:
+        raise typer.Exit(2)
+    if not any(job.mask is not None and job.mask.suffix == ".tif" for job in jobs):
+        refuse_idle("is for masks of GeoTIFF and of tiles, and there are none; add --tile 512, or leave it out", "cog")
+    if not any(job.is_video for job in jobs):
+        refuse_idle("is for videos, and there are none; leave it out", "every", "masks", "smooth")
+        return False
+    from ..streams.video import pyav
+
+    pyav()
+    if masks_only and masks is None:
+        raise ValueError("A video's masks need a folder with --masks-only; give --masks DIR")
+    return True
+
+
+def _write_shapes(jobs: "list[Job]", predictor: "Predictor", output: Path, kind: str, totals: _Totals, **bounds: Any) -> None:
+    from ..results.shapes import write_shapes
+
+    done = [job for job in jobs if not job.is_video and job not in totals.failed]
+    files = write_shapes(done, predictor.labels, output, kind, **bounds, fail=totals.fail)
+    say(f"Wrote {files[0] if len(files) == 1 else f'{len(files)} files'} of polygons ({kind})")
 
 
 def _find(arguments: list[str], recursive: bool, output: Path, totals: _Totals) -> "Iterator[Found]":
@@ -257,6 +310,20 @@ class _Run:
         finally:
             for job, row in self.sink.unclaimed.items():
                 self._record(job, row)
+
+    def maps(self, jobs: "list[Job]") -> None:
+        """Segment images in tiles, one after the other; one that fails is recorded, and the others are done."""
+        for job in jobs:
+            task = self.bar.add_task(cell(f"{job.source.name}, megapixels"), total=None)
+
+            def progress(done: int, total: int, task: TaskID = task) -> None:
+                self.bar.update(task, completed=done / 1e6, total=total / 1e6)
+
+            try:
+                self._record(job, self.sink.segment_map(self.predictor, job, progress))
+            except (ValueError, OSError, MemoryError) as error:
+                self.bar.remove_task(task)
+                self._record(job, self.sink.failure(job, error))
 
     def _record(self, job: "Job", row: "ResultRow") -> None:
         if row.error is not None:

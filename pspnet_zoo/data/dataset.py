@@ -13,6 +13,7 @@ from torchvision import tv_tensors
 
 from ..meta import IGNORE, Labels, Preprocess
 from .images import to_rgb
+from .rasters import Region
 
 
 class SegmentationDataset(Protocol):
@@ -99,6 +100,16 @@ class CheckedDataset(Dataset):
                 f"{mask.shape[-1]}x{mask.shape[-2]}; they must be of one size"
             )
         return image, mask
+
+    def window_size(self, index: int) -> tuple[int, int] | None:
+        """Height and width of an image whose regions the dataset reads by a method `window`; None for others."""
+        size = getattr(self._base, "window_size", None)
+        return size(self._chosen[index]) if size else None
+
+    def window(self, index: int, region: Region) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        """A region of an item, see `window_size`."""
+        image, mask = self._base.window(self._chosen[index], region)
+        return self._image(image, index), self._ids(mask, index)
 
     def mask(self, index: int) -> tv_tensors.Mask:
         """The second of an item; a dataset with a method `mask` reads no image for it."""

@@ -45,6 +45,19 @@ def read_image(path: Path | BinaryIO) -> np.ndarray:
         raise _unreadable(path, error) from error
 
 
+def is_too_large(path: Path) -> bool:
+    """Whether a file has more pixels than `read_image` reads."""
+    try:
+        with _HEADERS, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Image.open(path).close()
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # what is wrong is told when it is read
+        return False
+    return False
+
+
 def to_rgb(image: Any) -> np.ndarray:
     """Convert a PIL image, an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor to (H, W, 3) uint8 RGB.
 
@@ -181,7 +194,8 @@ def _open(path: Path | BinaryIO) -> tuple[Image.Image, int | None]:
     except Image.DecompressionBombError:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise ImageError(
-            f"{_name(path)} has more than {most:,} pixels, the most that are read; shrink it, or cut it into parts"
+            f"{_name(path)} has more than {most:,} pixels, the most that are read at once; segment it in tiles, by --tile 512 or "
+            "Predictor(tile=512).rows(FILE), shrink it, or cut it into parts"
         ) from None
     except Exception as error:  # Pillow's decoders fail in every way on damaged files
         raise _unreadable(path, error) from error

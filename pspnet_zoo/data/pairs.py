@@ -15,6 +15,7 @@ from .images import SUFFIXES, ImageError, read_image, read_mask
 from .labels import Labels
 
 _ONLY_RASTERS = rasters.SUFFIXES - SUFFIXES
+_TIFF = (".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,40 @@ class PairedFiles(Dataset):
         image, mask = read_pair(self.images[index], self._mask_file(index), self._ids, self.preprocess)
         return tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)), tv_tensors.Mask(torch.from_numpy(mask))
 
+    def window_size(self, index: int) -> tuple[int, int] | None:
+        """Height and width of an image whose regions can be read, see `window`; None for one that is decoded whole."""
+        path = self.images[index]
+        if path.suffix.lower() not in rasters.SUFFIXES or (self.preprocess is None and path.suffix.lower() not in _TIFF):
+            return None
+        try:
+            with self._open(path) as raster:
+                return raster.shape[1], raster.shape[2]
+        except (ValueError, OSError, ImportError):  # reading it whole says what is wrong
+            return None
+
+    def window(self, index: int, region: rasters.Region) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        """A region of an item, without decoding the rest of its image."""
+        path, mask_file = self.images[index], self._mask_file(index)
+        with self._open(path) as raster:
+            fill = self.preprocess.mean_color if self.preprocess else (0,) * raster.shape[0]
+            pixels, valid = raster.filled(fill, region)
+            size = raster.shape[1:]
+        mask = _read_mask_window(mask_file, region, size)
+        ids = np.where(valid.any(axis=0), _translate(mask, mask_file, self._ids), np.uint8(IGNORE))
+        return tv_tensors.Image(torch.from_numpy(pixels)), tv_tensors.Mask(torch.from_numpy(ids))
+
+    def _open(self, path: Path) -> rasters.Raster:
+        raster = rasters.open_raster(path)
+        try:
+            if self.preprocess is not None:
+                raster.select(rasters.matching_bands(raster, self.preprocess))
+            elif (raster.shape[0], raster.dtype) != (3, np.uint8):
+                raise ImageError(f"'{path}' has {raster.shape[0]} bands of {raster.dtype}; windows are read of 8-bit RGB")
+        except ImageError:
+            raster.close()
+            raise
+        return raster
+
     def mask(self, index: int) -> tv_tensors.Mask:
         """(H, W) uint8 class ids, 255 where ignored, without reading the image."""
         return tv_tensors.Mask(torch.from_numpy(read_ids(self._mask_file(index), self._ids)))
@@ -80,11 +115,7 @@ def read_pair(
     """
     _require_mask(image_file, mask_file)
     (image, known), mask = _read_pixels(image_file, preprocess), read_mask(mask_file)
-    if image.shape[:2] != mask.shape:
-        raise ImageError(
-            f"'{mask_file}' is {mask.shape[1]}x{mask.shape[0]}, its image is {image.shape[1]}x{image.shape[0]}; "
-            "they must be of one size"
-        )
+    _require_size(mask.shape, mask_file, image.shape[:2])
     ids_of_pixels = _translate(mask, mask_file, ids)
     return image, ids_of_pixels if known is None else np.where(known, ids_of_pixels, np.uint8(IGNORE))
 
@@ -97,6 +128,23 @@ def _read_pixels(path: Path, preprocess: Preprocess | None) -> tuple[np.ndarray,
     if path.suffix.lower() in _ONLY_RASTERS:
         raise ImageError(f"'{path}' is no 8-bit RGB image; state how it is read: pspnet-zoo data stats DIR --write")
     return read_image(path), None
+
+
+def _read_mask_window(mask_file: Path, region: rasters.Region, size: tuple[int, ...]) -> np.ndarray:
+    if mask_file.suffix.lower() in _TIFF:
+        with rasters.open_raster(mask_file) as raster:
+            _require_size(raster.shape[1:], mask_file, size)
+            if raster.shape[0] != 1 or raster.dtype != np.uint8:
+                raise ImageError(f"'{mask_file}' has {raster.shape[0]} bands of {raster.dtype}; a mask has one of 8 bits")
+            return raster.read(region)[0]
+    mask = read_mask(mask_file)
+    _require_size(mask.shape, mask_file, size)
+    return mask[region.top : region.top + region.height, region.left : region.left + region.width]
+
+
+def _require_size(mask: tuple[int, ...], mask_file: Path, image: tuple[int, ...]) -> None:
+    if mask != image:
+        raise ImageError(f"'{mask_file}' is {mask[1]}x{mask[0]}, its image is {image[1]}x{image[0]}; they must be of one size")
 
 
 def read_ids(mask_file: Path, ids: Mapping[int, int]) -> np.ndarray:

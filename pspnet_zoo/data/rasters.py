@@ -1,7 +1,7 @@
-"""Images of any bands and depth, whole or by windows: TIFF and GeoTIFF, 16-bit PNG, DICOM, NumPy arrays.
+"""Images of any bands and depth, whole or by windows: TIFF and GeoTIFF, PNG, JPEG, DICOM, NumPy arrays.
 
-TIFF and PNG are read by rasterio: GDAL decodes only the blocks that a window touches, and has every compression in use. DICOM is
-read by pydicom, whose decoders here need no licence. Both come with the extra `raster`; `.npy` and `.npz` need nothing.
+TIFF, PNG and JPEG are read by rasterio: GDAL decodes only the blocks that a window touches, and has every compression in use. DICOM
+is read by pydicom, whose decoders here need no licence. Both come with the extra `raster`; `.npy` and `.npz` need nothing.
 
 What a file says of people (names and birth dates in DICOM, GPS positions) is never read out of it.
 """
@@ -9,7 +9,8 @@ What a file says of people (names and birth dates in DICOM, GPS positions) is ne
 import threading
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,17 +21,19 @@ from ..extras import missing_extra
 from ..meta import Preprocess
 from .images import ImageError
 
-SUFFIXES = frozenset({".dcm", ".npy", ".npz", ".png", ".tif", ".tiff"})
+SUFFIXES = frozenset({".dcm", ".jpeg", ".jpg", ".npy", ".npz", ".png", ".tif", ".tiff"})
 """File name endings that `open_raster` reads, lower case."""
 
 MAX_BYTES = 2**32
 """Most bytes that one read may decode; larger files are read by windows."""
 
 _WARNINGS = threading.Lock()  # catch_warnings changes the whole process
+_DRIVERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "GTiff", ".tiff": "GTiff"}
 _GDAL: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_PAM_ENABLED": "NO",
-}  # no other file than the one that was named
+    "GDAL_PAM_ENABLED": "NO",  # no other file than the one that was named
+    "GDAL_CACHEMAX": 192,  # megabytes; GDAL's default is a twentieth of the memory
+}
 
 
 class Region(NamedTuple):
@@ -52,6 +55,8 @@ class Raster:
         bands: Names of the bands that are read; empty where the file names none.
         crs: Coordinate reference system of a GeoTIFF, as rasterio has it; None elsewhere.
         transform: Affine transform of a GeoTIFF from pixels to coordinates; None elsewhere.
+        has_alpha: Whether the last band says where the others have data.
+        block_bytes: Size of the smallest part of the file that can be decoded.
 
     Args:
         path: The file.
@@ -66,7 +71,14 @@ class Raster:
         self.path, self._source = path, source
         self.dtype: np.dtype = source.dtype
         self.crs, self.transform = source.crs, source.transform
+        self.has_alpha: bool = source.alpha is not None
+        self.block_bytes: int = source.block_bytes
         self.select(bands)
+
+    @property
+    def is_map(self) -> bool:
+        """Whether the file has coordinates."""
+        return self.crs is not None or self.transform is not None
 
     def select(self, bands: Sequence[int | str] | None) -> None:
         """Read other bands of the file from now on; see the class."""
@@ -169,8 +181,7 @@ def open_raster(path: str | PathLike[str], *, bands: Sequence[int | str] | None 
     if dicom_window and suffix != ".dcm":
         raise ImageError(f"'{path}' is no DICOM file, so it has no window to apply")
     try:
-        with _WARNINGS, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of files without coordinates; pydicom's quote values that may be names
+        with quiet():  # of files without coordinates; pydicom's warnings quote values that may be names
             source = _open(path, suffix, dicom_window)
     except (ImageError, ImportError, MemoryError):
         raise
@@ -181,6 +192,30 @@ def open_raster(path: str | PathLike[str], *, bands: Sequence[int | str] | None 
     except ImageError:
         source.close()
         raise
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Ignore warnings, in one thread at a time."""
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def is_map(path: Path) -> bool:
+    """Whether a file is a TIFF that states coordinates; False where it cannot be read, or the extra is missing."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return False
+    try:
+        with open_raster(path) as raster:
+            return raster.is_map
+    except (ValueError, OSError, ImportError):
+        return False
+
+
+def pixels_of(path: Path, pixels: np.ndarray, like: Raster | None = None) -> Raster:
+    """(bands, height, width) in memory as the raster of a file, with the coordinates of another one."""
+    return Raster(path, _Array(pixels, like), None)
 
 
 def matching_bands(raster: Raster, preprocess: Preprocess) -> Sequence[int | str] | None:
@@ -235,16 +270,18 @@ def _open(path: Path, suffix: str, dicom_window: bool) -> "_Gdal | _Array":
         return _Array(_bands_first(path, np.load(path, mmap_mode="r", allow_pickle=False)))
     if suffix == ".npz":
         return _Array(_bands_first(path, _from_archive(path)))
-    return _Gdal(path, "PNG" if suffix == ".png" else "GTiff")
+    return _Gdal(path, _DRIVERS[suffix])
 
 
 class _Array:
     """Bands in memory, or in a file that is mapped into it."""
 
-    crs = transform = None
+    alpha = None
+    block_bytes = 0
 
-    def __init__(self, pixels: np.ndarray) -> None:
+    def __init__(self, pixels: np.ndarray, like: Raster | None = None) -> None:
         self._pixels = pixels
+        self.crs, self.transform = (like.crs, like.transform) if like else (None, None)
         self.count, self.height, self.width = pixels.shape
         self.dtype = pixels.dtype
         self.names = [""] * self.count
@@ -266,7 +303,7 @@ class _Gdal:
     def __init__(self, path: Path, driver: str) -> None:
         try:
             import rasterio
-            from rasterio.enums import ColorInterp, MaskFlags
+            from rasterio.enums import ColorInterp, Interleaving, MaskFlags
             from rasterio.windows import Window
         except ImportError as error:
             raise missing_extra(f"'{path}'", "raster", error) from None
@@ -278,20 +315,25 @@ class _Gdal:
         if len(set(file.dtypes)) > 1 or np.dtype(file.dtypes[0]).kind not in "uif":
             file.close()
             raise ImageError(f"'{path}' has bands of {', '.join(sorted(set(file.dtypes)))}; they must be of one real type")
+        if file.tags().get("EXIF_Orientation", "1") != "1":
+            file.close()
+            raise ImageError(f"'{path}' is to be turned as its EXIF states, which needs it whole; save it upright")
         self.count, self.height, self.width = file.count, file.height, file.width
         self.dtype = np.dtype(file.dtypes[0])
         self.names = [name or "" for name in file.descriptions]
         self.crs = file.crs
         self.transform = None if file.transform.is_identity else file.transform
         alpha = [i for i, kind in enumerate(file.colorinterp) if kind == ColorInterp.alpha]
-        self._alpha = alpha[0] if alpha and any(MaskFlags.alpha in flags for flags in file.mask_flag_enums) else None
+        rows, columns = file.block_shapes[0]
+        self.block_bytes = rows * columns * self.dtype.itemsize * (self.count if file.interleaving == Interleaving.pixel else 1)
+        self.alpha = alpha[0] if alpha and any(MaskFlags.alpha in flags for flags in file.mask_flag_enums) else None
 
     def read(self, indexes: list[int], region: Region) -> np.ndarray:
         with self._env:
             return self._file.read([i + 1 for i in indexes], window=self._place(region))
 
     def valid(self, indexes: list[int], region: Region) -> np.ndarray:
-        if self._alpha in indexes:  # read as a band, it says nothing of the others
+        if self.alpha in indexes:  # read as a band, it says nothing of the others
             return np.ones((len(indexes), region.height, region.width), bool)
         with self._env:
             return self._file.read_masks([i + 1 for i in indexes], window=self._place(region)) > 0

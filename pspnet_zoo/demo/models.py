@@ -50,7 +50,7 @@ class Models:
             progress: Called with the bytes that have come, where weights are downloaded.
 
         Raises:
-            ValueError: If the name is not among the choices.
+            ValueError: If the name is not among the choices, or the network reads other images than photos.
             WeightsError: If its weights cannot be loaded.
         """
         if name not in self._offered:
@@ -58,7 +58,9 @@ class Models:
         if name not in self._kept:
             found = parse_weights(name)
             network = PSPNet.from_pretrained(fetch(found, progress=progress)) if isinstance(found, Checkpoint) else name
-            self._kept[name] = Predictor(network)
+            predictor = Predictor(network)
+            predictor.require_photos("The page")
+            self._kept[name] = predictor
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(name)

@@ -189,9 +189,7 @@ def _image(network: PSPNet, size: tuple[int, int], dataset: SegmentationDataset 
     if network.image_size:
         size = network.image_size
     if dataset is not None:
-        from ..data.images import read_image
-
-        pixels = torch.from_numpy(read_image(dataset.images[0])).permute(2, 0, 1)[None]
+        pixels = dataset[0][0][None]
         x = network.preprocess.normalize(torch.nn.functional.interpolate(pixels.float(), size=size, mode="bilinear"))
     else:
         generator = torch.Generator().manual_seed(0)

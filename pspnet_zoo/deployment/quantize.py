@@ -13,7 +13,7 @@ from torch import Tensor
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
 from ..data.pairs import list_images
-from ..inference.scores import class_scores
+from ..inference.scores import class_scores, reads_photos
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported, ExportedRuntime
 from .graph import RuntimeCall
@@ -33,10 +33,16 @@ class Calibration:
         spec: Of the file, whose input they become.
 
     Raises:
+        ValueError: If the network reads other images than 8-bit RGB.
         FileNotFoundError: If there is no such folder, or no image in it.
     """
 
     def __init__(self, source: str | PathLike[str] | SegmentationDataset | Sequence[Path], spec: Exported) -> None:
+        if not reads_photos(spec.preprocess):
+            raise ValueError(
+                f"int8 is calibrated on 8-bit RGB images, and this network reads {len(spec.preprocess.mean)} bands in which white "
+                f"is {spec.preprocess.white:g}; export it in float32"
+            )
         if isinstance(source, str | PathLike):
             files = list_images(Path(source))
         else:

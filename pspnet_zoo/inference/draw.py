@@ -1,11 +1,11 @@
 """Class masks as color images, overlays and legends."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..data.labels import IGNORE, Labels
+from ..meta import IGNORE, Labels, Preprocess
 
 
 def colorize(mask: np.ndarray, labels: Labels) -> np.ndarray:
@@ -20,19 +20,47 @@ def palette(labels: Labels) -> np.ndarray:
     return table
 
 
-def stretched(pixels: np.ndarray) -> np.ndarray:
-    """The first three bands of (H, W, bands), or the first as gray, as (H, W, 3) uint8, from their percentile 2 to 98.
+def stretched(pixels: np.ndarray, bands: Sequence[int] | None = None, percentiles: tuple[float, float] = (2, 98)) -> np.ndarray:
+    """Three bands of (H, W, bands), or one as gray, as (H, W, 3) uint8; masked pixels are black.
 
-    Masked pixels are black.
+    Args:
+        pixels: Of any type.
+        bands: One or three, from 0; None for the first three, or the first where there are fewer.
+        percentiles: Those that become black and white, of each band.
     """
-    shown = pixels[..., :3] if pixels.shape[2] >= 3 else np.ma.repeat(pixels[..., :1], 3, axis=2)
+    chosen = list(bands or range(3 if pixels.shape[2] >= 3 else 1))
+    shown = pixels[..., chosen * (3 // len(chosen))]
     known = ~np.ma.getmaskarray(shown)
     values, result = np.ma.getdata(shown).astype(np.float32), np.zeros(shown.shape, np.uint8)
     for band in range(3):
-        if (chosen := values[..., band][known[..., band]]).size:
-            low, high = np.percentile(chosen, (2, 98))
+        if (inside := values[..., band][known[..., band]]).size:
+            low, high = np.percentile(inside, percentiles)
             result[..., band] = np.clip((values[..., band] - low) / max(high - low, 1e-9) * 255, 0, 255).round()
     return result * known
+
+
+def band_indexes(preprocess: Preprocess, bands: Sequence[int | str] | None) -> list[int] | None:
+    """Indexes of the bands that a network reads, of names or numbers from 1; None of None.
+
+    Raises:
+        ValueError: If the network reads no such band, or they are not one or three.
+    """
+    if bands is None:
+        return None
+    names, count = preprocess.bands, len(preprocess.mean)
+    known = {name: i for i, name in enumerate(names)} | {str(i + 1): i for i in range(count) if str(i + 1) not in names}
+    if unknown := [band for band in bands if str(band) not in known]:
+        raise ValueError(f"The network reads no band {unknown[0]!r}; it reads {', '.join(names) or f'the bands 1 to {count}'}")
+    if len(bands) not in (1, 3):
+        raise ValueError(f"{len(bands)} bands are to be shown; give one, or three for red, green and blue")
+    return [known[str(band)] for band in bands]
+
+
+def check_stretch(percentiles: tuple[float, float]) -> tuple[float, float]:
+    """The percentiles that become black and white; a ValueError unless they are 0 to 100, the smaller first."""
+    if not 0 <= percentiles[0] < percentiles[1] <= 100:
+        raise ValueError(f"stretch is {percentiles}; it must be two percentiles of 0 to 100, the smaller first")
+    return percentiles
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, labels: Labels, alpha: float) -> np.ndarray:

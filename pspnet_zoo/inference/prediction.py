@@ -21,7 +21,11 @@ def class_fractions_of(mask: np.ndarray, names: Sequence[str]) -> dict[str, floa
     Raises:
         ValueError: If an id has no name.
     """
-    counts = np.bincount(mask.ravel(), minlength=len(names))
+    return fractions_of(np.bincount(mask.ravel(), minlength=len(names)), names)
+
+
+def fractions_of(counts: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """The fractions of `class_fractions_of`, from the number of pixels of each id."""
     if len(counts) == IGNORE + 1 and len(names) <= IGNORE:
         counts = np.trim_zeros(counts[:IGNORE], "b") if counts[len(names) : IGNORE].any() else counts[: len(names)]
     counts = counts / max(counts.sum(), 1)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ..data.images import ImageError, read_image, to_rgb
-from ..data.rasters import read_bands
+from ..data.rasters import Raster, is_map, read_bands
 from ..meta import IGNORE
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Precision
@@ -21,9 +21,10 @@ from ..runtimes.torch import TorchRuntime
 from ..streams.pipeline import WORKERS, segment_all
 from ..streams.video import segment_video
 from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
-from .draw import stretched
+from .draw import band_indexes, check_stretch, stretched
 from .prediction import Prediction
-from .scores import class_scores, labels_of, largest, probabilities_of, stored
+from .scores import class_scores, labels_of, largest, probabilities_of, reads_photos, stored, to_luma
+from .tiles import open_image, segment_raster, tiled_scores, tiling_for
 
 ImageInput = str | PathLike[str] | BinaryIO | Image.Image | np.ndarray | torch.Tensor
 """An image for a predictor."""
@@ -47,6 +48,13 @@ class Predictor:
         fast: On CPUs, compute in less time with the same results but for rounding. None does so where it can, True requires it,
             False computes layer by layer.
         threads: Number of CPU threads; None leaves the choice to the runtime.
+        tile: Segment images in tiles of this side, in pixels, each at full size, see `pspnet_zoo.inference.tiles`; None segments
+            them whole.
+        overlap: Pixels that neighbouring tiles share, at most half of a tile; None for a quarter.
+        blend: Fade tiles into each other, so that no seam shows; False averages them evenly. None is True.
+        overlay_bands: One or three bands that overlays show, by name or number from 1, where a network reads other bands than RGB;
+            None for the first three.
+        stretch: Percentiles of those bands that become black and white; None for 2 and 98.
 
     Attributes:
         model: The network, or the exported one in its runtime.
@@ -68,6 +76,11 @@ class Predictor:
         compile: bool = False,
         fast: bool | None = None,
         threads: int | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
+        blend: bool | None = None,
+        overlay_bands: Sequence[int | str] | None = None,
+        stretch: tuple[float, float] | None = None,
     ) -> None:
         self.runtime = open_runtime(model, device=device, precision=precision, compile=compile, fast=fast, threads=threads)
         self.model: Any = self.runtime.network if isinstance(self.runtime, TorchRuntime) else self.runtime
@@ -75,8 +88,13 @@ class Predictor:
         if labels is None:
             raise ValueError("This network has no labels, so its classes have no names; set model.labels to pspnet_zoo.Labels")
         preprocess = self.runtime.preprocess
-        self._reads_gray = (channels := len(preprocess.mean)) == 1
-        self.reads_bands = channels not in (1, 3) or preprocess.white != 255 or bool(preprocess.bands)
+        self._reads_gray = len(preprocess.mean) == 1
+        self.reads_bands = not reads_photos(preprocess)
+        self.tiling = tiling_for(preprocess, tile, overlap, blend)
+        for name, value in (("overlay_bands", overlay_bands), ("stretch", stretch)):
+            if value is not None and not self.reads_bands:
+                raise ValueError(f"{name} is {value}; this network reads 8-bit RGB, which is shown as it is")
+        self._look = band_indexes(preprocess, overlay_bands), check_stretch(stretch or (2, 98))
         self.labels = labels
         self.device = self.runtime.device
 
@@ -116,7 +134,7 @@ class Predictor:
         if self.reads_bands:
             return self._read_bands(image)
         if isinstance(image, str | PathLike):
-            return read_image(Path(image))
+            return self._read_map(Path(image)) if is_map(Path(image)) else read_image(Path(image))
         if hasattr(image, "read"):
             return read_image(cast(BinaryIO, image))
         try:
@@ -124,12 +142,16 @@ class Predictor:
         except ImageError as error:
             raise ImageError(f"The image {error}") from None
 
+    def _read_map(self, path: Path) -> np.ndarray:
+        with self.open(path) as raster:
+            pixels, valid = raster.filled(self.runtime.preprocess.mean_color)
+        if not valid.any():
+            raise ImageError(f"'{path}' has no data in any pixel")
+        return _masked(pixels, np.asarray(valid.any(axis=0)))
+
     def _read_bands(self, image: Any) -> np.ndarray:
         if isinstance(image, str | PathLike):
-            pixels, known = read_bands(Path(image), self.runtime.preprocess)
-            gaps = np.broadcast_to(~known[..., None], (*known.shape, len(pixels)))
-            pixels = np.moveaxis(pixels, 0, -1)
-            return pixels if known.all() else np.ma.MaskedArray(pixels, gaps)
+            return _masked(*read_bands(Path(image), self.runtime.preprocess))
         if isinstance(image, torch.Tensor):
             image = image.detach().cpu().movedim(0, -1).numpy()
         channels = len(self.runtime.preprocess.mean)
@@ -140,6 +162,35 @@ class Predictor:
                 f"(H, W, {channels}) or a tensor ({channels}, H, W)"
             )
         return image
+
+    def open(self, path: str | PathLike[str]) -> Raster:
+        """An image file as the network reads it, region by region; see `pspnet_zoo.inference.tiles.open_image`."""
+        return open_image(path, self.runtime.preprocess)
+
+    def rows(
+        self, image: str | PathLike[str] | Raster, *, first_row: int = 0, tile_done: Callable[[int], None] | None = None
+    ) -> Iterator[np.ndarray]:
+        """Segment a file larger than memory in tiles; every row comes once, from the top.
+
+        Args:
+            image: A file, or an open one, see `open`.
+            first_row: Leave out the rows above.
+            tile_done: Called after each tile with its new pixels, which add up to those of the image.
+
+        Yields:
+            (rows, width) uint8 class ids, 255 where there is no data.
+
+        Raises:
+            ValueError: If the predictor has no `tile`.
+            ImageError: If the file cannot be read.
+        """
+        if self.tiling is None:
+            raise ValueError("This predictor segments whole images; give Predictor(tile=512) to segment rows of large ones")
+        if not isinstance(image, Raster):
+            with self.open(image) as raster:
+                yield from self.rows(raster, first_row=first_row, tile_done=tile_done)
+            return
+        yield from segment_raster(self.runtime, image, self.tiling, first_row=first_row, tile_done=tile_done)
 
     def stream(self, images: Iterable[ImageInput], *, batch_size: int = 1, workers: int = WORKERS) -> Iterator[Prediction]:
         """Segment many images, in order, while the next ones are read in threads.
@@ -160,6 +211,16 @@ class Predictor:
                 yield result.prediction
             else:
                 _log.warning("An image was left out: %s", result.error)
+
+    def require_photos(self, work: str) -> None:
+        """Raise a ValueError if the network reads other images than photos, which `work`, the subject of a sentence, has."""
+        if self.reads_bands:
+            preprocess = self.runtime.preprocess
+            bands = f"{len(preprocess.mean)} bands" + (f" ({', '.join(preprocess.bands)})" if preprocess.bands else "")
+            raise ValueError(
+                f"{work} takes 8-bit RGB images, and this network reads {bands} in which white is {preprocess.white:g}; segment "
+                "files of them by pspnet-zoo predict, or arrays by Predictor"
+            )
 
     def video(self, path: str | PathLike[str], *, every: int = 1, smooth: float = 0.0) -> Iterator[tuple[float, Prediction]]:
         """Segment the frames of a video while the next ones are decoded. Needs the extra `video`.
@@ -197,6 +258,7 @@ class Predictor:
         Raises:
             ValueError: If `past` is out of range.
         """
+        self.require_photos("A video")
         if not 0 <= past < 1:
             raise ValueError(f"smooth is {past}; it must be from 0 (each frame alone) to below 1")
         if past == 0:
@@ -225,9 +287,10 @@ class Predictor:
                 raise ImageError(f"The image has {stacked.shape[-1]} channels, and this network reads {channels}")
             stacked = stacked if stacked.dtype == np.uint8 else stacked.astype(np.float32)
         pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2)
-        if self._reads_gray and not self.reads_bands:  # ITU-R BT.601 as in Pillow, so that gray stays what it is
-            luma = (pixels.int() * torch.tensor([19595, 38470, 7471]).view(3, 1, 1)).sum(dim=1, keepdim=True)
-            pixels = ((luma + 2**15) >> 16).to(torch.uint8)
+        if self._reads_gray and not self.reads_bands:
+            pixels = to_luma(pixels)
+        if self.tiling is not None:
+            return torch.stack([tiled_scores(self.runtime, one, self.tiling) for one in pixels])
         return class_scores(self.runtime, pixels)
 
     def _predictions(self, scores: torch.Tensor, images: Sequence[np.ndarray]) -> list[Prediction]:
@@ -236,5 +299,15 @@ class Predictor:
         for mask, pixels in zip(kept, images, strict=True):
             if isinstance(pixels, np.ma.MaskedArray):
                 mask[np.ma.getmaskarray(pixels).all(axis=-1)] = IGNORE
-        shown = [stretched(pixels) for pixels in images] if self.reads_bands else images
-        return [Prediction(pixels, mask, self.labels) for pixels, mask in zip(shown, kept, strict=True)]
+        return [Prediction(self.shown(pixels), mask, self.labels) for pixels, mask in zip(images, kept, strict=True)]
+
+    def shown(self, pixels: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 for a screen, of pixels as `read` gives them."""
+        return stretched(pixels, *self._look) if self.reads_bands else np.ma.getdata(pixels)
+
+
+def _masked(pixels: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(H, W, bands) of (bands, H, W), masked where (H, W) bool is False."""
+    gaps = np.broadcast_to(~known[..., None], (*known.shape, len(pixels)))
+    pixels = np.moveaxis(pixels, 0, -1)
+    return pixels if known.all() else np.ma.MaskedArray(pixels, gaps)

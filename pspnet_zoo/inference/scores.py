@@ -145,14 +145,27 @@ def stored(ids: Tensor, count: int) -> Tensor:
     return ids.to("cpu", next((kind for most, kind in kinds if count <= most), torch.uint32))
 
 
+def reads_photos(preprocess: Preprocess) -> bool:
+    """Whether a network reads 8-bit RGB, or the luma of it; others read bands by `pspnet_zoo.data.rasters`."""
+    return len(preprocess.mean) in (1, 3) and preprocess.white == 255 and not preprocess.bands
+
+
+def to_luma(pixels: Tensor) -> Tensor:
+    """(..., 1, H, W) uint8 of (..., 3, H, W) RGB: ITU-R BT.601 as in Pillow, so that gray stays what it is."""
+    luma = (pixels.int() * torch.tensor([19595, 38470, 7471]).view(3, 1, 1)).sum(dim=-3, keepdim=True)
+    return ((luma + 2**15) >> 16).to(torch.uint8)
+
+
 def size_factor(preprocess: Preprocess, height: int, width: int, protocol: InferenceProtocol = PROTOCOLS["whole"]) -> float:
     """Input scale factor of an image of that size, before the scales of the protocol.
 
     More than 1 for networks trained on upsampled images. Less than 1 for an image of more than `max_pixels`, or one side of more
-    than 16384 pixels. 1 where the protocol states the size.
+    than 16384 pixels. 1 where the protocol states the size. Windows keep a large image at its size, since each of them is small.
     """
     if protocol.within is not None:
         return 1.0
+    if protocol.crop is not None:
+        return preprocess.input_scale_for(height, width)
     most = min((preprocess.max_pixels / (height * width)) ** 0.5, _MAX_SIDE / max(height, width))
     return min(preprocess.input_scale_for(height, width), most)
 

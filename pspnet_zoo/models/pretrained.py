@@ -241,6 +241,12 @@ def _read_folder(cls: type[_Network], folder: Path, strict: bool, options: dict[
     tensors = read_safetensors(weights)
     if model.config["in_channels"] != own["in_channels"]:
         tensors = _adapted(tensors, own["in_channels"], model)
+        _log.warning(
+            "The first convolution reads %d channels in '%s', and is adapted to %d as timm does: repeated over them, and scaled",
+            own["in_channels"],
+            folder,
+            model.config["in_channels"],
+        )
     if strict:
         misfit = f"'{weights}' does not fit the network of its {CONFIG_FILE}"
         load_tensors(model, tensors, misfit, aux_head_switched=model.config["aux_head"] != own["aux_head"])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..data.find import Found
+from ..data.rasters import is_map
 from ..streams.video import SUFFIXES as VIDEO_SUFFIXES
 
 
@@ -44,6 +45,7 @@ def plan_jobs(
     output: Path,
     *,
     masks_only: bool,
+    tiles: bool = False,
     kind: Literal["image", "video"] | None = None,
     fail: Callable[[Exception], object],
 ) -> list[Job]:
@@ -53,6 +55,7 @@ def plan_jobs(
         found: The inputs.
         output: Folder for the results.
         masks_only: Write no overlays.
+        tiles: Whether images are segmented in tiles. Their masks are TIFF, as those of GeoTIFF always are.
         kind: Take all inputs for images, or for videos; None tells by the name's ending.
         fail: Called with the error of each input that one of the result files would overwrite; it gets no job.
     """
@@ -61,7 +64,8 @@ def plan_jobs(
     for file, stem in zip(found, _unique_stems([f.name for f in found]), strict=True):
         is_video = kind == "video" or (kind is None and file.path.suffix.lower() in VIDEO_SUFFIXES)
         overlay = None if masks_only else output / f"{stem}_overlay.{'mp4' if is_video else 'png'}"
-        job = Job(file.path, stem, overlay, None if is_video else output / f"{stem}_mask.png", is_video)
+        suffix = "tif" if tiles or is_map(file.path) else "png"
+        job = Job(file.path, stem, overlay, None if is_video else output / f"{stem}_mask.{suffix}", is_video)
         if taken := [path for path in job.targets if path.resolve() in inputs]:
             fail(ValueError(f"'{taken[0]}' is one of the images to segment; choose another folder with -o"))
         else:

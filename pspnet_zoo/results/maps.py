@@ -6,20 +6,24 @@ The bands that are done are kept in a hidden folder beside the map until it is w
 import json
 import os
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
+from ..data.rasters import Raster, open_raster, quiet
 from ..extras import missing_extra
+from ..inference.tiles import row_regions
 from ..meta import IGNORE, Labels
 from ..storage.files import write_atomically
+from .stamp import TIFF_TAG
 
 BLOCK = 512
 """Side of a tile of the file, in pixels."""
+CACHE = 128
+"""Most megabytes of blocks that wait in memory to be written."""
 _KEY = "made_of.json"
 
 
@@ -34,6 +38,7 @@ class MapWriter:
         size: (height, width) in pixels.
         labels: Names and colours of at most 255 classes.
         made_of: What the rows depend on, as JSON: digests of image and model, the tiling. Rows made of anything else are dropped.
+            It is the file's stamp.
         crs: Coordinate reference system of the map, as rasterio has it; None for an image without coordinates.
         transform: Affine transform from pixels to coordinates, as rasterio has it; None for an image without.
         cloud_optimized: Write a cloud-optimised GeoTIFF with overviews, which takes a second pass.
@@ -71,6 +76,7 @@ class MapWriter:
         self._place = {name: value for name, value in (("crs", crs), ("transform", transform)) if value is not None}
         self._parts = self._path.with_name(f".{self._path.name}.parts")
         self._lock = FileLock(self._path.with_name(f".{self._path.name}.lock"))
+        self._stamp = json.dumps(made_of, sort_keys=True)
         self._made_of = json.dumps({**made_of, "size": size}, sort_keys=True)
 
     def __enter__(self) -> "MapWriter":
@@ -90,7 +96,8 @@ class MapWriter:
     def __exit__(self, kind: object, *_: object) -> None:
         try:
             if kind is None:
-                self._finish()
+                with self._rasterio.Env(GDAL_CACHEMAX=CACHE):
+                    self._finish()
         finally:
             Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
@@ -120,26 +127,28 @@ class MapWriter:
         if self.next_row != height:
             raise ValueError(f"'{self._path}' has {self.next_row} of {height} rows; it is not whole")
         part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part.tif")
+        whole = part.with_suffix(".cog.tif")
         block = BLOCK if min(self._size) >= BLOCK else None
         options = {"tiled": True, "blockxsize": block, "blockysize": block} if block else {}
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", self._rasterio.errors.NotGeoreferencedWarning)
-                with self._rasterio.open(
+            with quiet():  # of images without coordinates
+                file = self._rasterio.open(
                     part, "w", driver="GTiff", width=width, height=height, count=1, dtype="uint8", nodata=IGNORE,
                     compress="deflate", BIGTIFF="IF_SAFER", **options, **self._place,
-                ) as file:  # fmt: skip
-                    file.write_colormap(1, {i: (*color, 255) for i, color in enumerate(self._labels.colors)})
-                    file.update_tags(CLASS_NAMES=json.dumps(self._labels.names))
-                    for top, rows in self._aligned(block or height):
-                        file.write(rows, 1, window=self._rasterio.windows.Window(0, top, width, len(rows)))
-                if self._cloud_optimized:
-                    whole = part.with_suffix(".cog.tif")
+                )  # fmt: skip
+            with file:
+                file.write_colormap(1, {i: (*color, 255) for i, color in enumerate(self._labels.colors)})
+                file.update_tags(CLASS_NAMES=json.dumps(self._labels.names), **{TIFF_TAG: self._stamp})
+                for top, rows in self._aligned(block or height):
+                    file.write(rows, 1, window=self._rasterio.windows.Window(0, top, width, len(rows)))
+            if self._cloud_optimized:
+                with quiet():
                     self._rasterio.shutil.copy(part, whole, driver="COG", compress="deflate", overview_resampling="nearest")
-                    os.replace(whole, part)
+                os.replace(whole, part)
             os.replace(part, self._path)
         finally:
             part.unlink(missing_ok=True)
+            whole.unlink(missing_ok=True)
         shutil.rmtree(self._parts)
 
     def _aligned(self, block: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -153,3 +162,35 @@ class MapWriter:
                 top, waiting = top + block, waiting[block:]
         if len(waiting):
             yield top, waiting
+
+
+def map_counts(path: Path) -> tuple[tuple[int, int], np.ndarray]:
+    """Height and width of what `MapWriter` wrote, and the (256,) numbers of its pixels by id."""
+    counts = np.zeros(IGNORE + 1, np.int64)
+    with open_raster(path) as raster:
+        for region in row_regions(raster):
+            counts += np.bincount(raster.read(region).ravel(), minlength=IGNORE + 1)
+        return raster.shape[1:], counts
+
+
+def quick_look(raster: Raster, mask: Path, mean: Sequence[float], side: int) -> tuple[np.ndarray, np.ndarray]:
+    """A small image of a large one, and of its mask.
+
+    Args:
+        raster: The open image.
+        mask: Its map, as `MapWriter` writes it.
+        mean: Of the network.
+        side: Most rows and columns; every n-th one is taken, the same of both.
+
+    Returns:
+        (h, w, bands) of the image's own type, masked where there is no data, and (h, w) class ids.
+    """
+    step = -(-max(raster.shape[1:]) // side)
+    images, ids = [], []
+    with open_raster(mask) as classes:
+        for region in row_regions(raster):
+            rows = slice(-region.top % step, None, step)
+            pixels, valid = (part[:, rows, ::step].transpose(1, 2, 0) for part in raster.filled(mean, region))
+            images.append(np.ma.MaskedArray(pixels, ~valid))
+            ids.append(classes.read(region)[0][rows, ::step])
+    return np.ma.concatenate(images), np.concatenate(ids)

@@ -1,7 +1,7 @@
 """Stamps: every result file says in itself which input and model it was made from, and with which options.
 
-A stamp is a line of JSON inside the file, so that a file and its stamp appear, move and vanish together: a text chunk of a PNG, the
-comment of an mp4. `--skip-existing` skips a file only if its stamp is the one that would be written.
+A stamp is a line of JSON inside the file, so that a file and its stamp appear, move and vanish together: a text chunk of a PNG, a
+tag of a GeoTIFF, the comment of an mp4. `--skip-existing` skips a file only if its stamp is the one that would be written.
 """
 
 import json
@@ -10,13 +10,17 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from ..data.rasters import quiet
+
 _KEY = b"pspnet_zoo\0"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER = 33  # bytes of the signature and the chunk IHDR, which come first in every PNG
+TIFF_TAG = "PSPNET_ZOO"
+"""Name of the stamp in a GeoTIFF."""
 LONGEST_HEAD = _HEADER + 4096
 """Bytes at the beginning of a PNG file that hold its stamp."""
 
-IMAGE_SUFFIXES = ("_mask.png", "_overlay.png")
+IMAGE_SUFFIXES = ("_mask.png", "_mask.tif", "_overlay.png")
 """Ends of the names of results that are images."""
 
 
@@ -35,6 +39,19 @@ def stamp_png(png: bytes, stamp: str) -> bytes:
     """The bytes of a PNG file with a stamp in it."""
     body = b"tEXt" + _KEY + stamp.encode()
     return png[:_HEADER] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + png[_HEADER:]
+
+
+def read_stamp(path: Path) -> str | None:
+    """The stamp of a PNG or TIFF file; None if it has none, is another file, or cannot be read."""
+    if path.suffix != ".tif" or not path.is_file():
+        return read_png_stamp(path)
+    try:
+        import rasterio
+
+        with quiet(), rasterio.open(path, driver="GTiff") as file:
+            return file.tags().get(TIFF_TAG)
+    except (OSError, ImportError):  # rasterio's errors are of OSError
+        return None
 
 
 def read_png_stamp(path: Path) -> str | None:
@@ -61,4 +78,4 @@ def find_png_stamp(head: bytes) -> str | None:
 
 def is_result(path: Path) -> bool:
     """Whether a file is a mask or an overlay that this package wrote, by its name and its stamp."""
-    return path.name.endswith(IMAGE_SUFFIXES) and read_png_stamp(path) is not None
+    return path.name.endswith(IMAGE_SUFFIXES) and read_stamp(path) is not None

@@ -1,5 +1,6 @@
 """The augmented images of a run, in their order; both follow from the seed and the position in the run alone."""
 
+import math
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,10 +13,14 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision import tv_tensors
 
 from ..data.dataset import SegmentationDataset
+from ..data.rasters import Region
 from ..meta import IGNORE, Preprocess
 from .distill import TeacherScores, coordinates, sample
 from .recipes import Recipe
 from .transforms import training_transform
+
+LARGE = 2**24
+"""Pixels from which on an image is read by windows, if its crops are much smaller."""
 
 
 class Stream(Dataset):
@@ -32,6 +37,9 @@ class Stream(Dataset):
         self.cache: Any = None
         """Features and masks by index and view, see `pspnet_zoo.training.methods.features.FeatureCache`; None to read images."""
         input_scale = preprocess.input_scale
+        self.smallest_scale = recipe.scale[0] * input_scale
+        turned = 1.5 if recipe.rotate else 1.0  # more than the diagonal of a square by its side
+        self.reach = [math.ceil(side * turned) for side in recipe.crop]
         self.transform = training_transform(
             crop=recipe.crop,
             scale=(recipe.scale[0] * input_scale, recipe.scale[1] * input_scale),
@@ -78,7 +86,9 @@ class Stream(Dataset):
 
     def augmented(self, index: int, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """The image with this index, its mask and its soft labels, by the augmentation with this number."""
-        pair = self.dataset[index]
+        region = self._region(index, number)
+        dataset: Any = self.dataset
+        pair = dataset[index] if region is None else dataset.window(index, region)
         if pair[0].dtype != torch.uint8:
             pair = tv_tensors.Image(pair[0].float()), pair[1]
         where = [coordinates(*pair[0].shape[-2:])] if self.teacher else []
@@ -88,6 +98,22 @@ class Stream(Dataset):
         mask = mask.as_subclass(Tensor).long()
         target = sample(self.teacher[index], where[0]) if self.teacher else mask.new_zeros(0, *mask.shape)
         return image.as_subclass(Tensor), mask, target.half()
+
+    def _region(self, index: int, number: int) -> Region | None:
+        """The part of a large image that is read for a crop; None to read it whole, as teachers need it.
+
+        It holds a crop at the smallest scale and any angle. Its place is drawn anew each time, so that crops come from everywhere.
+        """
+        size_of = None if self.teacher else getattr(self.dataset, "window_size", None)
+        size = size_of(index) if size_of else None
+        if size is None or size[0] * size[1] < LARGE:
+            return None
+        side = [min(math.ceil(crop / self.smallest_scale) + 2, full) for crop, full in zip(self.reach, size, strict=True)]
+        if side[0] * side[1] * 4 > size[0] * size[1]:
+            return None
+        random = torch.Generator().manual_seed(seed_of(self.seed + 1, number))
+        top, left = (int(torch.randint(full - part + 1, (), generator=random)) for full, part in zip(size, side, strict=True))
+        return Region(top, left, *side)
 
 
 def batches(recipe: Recipe, step: int, process: int, processes: int) -> Iterator[list[int]]:

@@ -32,6 +32,10 @@ EFFECTS = {
         "--batch-size 2": "same",  # speed on a GPU
         "--workers 2": "same",  # speed
         "--skip-existing": "same",  # nothing is there yet: test_predict_many
+        "--tile 32": "changes",
+        "--tile 32 --overlap 4": "changes",
+        "--tile 32 --no-blend": "changes",
+        "--tile 32 --cog": "changes",
     },
     "evaluate": {
         "--split train": "changes",
@@ -127,6 +131,13 @@ REFUSED = {
     "predict": {
         "--alpha 0.2 --masks-only": "--alpha is the opacity of overlays",
         "--simplify 1": "--simplify is for polygons",
+        "--overlap 4": "overlap is 4 and no tile is given",
+        "--no-blend": "blend is False and no tile is given",
+        "--cog": "--cog is for masks of GeoTIFF",
+        "--tile 32 --batch-size 2": "--batch-size is for whole images",
+        "--overlay-bands 1": "this network reads 8-bit RGB",
+        "--stretch 1 99": "this network reads 8-bit RGB",
+        "--stretch 1 99 --masks-only": "--stretch is about overlays",
         "--min-area 3": "--min-area is for polygons",
         "--every 2": "--every is for videos",
         "--smooth 0.5": "--smooth is for videos",
@@ -192,6 +203,7 @@ ELSEWHERE = {
     "bulk": {
         **{option: "cli/test_signals.py" for option in ("--model", "--workers", "--rows-per-shard")},
         **{"--kind": "bulk/test_sources.py", "--as-files": "bulk/test_driver.py", "--column": "bulk/test_sources.py"},
+        **{option: "cli/test_other_bands.py" for option in ("--tile", "--overlap", "--blend")},
         **{"--gpus-per-worker": "bulk/test_driver.py", "--address": "bulk/test_driver.py"},
     },
     "train": {
@@ -217,6 +229,7 @@ ELSEWHERE = {
     "data import": {
         **{option: "cli/test_import.py" for option in ("--output", "--format", "--images", "--masks", "--link", "--classes")},
         **{option: "cli/test_import.py" for option in ("--colors", "--names", "--split", "--group-by", "--lists", "--folds")},
+        "--class-field": "data/importers/test_vectors.py",
         **{option: "data/importers/test_write.py" for option in ("--background", "--ignore-undrawn", "--priority")},
     },
 }

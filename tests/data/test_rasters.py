@@ -255,7 +255,7 @@ DAMAGE = {
     "last.npy": lambda p: np.save(p, np.zeros((70, 90, 3))),
     "two.npz": lambda p: np.savez(p, a=1, b=2),
     "text.npz": lambda p: p.write_text("no archive"),
-    "photo.jpg": lambda p: Image.new("RGB", (9, 9)).save(p),
+    "photo.bmp": lambda p: Image.new("RGB", (9, 9)).save(p),
 }
 
 

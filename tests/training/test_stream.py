@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +43,45 @@ def test_without_a_teacher_there_is_no_target(camvid):
     stream = Stream(open_dataset("camvid", camvid, "train"), None, recipe, Preprocess((0.5,) * 3, (0.5,) * 3))
     image, mask, position, target = stream[3]
     assert image.shape == (3, 8, 9) and mask.shape == (8, 9) and position == 3 and target.shape == (0, 8, 9)
+
+
+@pytest.mark.parametrize("kind", ["six bands", "rgb"])
+def test_a_crop_of_a_large_raster_is_read_as_a_window(tmp_path, monkeypatch, kind):
+    pytest.importorskip("rasterio", reason="the extra raster is not installed")
+    from pspnet_zoo.data import rasters
+    from pspnet_zoo.data.dataset import as_segmentation_dataset
+    from pspnet_zoo.data.stats import pixel_stats, write_preprocess
+    from tests.data.test_rasters import noise, write_tiff
+
+    size = (400, 300)
+    for folder in ("images", "masks"):
+        (tmp_path / "train" / folder).mkdir(parents=True)
+    pixels = noise("float32", 6, size) if kind == "six bands" else noise("uint8", 3, size)
+    mask = (pixels[0] > np.median(pixels[0])).astype(np.uint8)
+    blocks = {"tiled": True, "blockxsize": 32, "blockysize": 32}
+    image = write_tiff(tmp_path / "train" / "images" / "a.tif", pixels, **blocks)
+    write_tiff(tmp_path / "train" / "masks" / "a.tif", mask[None], **blocks)
+    (tmp_path / "classes.txt").write_text("low\nhigh\n")
+    preprocess = Preprocess((0.5,) * 3, (0.5,) * 3)
+    if kind == "six bands":
+        preprocess = pixel_stats([image])[0].preprocess()
+        write_preprocess(tmp_path, preprocess)
+    dataset = as_segmentation_dataset(open_dataset("folder", tmp_path, "train"))
+    recipe = Recipe(iterations=1, batch_size=1, crop=(24, 32), lr=0.1, scale=(1.0, 1.0), photometric=False)
+    monkeypatch.setattr("pspnet_zoo.training.stream.LARGE", 10_000)
+    regions, read = [], rasters.Raster.read
+    monkeypatch.setattr(rasters.Raster, "read", lambda self, region=None: (regions.append(region), read(self, region))[1])
+    stream, places = Stream(dataset, None, recipe, preprocess), set()
+    for position in range(6):
+        image, mask, *_ = stream[position]
+        assert image.shape[1:] == (24, 32) and mask.shape == (24, 32) and (mask != 255).all()
+        assert torch.equal(image[0] > float(np.median(pixels[0])), mask == 1)  # image and mask are of one place
+        assert torch.equal(image, stream[position][0])
+    assert all(region.height <= 26 and region.width <= 34 for region in regions)
+    places = {(region.top, region.left) for region in regions}
+    assert len(places) == 6
+    monkeypatch.setattr("pspnet_zoo.training.stream.LARGE", 2**24)
+    assert stream._region(0, 0) is None
 
 
 class Masks:

@@ -11,6 +11,7 @@ from .sample import Images, Source, SourceError, read_json, walk
 from .tables import read_npz, read_parquet
 from .tools import is_label_studio, read_cvat, read_label_studio
 from .values import MaskOptions
+from .vectors import SUFFIXES, read_vectors
 
 FORMATS = (
     "coco",
@@ -26,6 +27,7 @@ FORMATS = (
     "instances",
     "npz",
     "parquet",
+    "vectors",
 )
 """Names of the formats. "masks" finds out itself which of the next four the masks have."""
 _MASKS = FORMATS[6:11]
@@ -86,6 +88,7 @@ def guess_formats(root: Path, images: Path | None = None) -> list[Guess]:
     sure = float("inf")
     if root.is_file():
         by_ending = {".xml": "cvat", ".yaml": "yolo", ".yml": "yolo", ".npz": "npz", ".parquet": "parquet"}
+        by_ending |= dict.fromkeys(SUFFIXES, "vectors")
         if (ending := root.suffix.lower()) in by_ending:
             return [Guess(by_ending[ending], sure)]
         return [guess for guess in [_json_format(root, only=True)] if guess]
@@ -102,6 +105,7 @@ def guess_formats(root: Path, images: Path | None = None) -> list[Guess]:
         files = list(walk(root, [".json"]))
         guess = next(filter(None, (_json_format(file, only=len(files) == 1) for file in files[:5])), None)
         found += [Guess(guess.format, len(files) if guess.format == "labelme" else guess.images)] if guess else []
+    found += [Guess("vectors", sure)] if next(walk(root, SUFFIXES), None) else []
     found += [Guess(name, sure) for name in ("npz", "parquet") if next(walk(root, [f".{name}"]), None)]
     with contextlib.suppress(SourceError):
         found.append(Guess("masks", len(find_pairs(root, _images(root, images), None)[0])))
@@ -150,4 +154,5 @@ _READERS: dict[str, _Reader] = {
     **dict.fromkeys(_MASKS, read_masks),
     "npz": lambda root, _, masks: read_npz(root, masks),
     "parquet": lambda root, _, masks: read_parquet(root, masks),
+    "vectors": read_vectors,
 }

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from ..images import SUFFIXES, ImageError
+from ..images import SUFFIXES, ImageError, read_image
+from ..rasters import Region, open_raster
 
 _LARGEST_TEXT = 1 << 30  # bytes of a file with annotations; in memory it takes several times that
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -202,9 +203,29 @@ def image_header(image: Path | bytes) -> Header:
     except Image.DecompressionBombError:
         raise ImageError(f"{name} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, the most that are read") from None
     except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(image, Path) and image.suffix.lower() in (".tif", ".tiff"):  # of more bands than Pillow reads
+            with open_raster(image) as raster:
+                return Header(raster.shape[1:], raster.shape[1:], 1, "TIFF")
         raise ImageError(f"{name} is not an image that can be read: {error}") from None
     size = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
     return Header(size, (height, width), orientation, kind)
+
+
+def decode(image: Path | bytes) -> None:
+    """Read all pixels of an image, of other bands than RGB too.
+
+    Raises:
+        ImageError: If it is damaged.
+    """
+    try:
+        read_image(image if isinstance(image, Path) else io.BytesIO(image))
+    except ImageError:
+        if not isinstance(image, Path) or image.suffix.lower() not in (".tif", ".tiff"):
+            raise
+        with open_raster(image) as raster:
+            _, height, width = raster.shape
+            for top in range(0, height, 512):
+                raster.read(Region(top, 0, min(512, height - top), width))
 
 
 def split_of(text: str) -> str | None:

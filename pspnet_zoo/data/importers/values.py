@@ -32,6 +32,8 @@ class MaskOptions:
     """Names of the values, in ascending order; "ignore" for one that is ignored."""
     kind: str | None = None
     """"colors", "binary", "ids" or "instances"; None to look at the masks."""
+    field: str | None = None
+    """Field of vectors that holds the class."""
 
 
 class Mask(Protocol):

@@ -1,7 +1,6 @@
 """The folder layout, written from samples: classes, splits, masks, and images byte for byte."""
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -16,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 from ..check import SplitContents
-from ..images import SUFFIXES, ImageError, read_image
+from ..images import SUFFIXES, ImageError
 from ..labels import IGNORE, Labels, distinct_colors
 from ..layouts.classes import DROPPED, Classes
 from .regions import draw
-from .sample import Header, Object, Sample, Source, SourceError, image_header
+from .sample import Header, Object, Sample, Source, SourceError, decode, image_header
 from .values import show_value
 
 PRIORITIES = ("last", "first", "smallest")
@@ -242,7 +241,7 @@ class _Writer:
         mask = self._mask(sample, header)
         if mask.shape != header.size:
             mask = np.array(Image.fromarray(mask).transpose(_TURNS[header.orientation]))
-        read_image(image if isinstance(image, Path) else io.BytesIO(image))  # a damaged one would be noticed in training
+        decode(image)  # a damaged one would be noticed in training
         ending = image.suffix if isinstance(image, Path) else _ENDINGS.get(header.format, f".{header.format.lower()}")
         if ending.lower() not in SUFFIXES:
             raise SourceError(f"The image '{sample.name}' ends in '{ending}'; it can be {', '.join(sorted(SUFFIXES))}")

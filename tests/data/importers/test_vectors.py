@@ -1,0 +1,124 @@
+"""Vectors of map coordinates, drawn onto their images by the command and against rasterio's own drawing."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pspnet_zoo.cli import app as cli
+from pspnet_zoo.data.open import open_dataset
+
+pytest.importorskip("rasterio", reason="the extra raster is not installed")
+pytest.importorskip("pyogrio", reason="the extra raster is not installed")
+
+import pyogrio
+import rasterio
+import shapely
+from rasterio.features import rasterize
+from rasterio.warp import transform_geom
+
+from tests.data.test_rasters import noise, write_tiff
+
+SIZE = (60, 80)
+UTM, DEGREES = "EPSG:32633", "EPSG:4326"
+PLACE = rasterio.Affine(10, 0, 500000, 0, -10, 6000000)
+BASE = (500000, 6000000)
+
+
+def square(left, top, right, bottom):
+    """A polygon of UTM, from pixels."""
+    return shapely.box(BASE[0] + 10 * left, BASE[1] - 10 * bottom, BASE[0] + 10 * right, BASE[1] - 10 * top)
+
+
+SHAPES = [
+    ("water", square(5, 5, 20, 30)),
+    ("forest", square(40, 10, 75, 50) - square(50, 20, 60, 30)),  # with a hole
+    ("water", square(-20, 50, 15, 90)),  # over the edge
+    ("town", square(500, 500, 520, 520)),  # on no image
+]
+
+
+def expected(names):
+    """The mask by GDAL, the later over the earlier."""
+    return rasterize([(shape, names.index(name)) for name, shape in SHAPES], SIZE, transform=PLACE, fill=names.index("background"))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["pspnet-zoo", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        return (exit.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+def write(path, shapes=SHAPES, crs=UTM, field="class", driver=None):
+    geometries = [shape for _, shape in shapes]
+    if crs != UTM:
+        geometries = [
+            shapely.geometry.shape(transform_geom(UTM, crs, shapely.geometry.mapping(g), precision=9)) for g in geometries
+        ]
+    pyogrio.raw.write(
+        path, shapely.to_wkb(np.array(geometries)), [np.array([name for name, _ in shapes], object)], [field],
+        geometry_type="Unknown" if path.suffix != ".shp" else "Polygon", crs=crs, driver=driver,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "in").mkdir()
+    write_tiff(tmp_path / "in" / "a.tif", noise("uint8", 3, SIZE), photometric="RGB")
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize("crs", [UTM, DEGREES])
+@pytest.mark.parametrize("name", ["all.geojson", "all.gpkg", "all.shp"])
+def test_polygons_in_any_coordinates_are_drawn_onto_their_image(run, source, tmp_path, name, crs):
+    write(source / name, crs=crs)
+    code, out, err = run("data", "import", source, "-o", tmp_path / "out")
+    assert code == 0, err + out
+    assert "the field 'class'" in out
+    names = list(open_dataset("folder", tmp_path / "out", "train").labels.names)
+    (mask,) = (tmp_path / "out").glob("*/masks/a.png")
+    assert np.mean(np.array(Image.open(mask)) == expected(names)) > (0.9999 if crs == UTM else 0.99)
+    assert (tmp_path / "out" / "contact_sheet.png").is_file()
+
+
+def test_a_file_of_one_images_name_is_of_that_image_and_bands_are_kept(run, source, tmp_path):
+    write_tiff(source / "b.tif", noise("uint16", 5, SIZE))
+    (source / "a.tif").unlink()
+    write_tiff(source / "a.tif", noise("uint16", 5, SIZE))
+    write(source / "a.geojson", field="label")
+    code, out, err = run("data", "import", source, "-o", tmp_path / "out")
+    assert code == 0, err + out
+    masks = {path.stem: np.array(Image.open(path)) for path in (tmp_path / "out").glob("*/masks/*.png")}
+    assert len(np.unique(masks["a"])) == 3 and len(np.unique(masks["b"])) == 1
+    (image,) = (tmp_path / "out").glob("*/images/a.tif")
+    assert image.read_bytes() == (source / "a.tif").read_bytes()
+
+
+def test_what_has_no_place_or_class_is_named(run, source, tmp_path):
+    write(source / "all.geojson", field="kind")
+    code, _, err = run("data", "import", source, "-o", tmp_path / "out")
+    assert code == 2 and "name one by --class-field: kind" in err
+    assert run("data", "import", source, "-o", tmp_path / "named", "--class-field", "kind")[0] == 0
+    write_tiff(source / "nowhere.tif", noise("uint8", 3, SIZE), crs=None)
+    write(source / "point.gpkg", [("well", shapely.Point(BASE))], field="class")
+    code, out, err = run("data", "import", source, "-o", tmp_path / "more", "--class-field", "kind")
+    assert code == 2 and "no field 'kind'" in err
+    (source / "point.gpkg").unlink()
+    write(source / "points.gpkg", [*SHAPES, ("well", shapely.Point(BASE))], field="kind")
+    code, out, err = run("data", "import", source, "-o", tmp_path / "more", "--class-field", "kind")
+    assert code == 2 and "nowhere.tif' states no CRS, so that vectors have no place on it" in err + out
+    assert "features that are no polygons and are left out: 1 of Point" in err + out
+    (source / "text.gpkg").write_text("no database")
+    (source / "all.geojson").unlink()
+    (source / "points.gpkg").unlink()
+    assert "text.gpkg' is no gpkg file" in run("data", "import", source, "-o", tmp_path / "last")[2]
+    (source / "text.gpkg").unlink()
+    write(source / "bare.shp", field="kind")
+    (source / "bare.prj").unlink()
+    assert "states no coordinate reference system" in run("data", "import", source, "-o", tmp_path / "last")[2]
