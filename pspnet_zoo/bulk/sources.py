@@ -227,7 +227,7 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 _DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, MemoryError)
-"""What pyarrow raises of damaged files."""
+"""Exceptions that pyarrow raises for damaged files."""
 
 
 def _parquet(uri: str, system: fs.FileSystem, files: Sequence[_File], column: str | None) -> BulkSource:
