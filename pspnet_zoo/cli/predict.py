@@ -79,6 +79,9 @@ def predict(
         bool, typer.Option("--recursive", "-r", help="Also take images in the folders below; the results mirror the folders.")
     ] = False,
     masks_only: Annotated[bool, typer.Option("--masks-only", help="Write no overlays.")] = False,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Write the probability of each pixel's class too: an 8-bit PNG, 255 for 1.")
+    ] = False,
     skip_existing: Annotated[
         bool,
         typer.Option(
@@ -137,7 +140,8 @@ def predict(
     totals = _Totals()
     if report is not None:
         check_report(report)
-    jobs = plan_jobs(list(_find(images, recursive, output, totals)), output, masks_only=masks_only, kind=kind, fail=totals.fail)
+    found = list(_find(images, recursive, output, totals))
+    jobs = plan_jobs(found, output, masks_only=masks_only, confidence=confidence, kind=kind, fail=totals.fail)
     has_videos = any(job.is_video for job in jobs)
     if jobs and not has_videos:
         refuse_idle("is for videos, and there are none; leave it out", "every", "masks", "smooth")
@@ -145,6 +149,8 @@ def predict(
         from ..streams.video import pyav
 
         pyav()
+        if confidence:
+            raise ValueError("--confidence is for images, and there is a video; leave one of them out")
         if masks_only and masks is None:
             raise ValueError("A video's masks need a folder with --masks-only; give --masks DIR")
     if not jobs:
@@ -156,7 +162,7 @@ def predict(
 
     predictor = Predictor(model, precision=precision)
     options = {} if precision is None else {"precision": precision}
-    sink = ResultSink(model, model_digest(predictor), alpha, options, VideoOptions(every, smooth, masks))
+    sink = ResultSink(model, model_digest(predictor), alpha, options, VideoOptions(every, smooth, masks), confidence)
     output.mkdir(parents=True, exist_ok=True)
     writer = nullcontext() if report is None else ReportWriter(report, predictor.labels.names, video=has_videos)
     try:

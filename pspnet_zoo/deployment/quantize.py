@@ -53,10 +53,11 @@ class Calibration:
         """An image as the file's input; its first window, if the network takes one size."""
         seen: list[np.ndarray] = []
 
-        def run(x: np.ndarray) -> np.ndarray:
+        def run(x: np.ndarray) -> Any:
             seen.append(x)
-            shape = (len(x), *(() if self.spec.output == "ids" else (self.spec.classes,)), *x.shape[2:])
-            return np.zeros(shape, np.float32)
+            shape = (len(x), *((self.spec.classes,) if self.spec.output == "logits" else ()), *x.shape[2:])
+            zeros = np.zeros(shape, np.float32)
+            return (zeros, zeros) if self.spec.output == "ids+confidence" else zeros
 
         image = torch.from_numpy(read_image(file)).permute(2, 0, 1)[None]
         class_scores(ExportedRuntime(file, self.spec, run), image)
@@ -96,5 +97,6 @@ class Calibration:
         return {"calibration_images": len(self), "compared_images": len(files), "fraction_of_pixels_with_the_same_class": fraction}
 
 
-def _ids(found: Tensor) -> Tensor:
+def _ids(found: Tensor | Sequence[Tensor]) -> Tensor:
+    found = found if isinstance(found, Tensor) else found[0]
     return found.argmax(dim=1) if found.ndim == 4 else found.long()

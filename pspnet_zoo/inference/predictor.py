@@ -23,7 +23,7 @@ from ..streams.video import segment_video
 from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
 from .draw import stretched
 from .prediction import Prediction
-from .scores import class_scores, labels_of, largest, probabilities_of, stored
+from .scores import class_scores, confidences, labels_of, largest, probabilities_of, stored
 
 ImageInput = str | PathLike[str] | BinaryIO | Image.Image | np.ndarray | torch.Tensor
 """An image for a predictor."""
@@ -211,11 +211,16 @@ class Predictor:
 
         return segment
 
-    def segment(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Segment (H, W, 3) uint8 RGB arrays of one size: on a GPU at once, on a CPU one by one; see `stream`."""
+    def segment(self, images: Sequence[np.ndarray], *, confidence: bool = False) -> list[Prediction]:
+        """Segment (H, W, 3) uint8 RGB arrays of one size: on a GPU at once, on a CPU one by one; see `stream`.
+
+        Args:
+            images: The arrays.
+            confidence: Also compute `Prediction.confidence`.
+        """
         if self.device.type == "cpu" and len(images) > 1:
-            return [self.segment([image])[0] for image in images]
-        return self._predictions(self._scores(images), images)
+            return [self.segment([image], confidence=confidence)[0] for image in images]
+        return self._predictions(self._scores(images), images, confidence)
 
     def _scores(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """Scores of images of one size, see `class_scores`."""
@@ -230,11 +235,16 @@ class Predictor:
             pixels = ((luma + 2**15) >> 16).to(torch.uint8)
         return class_scores(self.runtime, pixels)
 
-    def _predictions(self, scores: torch.Tensor, images: Sequence[np.ndarray]) -> list[Prediction]:
-        masks = (largest(one[None], (p.shape[0], p.shape[1]))[0] for one, p in zip(scores, images, strict=True))
-        kept = [stored(mask, len(self.labels)).numpy() for mask in masks]
-        for mask, pixels in zip(kept, images, strict=True):
-            if isinstance(pixels, np.ma.MaskedArray):
-                mask[np.ma.getmaskarray(pixels).all(axis=-1)] = IGNORE
-        shown = [stretched(pixels) for pixels in images] if self.reads_bands else images
-        return [Prediction(pixels, mask, self.labels) for pixels, mask in zip(shown, kept, strict=True)]
+    def _predictions(self, scores: torch.Tensor, images: Sequence[np.ndarray], confidence: bool = False) -> list[Prediction]:
+        return [self._prediction(one[None], pixels, confidence) for one, pixels in zip(scores, images, strict=True)]
+
+    def _prediction(self, scores: torch.Tensor, pixels: np.ndarray, confidence: bool) -> Prediction:
+        ids = largest(scores, (pixels.shape[0], pixels.shape[1]))
+        mask = stored(ids[0], len(self.labels)).numpy()
+        sure = confidences(scores, ids)[0].cpu().numpy() if confidence else None
+        if isinstance(pixels, np.ma.MaskedArray):
+            gaps = np.ma.getmaskarray(pixels).all(axis=-1)
+            mask[gaps] = IGNORE
+            if sure is not None:
+                sure[gaps] = 0
+        return Prediction(stretched(pixels) if self.reads_bands else pixels, mask, self.labels, confidence=sure)

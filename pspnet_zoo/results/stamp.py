@@ -16,7 +16,7 @@ _HEADER = 33  # bytes of the signature and the chunk IHDR, which come first in e
 LONGEST_HEAD = _HEADER + 4096
 """Bytes at the beginning of a PNG file that hold its stamp."""
 
-IMAGE_SUFFIXES = ("_mask.png", "_overlay.png")
+IMAGE_SUFFIXES = ("_mask.png", "_overlay.png", "_confidence.png")
 """Ends of the names of results that are images."""
 
 

@@ -18,6 +18,7 @@ KEY = "pspnet_zoo"
 """Name of the metadata in an ONNX file's metadata_props, an OpenVINO model's rt_info, or a program's extra files."""
 _VERSION = 1
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
+Output = Literal["logits", "ids", "ids+confidence"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,9 @@ class Exported:
 
     input: Literal["float32", "uint8"]
     """"float32": (N, channels, H, W), normalised by `preprocess`. "uint8": (N, 3, H, W), RGB, 0 to 255; normalised inside."""
-    output: Literal["logits", "ids"]
-    """"logits": (N, classes, H, W) float32. "ids": (N, H, W), the argmax, uint8 (int32 above 256 classes)."""
+    output: Output
+    """"logits": (N, classes, H, W) float32. "ids": (N, H, W), the argmax, uint8 (int32 above 256 classes). "ids+confidence": the
+    ids, and (N, H, W) uint8, the probability of each pixel's class times 255."""
     classes: int
     channels: int
     """Number of channels of the input."""
@@ -98,7 +100,7 @@ class ExportedRuntime:
     Args:
         path: The file.
         spec: Its metadata.
-        run: Maps an array, see `Exported.input`, to an array, see `Exported.output`; safe in threads.
+        run: Maps an array, see `Exported.input`, to an array or two, see `Exported.output`; safe in threads.
     """
 
     device = torch.device("cpu")
@@ -113,7 +115,11 @@ class ExportedRuntime:
         self.provenance = spec.provenance
         self.classes = spec.classes
         self.image_size = spec.image_size
-        self.activation: str | Callable[[], nn.Module] | None = "argmax" if spec.output == "ids" else spec.activation
+        self.activation: str | Callable[[], nn.Module] | None = {
+            "logits": spec.activation,
+            "ids": "argmax",
+            "ids+confidence": "softmax",
+        }[spec.output]
         self.preprocess = spec.preprocess
         if spec.input == "uint8":  # the file normalises: until then, pixels of 0 to 255 with the mean colour at 0
             mean = tuple(m * 255 / spec.preprocess.range for m in spec.preprocess.mean)
@@ -126,12 +132,15 @@ class ExportedRuntime:
         """SHA-256 of the file that holds the weights."""
         return file_digest(files_of(self.path)[-1], "sha256")
 
-    def run(self, x: Tensor) -> Tensor:
-        """The file's output for its input, see `Exported.input`."""
-        return torch.from_numpy(self._run(x.contiguous().numpy()))
+    def run(self, x: Tensor) -> Any:
+        """The file's output for its input, see `Exported.input`: a tensor, or a list of them."""
+        found = self._run(x.contiguous().numpy())
+        return [torch.from_numpy(each) for each in found] if self.spec.output == "ids+confidence" else torch.from_numpy(found)
 
     def __call__(self, x: Tensor, /) -> Tensor:
         """The file's output for (N, channels, H, W) float32, normalised by `preprocess`.
+
+        Ids with confidence become probabilities: what a pixel's class leaves is divided among the others.
 
         Raises:
             ValueError: If the file takes one size and x has another.
@@ -145,7 +154,15 @@ class ExportedRuntime:
         if self.spec.input == "uint8":
             x = (x + self._mean).round().clamp(0, 255).to(torch.uint8)
             x = x.flip(-3) if self.spec.preprocess.order == "BGR" else x
-        return self.run(x)
+        found = self.run(x)
+        return _probabilities(found[0], found[1], self.classes) if self.spec.output == "ids+confidence" else found
+
+
+def _probabilities(ids: Tensor, confidence: Tensor, classes: int) -> Tensor:
+    """(N, classes, H, W) float32 whose largest are the ids, though the confidence is rounded."""
+    own = (confidence.float() / 255).clamp(min=1 / classes + 1e-6)[:, None]
+    others = ((1 - own) / (classes - 1)).expand(-1, classes, -1, -1)
+    return others.scatter(1, ids.long()[:, None], own)
 
 
 def files_of(path: Path) -> list[Path]:
