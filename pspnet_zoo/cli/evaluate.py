@@ -42,7 +42,7 @@ def evaluate(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
     html_file: Annotated[
-        Path | None, typer.Option("--html", help="Write a page with bars, the confusion matrix and images to this file.")
+        Path | None, typer.Option("--html", help="Write a page of measures, with the images that fail, to this file.")
     ] = None,
     precision: PrecisionOption = None,
     save_predictions: Annotated[
@@ -75,6 +75,7 @@ def evaluate(
         images = MappedDataset(images, classes)
     if not images.masks and (json_file or html_file or not save_predictions):
         raise ValueError(f"{dataset} {split} has no ground truth to compare with; only --save-predictions is possible")
+    wanted = bool(json_file or html_file)
     save = prediction_saver(images, save_predictions) if save_predictions else None
     bar = progress_bar()
     with _processes() as (rank, count, device):
@@ -94,10 +95,10 @@ def evaluate(
                 predict_all(network, images, PROTOCOLS[protocol], save, progress=progress)
                 result = None
             else:
-                result = measure(network, images, PROTOCOLS[protocol], save=save, progress=progress)
+                result = measure(network, images, PROTOCOLS[protocol], details=wanted, save=save, progress=progress)
     if rank > 0:
         return
-    if result and (json_file or html_file):
+    if result and wanted:
         numbers = {"model": model, "dataset": dataset, "split": split, **report(result, network, images)}
         if json_file:
             write_atomically(json_file, (json.dumps(numbers, indent=2) + "\n").encode())
@@ -116,11 +117,14 @@ def evaluate(
 def _table(result: "Evaluation") -> "Table":
     from rich.markup import escape
 
-    table = number_table("class", "IoU")
-    for values in (result.iou, result.category_iou or {}):
-        for name, iou in values.items():
-            table.add_row(escape(name), "-" if iou is None else f"{iou:.4f}")
-        table.add_section()
+    table = number_table("class", "IoU", "Dice", "precision", "recall")
+    for name in result.iou:
+        columns = (result.iou, result.dice, result.precision, result.recall)
+        table.add_row(escape(name), *("-" if (v := values[name]) is None else f"{v:.4f}" for values in columns))
+    table.add_section()
+    for name, iou in (result.category_iou or {}).items():
+        table.add_row(escape(name), "-" if iou is None else f"{iou:.4f}")
+    table.add_section()
     numbers = {
         "mIoU": result.miou,
         "category mIoU": result.category_miou,
