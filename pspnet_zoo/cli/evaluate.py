@@ -25,6 +25,7 @@ from .terminal import (
 
 if TYPE_CHECKING:
     import torch
+    from rich.progress import Progress
     from rich.table import Table
 
     from ..evaluation.evaluate import Evaluation
@@ -44,6 +45,13 @@ def evaluate(
     html_file: Annotated[
         Path | None, typer.Option("--html", help="Write a page of measures, with the images that fail, to this file.")
     ] = None,
+    tune_threshold: Annotated[
+        bool,
+        typer.Option(
+            "--tune-threshold",
+            help="First choose the threshold of a two-class network with the best Dice on val, and store it in its folder.",
+        ),
+    ] = False,
     precision: PrecisionOption = None,
     save_predictions: Annotated[
         Path | None, typer.Option(help="Write each prediction into this folder; for Cityscapes as its server wants them.")
@@ -77,6 +85,8 @@ def evaluate(
         raise ValueError(f"{dataset} {split} has no ground truth to compare with; only --save-predictions is possible")
     wanted = bool(json_file or html_file)
     save = prediction_saver(images, save_predictions) if save_predictions else None
+    if tune_threshold:
+        _check_tuning(model, split, mapping, bool(images.masks))
     bar = progress_bar()
     with _processes() as (rank, count, device):
         network = open_runtime(
@@ -85,6 +95,9 @@ def evaluate(
         if classes:
             network = cast(Any, MappedNetwork(network, classes))  # it passes the other attributes on
         bar.disable = rank > 0
+        if tune_threshold:
+            with bar:
+                _tune(network, Path(model), images, protocol, bar)
         task = bar.add_task("evaluating", total=len(range(rank, len(images), count)))
 
         def progress(done: int) -> None:
@@ -112,6 +125,32 @@ def evaluate(
         out.print(_table(result))
     if save_predictions:
         say(f"Wrote {len(images)} predictions to {save_predictions}")
+
+
+def _check_tuning(model: str, split: str, mapping: Path | None, has_masks: bool) -> None:
+    """Refuse --tune-threshold where it cannot be stored, or would be chosen on what is to be measured."""
+    from ..model_source import Folder, parse_weights
+
+    if split == "test" or not has_masks:
+        raise ValueError(f"--tune-threshold on {split} would leave nothing to measure on; choose it on val")
+    if not isinstance(parse_weights(model), Folder):
+        raise ValueError(f"--tune-threshold stores the threshold with the weights, and '{model}' is no folder of a checkpoint")
+    if mapping:
+        raise ValueError("--tune-threshold is of the model's own classes; leave out --mapping")
+    if torchrun_process()[1] > 1:
+        raise ValueError("--tune-threshold runs in one process; leave out torchrun")
+
+
+def _tune(network: Any, folder: Path, images: Any, protocol: str, bar: "Progress") -> None:
+    """Choose the threshold, use it, and store it."""
+    from ..evaluation.thresholds import tune_threshold
+    from ..storage.files import update_config
+
+    task = bar.add_task("choosing the threshold", total=len(images))
+    found = tune_threshold(network, images, PROTOCOLS[protocol], progress=lambda done: bar.update(task, completed=done))
+    network.network.threshold = found.threshold
+    update_config(folder, threshold=found.threshold)
+    say(f"Threshold {found.threshold:g}: Dice {found.dice:.4f}, and {found.dice_of_half:.4f} at 0.5; stored in {folder}")
 
 
 def _table(result: "Evaluation") -> "Table":

@@ -186,6 +186,7 @@ def _specification(network: PSPNet, precision: Any, input: Any, output: Any) -> 
         labels=network.labels if output == "logits" else labels_of(network),
         preprocess=network.preprocess,
         provenance=network.provenance,
+        threshold=network.threshold,
         versions={name: found for name in ("pspnet-zoo", "torch", "onnx", "openvino", "nncf") if (found := _version(name))},
         check={},
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..inference.scores import as_logits
+from ..inference.scores import as_logits, decisive
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported
 from .cubic import CubicByMatrices
@@ -50,7 +50,7 @@ class Deployed(nn.Module):
             logits = F.interpolate(logits, size=size, mode="bilinear")
         if self.spec.output == "logits":
             return logits
-        ids = logits.argmax(dim=1)
+        ids = decisive(logits, self.spec.threshold).argmax(dim=1)
         found = ids.to(torch.uint8 if self.spec.classes <= 256 else torch.int32)
         if self.spec.output == "ids":
             return found

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
 from ..data.pairs import list_images
-from ..inference.scores import class_scores
+from ..inference.scores import class_scores, decisive
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported, ExportedRuntime
 from .graph import RuntimeCall
@@ -83,10 +83,10 @@ class Calibration:
             ValueError: If it is below `AGREEMENT`.
         """
         files = self.files[:: max(len(self.files) // _COMPARED, 1)][:_COMPARED]
-        same = total = 0
+        same, total, threshold = 0, 0, None if self.spec.output == "logits" else self.spec.threshold
         for file in files:
             images = torch.from_numpy(self.read(file))
-            found, wanted = _ids(run(images)), logits_of(network, self.spec, images).argmax(dim=1)
+            found, wanted = _ids(run(images)), _ids(decisive(logits_of(network, self.spec, images), threshold))
             same, total = same + int((found == wanted).sum()), total + wanted.numel()
         fraction = same / total
         if fraction < AGREEMENT:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..inference.scores import as_logits
+from ..inference.scores import as_logits, decisive
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported
 from .graph import RuntimeCall, enlarged, example
@@ -90,8 +90,8 @@ def _difference(logits: Tensor, found: Any, spec: Exported) -> float:
     largest = logits.abs().max().clamp(min=1e-30)
     if spec.output == "logits":
         return ((found - logits).abs().max() / largest).nan_to_num(float("inf")).item()
-    chosen = logits.gather(1, found.long()[:, None])[:, 0]
-    worst = (logits.amax(dim=1) - chosen).max()
+    shifted = decisive(logits, spec.threshold)
+    worst = (shifted.amax(dim=1) - shifted.gather(1, found.long()[:, None])[:, 0]).max()
     if confidence is not None:
         probability = logits.softmax(dim=1).gather(1, found.long()[:, None])[:, 0]
         off = (confidence.float() / 255 - probability).abs().max() - 0.5 / 255 - _ROUNDING

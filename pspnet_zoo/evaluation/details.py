@@ -102,7 +102,7 @@ def reliability_counts(confidence: Tensor, right: Tensor) -> Tensor:
 
 
 def boundary_counts(prediction: Tensor, ground_truth: Tensor, classes: int) -> Tensor:
-    """(classes, 4) int64 of an image: predicted boundary pixels near a true one, all predicted; true ones near a predicted, all true.
+    """(classes, 4) int64 of an image: predicted boundary pixels near a true one, all predicted; the same for true ones.
 
     A boundary pixel has a neighbor of another class by a side; ignored pixels are no neighbors. Near is within `TOLERANCE`, along
     rows and along columns.
@@ -166,7 +166,7 @@ def resampled(counts: Tensor) -> Tensor:
 
 
 def measures(sums: Tensor) -> dict[str, Tensor]:
-    """ "miou", "pixel_accuracy" and "mean_accuracy" of (..., classes, 3) sums of `Details.counts`."""
+    """The measures "miou", "pixel_accuracy" and "mean_accuracy" of (..., classes, 3) sums of `Details.counts`."""
     hits, _, true = sums.unbind(-1)
     return {
         "miou": _iou(sums).nanmean(-1),

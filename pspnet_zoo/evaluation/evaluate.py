@@ -14,7 +14,17 @@ from torch.nn import functional as F
 from ..data.dataset import SegmentationDataset, as_segmentation_dataset
 from ..data.images import read_image
 from ..inference.protocols import PROTOCOLS, InferenceProtocol
-from ..inference.scores import SegmentationModel, class_ids, class_scores, labels_of, largest, number_of_ids, protocol_for, stored
+from ..inference.scores import (
+    SegmentationModel,
+    class_ids,
+    class_scores,
+    labels_of,
+    largest,
+    number_of_ids,
+    protocol_for,
+    stored,
+    threshold_of,
+)
 from ..meta import IGNORE, Labels
 from ..streams.pipeline import in_order
 from .details import DetailCounts, Details
@@ -107,7 +117,7 @@ def evaluate(
     for done, (index, image, ground_truth) in enumerate(pairs, start=1):
         size = (image.shape[-2], image.shape[-1])
         scores = class_scores(model, image[None], protocol)
-        ground_truth, prediction = ground_truth.to(scores.device), largest(scores, size)[0]
+        ground_truth, prediction = ground_truth.to(scores.device), largest(scores, size, threshold_of(model))[0]
         one = ConfusionMatrix(len(dataset.labels))
         one.update(prediction, ground_truth)
         confusion.counts += one.counts

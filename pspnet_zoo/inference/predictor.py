@@ -23,7 +23,7 @@ from ..streams.video import segment_video
 from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
 from .draw import stretched
 from .prediction import Prediction
-from .scores import class_scores, confidences, labels_of, largest, probabilities_of, stored
+from .scores import class_scores, confidences, labels_of, largest, probabilities_of, stored, threshold_of
 
 ImageInput = str | PathLike[str] | BinaryIO | Image.Image | np.ndarray | torch.Tensor
 """An image for a predictor."""
@@ -207,7 +207,8 @@ class Predictor:
             nonlocal average
             now = self._scores([pixels]).softmax(dim=1)
             average = now if average is None or average.shape != now.shape else average.mul_(past).add_(now, alpha=1 - past)
-            return self._predictions(average, [pixels])[0]
+            scores = average if threshold_of(self.runtime) is None else average.clamp(min=torch.finfo(average.dtype).tiny).log()
+            return self._predictions(scores, [pixels])[0]
 
         return segment
 
@@ -239,7 +240,7 @@ class Predictor:
         return [self._prediction(one[None], pixels, confidence) for one, pixels in zip(scores, images, strict=True)]
 
     def _prediction(self, scores: torch.Tensor, pixels: np.ndarray, confidence: bool) -> Prediction:
-        ids = largest(scores, (pixels.shape[0], pixels.shape[1]))
+        ids = largest(scores, (pixels.shape[0], pixels.shape[1]), threshold_of(self.runtime))
         mask = stored(ids[0], len(self.labels)).numpy()
         sure = confidences(scores, ids)[0].cpu().numpy() if confidence else None
         if isinstance(pixels, np.ma.MaskedArray):

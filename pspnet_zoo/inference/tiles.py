@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..data.rasters import Raster, Region
 from ..meta import IGNORE
-from .scores import SegmentationModel, class_scores
+from .scores import SegmentationModel, class_scores, decisive, threshold_of
 
 
 class Tileable(Protocol):
@@ -113,7 +113,7 @@ def segment_raster(
         return scores[0].cpu()
 
     for top, scores in merged_scores(score, Filled(), tiling, first_row=first_row, tile_done=tile_done):
-        ids = scores.argmax(dim=0).numpy().astype(np.uint8)
+        ids = decisive(scores[None], threshold_of(model))[0].argmax(dim=0).numpy().astype(np.uint8)
         known = raster.valid(Region(top, 0, *ids.shape)).any(axis=0)
         yield np.where(known, ids, np.uint8(IGNORE))
 

@@ -173,4 +173,5 @@ def model_digest(predictor: Predictor) -> str:
         parts: list[Any] = [file_digest(path, "sha256") for path in files_of(runtime.path)]
     else:
         parts = [runtime.weights_sha256, sorted(predictor.model.config.items()), repr(runtime.preprocess), repr(predictor.labels)]
+        parts += [] if runtime.threshold is None else [runtime.threshold]
     return hashlib.sha256(json.dumps(parts, default=repr).encode()).hexdigest()

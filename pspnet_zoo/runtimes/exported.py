@@ -46,6 +46,8 @@ class Exported:
     """Versions of the packages that made the file, by name."""
     check: dict[str, Any]
     """Result of the comparison with the network before the file was kept."""
+    threshold: float | None = None
+    """Probability above which a pixel has id 1 of two; ids obey it already. None for the more probable one."""
     beside_sha256: str | None = None
     """sha256 of the file beside this one that has the weights; None where there is none."""
 
@@ -113,6 +115,7 @@ class ExportedRuntime:
         self.spec = spec
         self.labels: Labels | None = spec.labels
         self.provenance = spec.provenance
+        self.threshold = None if spec.output == "ids" else spec.threshold
         self.classes = spec.classes
         self.image_size = spec.image_size
         self.activation: str | Callable[[], nn.Module] | None = {
@@ -155,12 +158,13 @@ class ExportedRuntime:
             x = (x + self._mean).round().clamp(0, 255).to(torch.uint8)
             x = x.flip(-3) if self.spec.preprocess.order == "BGR" else x
         found = self.run(x)
-        return _probabilities(found[0], found[1], self.classes) if self.spec.output == "ids+confidence" else found
+        return _probabilities(found[0], found[1], self.classes, self.threshold) if self.spec.output == "ids+confidence" else found
 
 
-def _probabilities(ids: Tensor, confidence: Tensor, classes: int) -> Tensor:
-    """(N, classes, H, W) float32 whose largest are the ids, though the confidence is rounded."""
-    own = (confidence.float() / 255).clamp(min=1 / classes + 1e-6)[:, None]
+def _probabilities(ids: Tensor, confidence: Tensor, classes: int, threshold: float | None) -> Tensor:
+    """(N, classes, H, W) float32 that give the ids by the threshold or the largest, though the confidence is rounded."""
+    least = torch.full((classes,), 1 / classes) if threshold is None else torch.tensor([1 - threshold, threshold])
+    own = torch.maximum(confidence.float() / 255, least[ids.long()] + 1e-6)[:, None]
     others = ((1 - own) / (classes - 1)).expand(-1, classes, -1, -1)
     return others.scatter(1, ids.long()[:, None], own)
 

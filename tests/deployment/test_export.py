@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pspnet_zoo import Predictor, PSPNet
+from pspnet_zoo import Labels, Predictor, PSPNet
 from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.deployment import export as module
 from pspnet_zoo.deployment.export import export
@@ -149,6 +149,20 @@ def test_a_file_gives_the_confidence_beside_the_ids(network, tmp_path, name):
         assert Predictor(file)(photo).confidence is None
     assert ids.dtype == confidence.dtype == np.uint8 and (ids == wanted.mask).mean() >= 0.9999
     assert np.abs(confidence / 255 - wanted.probabilities.max(0)).max() <= 0.5 / 255 + 1e-4
+
+
+@pytest.mark.parametrize("output", ["logits", "ids", "ids+confidence"])
+def test_a_file_obeys_the_threshold(tmp_path, output):
+    network = tiny("test_resnet", align_corners=None)
+    network.reset_classifier(1)
+    network.segmentation_head[0].weight.data *= 30
+    network.labels = Labels(("thing",))
+    photo = np.random.default_rng(0).integers(0, 256, (57, 83, 3), np.uint8)
+    network.threshold = round(float(np.quantile(Predictor(network)(photo, probabilities=True).probabilities[1], 0.7)), 3)
+    wanted = Predictor(network)(photo).mask
+    assert 0.2 < wanted.mean() < 0.4
+    found = Predictor(export(network, tmp_path / "street.onnx", output=output))(photo).mask
+    assert (found == wanted).mean() >= 0.999
 
 
 def test_a_wrong_confidence_is_not_kept(network, tmp_path, monkeypatch):
