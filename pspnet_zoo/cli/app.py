@@ -26,6 +26,7 @@ from .info import info
 from .list import list_command
 from .predict import predict
 from .publish import publish
+from .rank import rank
 from .terminal import SectionedCommand, complain
 from .train import train
 
@@ -42,6 +43,7 @@ app.command(cls=SectionedCommand)(bulk)
 app.command(cls=SectionedCommand)(train)
 app.command(cls=SectionedCommand)(evaluate)
 app.command(cls=SectionedCommand)(compare)
+app.command(cls=SectionedCommand)(rank)
 app.command(cls=SectionedCommand)(publish)
 app.command(cls=SectionedCommand)(demo)
 app.command(cls=SectionedCommand)(export)

@@ -225,6 +225,10 @@ class Predictor:
 
     def _scores(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """Scores of images of one size, see `class_scores`."""
+        return class_scores(self.runtime, self.tensor(images))
+
+    def tensor(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """Images of `read`, of one size, as `class_scores` takes them, (N, C, H, W)."""
         stacked = np.stack([np.ma.getdata(image) for image in images])
         if self.reads_bands:
             if stacked.shape[-1] != (channels := len(self.runtime.preprocess.mean)):
@@ -234,7 +238,7 @@ class Predictor:
         if self._reads_gray and not self.reads_bands:  # ITU-R BT.601 as in Pillow, so that gray stays what it is
             luma = (pixels.int() * torch.tensor([19595, 38470, 7471]).view(3, 1, 1)).sum(dim=1, keepdim=True)
             pixels = ((luma + 2**15) >> 16).to(torch.uint8)
-        return class_scores(self.runtime, pixels)
+        return pixels
 
     def _predictions(self, scores: torch.Tensor, images: Sequence[np.ndarray], confidence: bool = False) -> list[Prediction]:
         return [self._prediction(one[None], pixels, confidence) for one, pixels in zip(scores, images, strict=True)]
