@@ -25,7 +25,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Details:
-    """Where a network fails, over a dataset."""
+    """Measures that show where a network fails, over a dataset."""
 
     boundary_f1: dict[str, float | None]
     """Boundary F1 by class name, 0 to 1, of all boundary pixels of the dataset; None for a class without any."""
@@ -48,7 +48,7 @@ class Details:
 
 
 class DetailCounts:
-    """What `Details` are computed from.
+    """Counts that `Details` are computed from.
 
     Args:
         classes: Number of classes.

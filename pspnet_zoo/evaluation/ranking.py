@@ -22,7 +22,7 @@ _SIDE = 256  # pixels of an image's longer side, for its features
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """How unsure a network is of an image; means over its pixels, 0 to 1."""
+    """Measures of how unsure a network is of an image; means over its pixels, 0 to 1."""
 
     entropy: float
     """Entropy of the class probabilities, as a fraction of the largest."""
@@ -34,7 +34,7 @@ class Uncertainty:
 
 @torch.inference_mode()
 def uncertainty_of(model: SegmentationModel, image: Tensor) -> tuple[Uncertainty, Tensor]:
-    """How unsure a network is of an image, (C, H, W) as it reads it, and its (H, W) ids."""
+    """Measure how unsure a network is of an image, (C, H, W) as it reads it, and its (H, W) ids."""
     size = (image.shape[-2], image.shape[-1])
     scores = class_scores(model, image[None])
     ids, mirrored = (largest(s, size, threshold_of(model))[0] for s in (scores, class_scores(model, image[None].flip(-1)).flip(-1)))

@@ -92,8 +92,11 @@ class Exported:
             raise ValueError("classes, channels and the sides of image_size must be positive whole numbers")
         if self.channels != len(self.preprocess.mean):
             raise ValueError(f"there are {self.channels} channels, and preprocess has {len(self.preprocess.mean)}")
-        if self.labels is not None and len(self.labels) not in (self.classes, max(self.classes, 2)):  # or with the background of one class
+        # one class may have the background's label too
+        if self.labels is not None and len(self.labels) not in (self.classes, max(self.classes, 2)):
             raise ValueError(f"there are {self.classes} classes, and {len(self.labels)} labels")
+        if self.threshold is not None and not (0 < self.threshold < 1 and self.classes <= 2):
+            raise ValueError(f"threshold is {self.threshold}; it is between 0 and 1, of at most two classes")
 
 
 class ExportedRuntime:

@@ -22,6 +22,7 @@ EFFECTS = {
     "predict": {
         "--alpha 0.2": "changes",
         "--masks-only": "changes",
+        "--confidence": "changes",
         "--recursive": "changes",
         "--kind image": "same",  # a file of another ending: test_predict_many
         "--format coco": "changes",
@@ -177,7 +178,8 @@ ELSEWHERE = {
         **{option: "cli/test_commands.py" for option in ("--output", "--data", "--resume")},
         "--compile": "training/test_train.py",
     },
-    "evaluate": {"--data": "cli/test_commands.py"},
+    "evaluate": {"--data": "cli/test_commands.py", "--tune-threshold": "cli/test_tune_threshold.py"},
+    "rank": {option: "cli/test_rank.py" for option in ("--output", "--model", "--labelled", "--by", "--recursive")},
     "export": {"-o": "deployment/test_export.py", "--calibration": "deployment/test_export.py"}
     | {"--dataset": "test_bands_by_commands.py"},
     "benchmark": {

@@ -64,6 +64,20 @@ def test_the_command_writes_a_table_and_a_sheet(run, net, photos, tmp_path):
         assert sheet.width == 3 * 320
 
 
+def test_images_below_and_images_with_labels_count(run, net, photos, tmp_path):
+    model, output = net.save_pretrained(tmp_path / "model"), tmp_path / "ranking.csv"
+    (photos / "broken.png").unlink()
+    command = ("rank", tmp_path, "-o", output, "--model", model, "--recursive")
+    assert run(*command)[0] == 0
+    assert sum("photos" in row["path"] for row in csv.DictReader(output.read_text().splitlines())) == 3
+    (photos / "labelled").mkdir()
+    (photos / "c.png").rename(photos / "labelled" / "c.png")
+    run("rank", photos, "-o", output, "--model", model, "--labelled", photos / "labelled", "--by", "novelty")
+    rows = list(csv.DictReader(output.read_text().splitlines()))
+    run("rank", photos, "-o", output, "--model", model, "--by", "novelty")
+    assert len(rows) == 2 and rows != list(csv.DictReader(output.read_text().splitlines()))
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [(("-o", "a.txt"), "does not end in .csv"), (("-o", "a.csv", "--by", "uncertainty", "--labelled", "."), "is for novelty")],
