@@ -83,21 +83,18 @@ def evaluate(
         images = MappedDataset(images, classes)
     if not images.masks and (json_file or html_file or not save_predictions):
         raise ValueError(f"{dataset} {split} has no ground truth to compare with; only --save-predictions is possible")
-    wanted = bool(json_file or html_file)
     save = prediction_saver(images, save_predictions) if save_predictions else None
     if tune_threshold:
         _check_tuning(model, split, mapping, bool(images.masks))
     bar = progress_bar()
     with _processes() as (rank, count, device):
-        network = open_runtime(
-            model, device=None if isinstance(parse_weights(model), ExportedFile) else device, precision=precision
-        )
+        place = None if isinstance(parse_weights(model), ExportedFile) else device
+        network = open_runtime(model, device=place, precision=precision)
         if classes:
             network = cast(Any, MappedNetwork(network, classes))  # it passes the other attributes on
         bar.disable = rank > 0
         if tune_threshold:
-            with bar:
-                _tune(network, Path(model), images, protocol, bar)
+            _tune(network, Path(model), images, protocol, bar)
         task = bar.add_task("evaluating", total=len(range(rank, len(images), count)))
 
         def progress(done: int) -> None:
@@ -108,17 +105,17 @@ def evaluate(
                 predict_all(network, images, PROTOCOLS[protocol], save, progress=progress)
                 result = None
             else:
-                result = measure(network, images, PROTOCOLS[protocol], details=wanted, save=save, progress=progress)
+                details = bool(json_file or html_file)
+                result = measure(network, images, PROTOCOLS[protocol], details=details, save=save, progress=progress)
     if rank > 0:
         return
-    if result and wanted:
+    if result and (json_file or html_file):
         numbers = {"model": model, "dataset": dataset, "split": split, **report(result, network, images)}
         if json_file:
             write_atomically(json_file, (json.dumps(numbers, indent=2) + "\n").encode())
             say(f"Wrote {json_file}")
         if html_file:
-            page = html_page(numbers, images.labels, *worst_and_best(network, images, result))
-            write_atomically(html_file, page.encode())
+            write_atomically(html_file, html_page(numbers, images.labels, *worst_and_best(network, images, result)).encode())
             say(f"Wrote {html_file}")
     if result:  # last: what fails in printing has lost nothing
         say(f"{model} on {dataset} {split}, {result.images} images:\n{result.protocol}")
@@ -147,7 +144,8 @@ def _tune(network: Any, folder: Path, images: Any, protocol: str, bar: "Progress
     from ..storage.files import update_config
 
     task = bar.add_task("choosing the threshold", total=len(images))
-    found = tune_threshold(network, images, PROTOCOLS[protocol], progress=lambda done: bar.update(task, completed=done))
+    with bar:
+        found = tune_threshold(network, images, PROTOCOLS[protocol], progress=lambda done: bar.update(task, completed=done))
     network.network.threshold = found.threshold
     update_config(folder, threshold=found.threshold)
     say(f"Threshold {found.threshold:g}: Dice {found.dice:.4f}, and {found.dice_of_half:.4f} at 0.5; stored in {folder}")

@@ -186,6 +186,11 @@ def predict(
         bounds = {"simplify": simplify, "min_area": min_area}
         files = write_shapes(done, predictor.labels, output, shapes, **bounds, fail=totals.fail)
         say(f"Wrote {files[0] if len(files) == 1 else f'{len(files)} files'} of polygons ({shapes})")
+    _conclude(totals, replaced, output, report)
+
+
+def _conclude(totals: _Totals, replaced: int, output: Path, report: Path | None) -> None:
+    """Say what was written; the exit code is 2 if something failed."""
     if totals.images:
         out.print(_fractions_table(totals))
     notes = [f"{totals.skipped} were there already"] * bool(totals.skipped)

@@ -44,7 +44,7 @@ class Pretrained(nn.Module):
     config: dict[str, Any]
     preprocess: Preprocess
     labels: Labels | None
-    threshold: float | None
+    threshold: float | None = None
     provenance: dict[str, Any] | None
     _built_shapes: dict[str, tuple[int, ...]]
     """Shapes of the tensors of the network that `config` builds."""

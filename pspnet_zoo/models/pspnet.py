@@ -156,7 +156,6 @@ class PSPNet(Pretrained):
                 initialize(part)
         self.preprocess = Preprocess(self.encoder.mean, self.encoder.std)
         self.labels: Labels | None = None
-        self.threshold: float | None = None
         self.provenance = None
         self._aux_from, self._is_upsampled = aux_from, upsampling is not None
         self._encoder_is_frozen = self._norms_are_frozen = False
