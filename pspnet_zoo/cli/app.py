@@ -17,6 +17,7 @@ from ..storage.errors import WeightsError
 from . import data
 from .benchmark import benchmark
 from .bulk import bulk
+from .compare import compare
 from .convert import convert
 from .demo import demo
 from .evaluate import evaluate
@@ -25,6 +26,7 @@ from .info import info
 from .list import list_command
 from .predict import predict
 from .publish import publish
+from .rank import rank
 from .terminal import SectionedCommand, complain
 from .train import train
 
@@ -40,6 +42,8 @@ app.command(cls=SectionedCommand)(predict)
 app.command(cls=SectionedCommand)(bulk)
 app.command(cls=SectionedCommand)(train)
 app.command(cls=SectionedCommand)(evaluate)
+app.command(cls=SectionedCommand)(compare)
+app.command(cls=SectionedCommand)(rank)
 app.command(cls=SectionedCommand)(publish)
 app.command(cls=SectionedCommand)(demo)
 app.command(cls=SectionedCommand)(export)

@@ -25,6 +25,7 @@ from .terminal import (
 
 if TYPE_CHECKING:
     import torch
+    from rich.progress import Progress
     from rich.table import Table
 
     from ..evaluation.evaluate import Evaluation
@@ -43,8 +44,15 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
     html_file: Annotated[
         Path | None,
-        typer.Option("--html", help="Write a page with bars, the confusion matrix, images, and curves of the run to this file."),
+        typer.Option("--html", help="Write a page of measures, with the images that fail and curves of the run, to this file."),
     ] = None,
+    tune_threshold: Annotated[
+        bool,
+        typer.Option(
+            "--tune-threshold",
+            help="First choose the threshold of a two-class network with the best Dice on val, and store it in its folder.",
+        ),
+    ] = False,
     precision: PrecisionOption = None,
     save_predictions: Annotated[
         Path | None, typer.Option(help="Write each prediction into this folder; for Cityscapes as its server wants them.")
@@ -65,7 +73,6 @@ def evaluate(
     from ..evaluation.report import prediction_saver, report, worst_and_best
     from ..model_source import ExportedFile, parse_weights
     from ..runtimes.open import open_runtime
-    from ..storage.files import write_atomically
 
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol is '{protocol}'; it can be {', '.join(PROTOCOLS)}")
@@ -77,14 +84,17 @@ def evaluate(
     if not images.masks and (json_file or html_file or not save_predictions):
         raise ValueError(f"{dataset} {split} has no ground truth to compare with; only --save-predictions is possible")
     save = prediction_saver(images, save_predictions) if save_predictions else None
+    if tune_threshold:
+        _check_tuning(model, split, mapping, bool(images.masks))
     bar = progress_bar()
     with _processes() as (rank, count, device):
-        network = open_runtime(
-            model, device=None if isinstance(parse_weights(model), ExportedFile) else device, precision=precision
-        )
+        place = None if isinstance(parse_weights(model), ExportedFile) else device
+        network = open_runtime(model, device=place, precision=precision)
         if classes:
             network = cast(Any, MappedNetwork(network, classes))  # it passes the other attributes on
         bar.disable = rank > 0
+        if tune_threshold:
+            _tune(network, Path(model), images, protocol, bar)
         task = bar.add_task("evaluating", total=len(range(rank, len(images), count)))
 
         def progress(done: int) -> None:
@@ -95,19 +105,18 @@ def evaluate(
                 predict_all(network, images, PROTOCOLS[protocol], save, progress=progress)
                 result = None
             else:
-                result = measure(network, images, PROTOCOLS[protocol], save=save, progress=progress)
+                details = bool(json_file or html_file)
+                result = measure(network, images, PROTOCOLS[protocol], details=details, save=save, progress=progress)
     if rank > 0:
         return
     if result and (json_file or html_file):
         numbers = {"model": model, "dataset": dataset, "split": split, **report(result, network, images)}
         if json_file:
-            write_atomically(json_file, (json.dumps(numbers, indent=2) + "\n").encode())
-            say(f"Wrote {json_file}")
+            _write(json_file, json.dumps(numbers, indent=2) + "\n")
         if html_file:
-            history = read_history(Path(model)) if Path(model).is_dir() else []
-            page = html_page(numbers, images.labels, *worst_and_best(network, images, result), history)
-            write_atomically(html_file, page.encode())
-            say(f"Wrote {html_file}")
+            _write(
+                html_file, html_page(numbers, images.labels, *worst_and_best(network, images, result), read_history(Path(model)))
+            )
     if result:  # last: what fails in printing has lost nothing
         say(f"{model} on {dataset} {split}, {result.images} images:\n{result.protocol}")
         out.print(_table(result))
@@ -115,14 +124,51 @@ def evaluate(
         say(f"Wrote {len(images)} predictions to {save_predictions}")
 
 
+def _write(file: Path, text: str) -> None:
+    from ..storage.files import write_atomically
+
+    write_atomically(file, text.encode())
+    say(f"Wrote {file}")
+
+
+def _check_tuning(model: str, split: str, mapping: Path | None, has_masks: bool) -> None:
+    """Refuse --tune-threshold where it cannot be stored, or would be chosen on what is to be measured."""
+    from ..model_source import Folder, parse_weights
+
+    if split == "test" or not has_masks:
+        raise ValueError(f"--tune-threshold on {split} would leave nothing to measure on; choose it on val")
+    if not isinstance(parse_weights(model), Folder):
+        raise ValueError(f"--tune-threshold stores the threshold with the weights, and '{model}' is no folder of a checkpoint")
+    if mapping:
+        raise ValueError("--tune-threshold is of the model's own classes; leave out --mapping")
+    if torchrun_process()[1] > 1:
+        raise ValueError("--tune-threshold runs in one process; leave out torchrun")
+
+
+def _tune(network: Any, folder: Path, images: Any, protocol: str, bar: "Progress") -> None:
+    """Choose the threshold, use it, and store it."""
+    from ..evaluation.thresholds import tune_threshold
+    from ..storage.files import update_config
+
+    task = bar.add_task("choosing the threshold", total=len(images))
+    with bar:
+        found = tune_threshold(network, images, PROTOCOLS[protocol], progress=lambda done: bar.update(task, completed=done))
+    network.network.threshold = found.threshold
+    update_config(folder, threshold=found.threshold)
+    say(f"Threshold {found.threshold:g}: Dice {found.dice:.4f}, and {found.dice_of_half:.4f} at 0.5; stored in {folder}")
+
+
 def _table(result: "Evaluation") -> "Table":
     from rich.markup import escape
 
-    table = number_table("class", "IoU")
-    for values in (result.iou, result.category_iou or {}):
-        for name, iou in values.items():
-            table.add_row(escape(name), "-" if iou is None else f"{iou:.4f}")
-        table.add_section()
+    table = number_table("class", "IoU", "Dice", "precision", "recall")
+    for name in result.iou:
+        columns = (result.iou, result.dice, result.precision, result.recall)
+        table.add_row(escape(name), *("-" if (v := values[name]) is None else f"{v:.4f}" for values in columns))
+    table.add_section()
+    for name, iou in (result.category_iou or {}).items():
+        table.add_row(escape(name), "-" if iou is None else f"{iou:.4f}")
+    table.add_section()
     numbers = {
         "mIoU": result.miou,
         "category mIoU": result.category_miou,

@@ -20,7 +20,7 @@ def export(
     format: Annotated[str | None, typer.Option(show_default="by PATH", help="onnx, openvino or program (torch.export).")] = None,
     precision: Annotated[str, typer.Option(help="float32, float16, bfloat16 or int8.")] = "float32",
     input: Annotated[str, typer.Option(help="float32 for normalised images, uint8 for RGB of 0 to 255.")] = "float32",
-    output: Annotated[str, typer.Option(help="logits, or ids: the most probable class of every pixel.")] = "logits",
+    output: Annotated[str, typer.Option(help="logits, ids: the most probable class of every pixel, or ids+confidence.")] = "logits",
     calibration: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Images to calibrate int8 with; with --dataset, a dataset.")
     ] = None,

@@ -80,6 +80,9 @@ def predict(
         bool, typer.Option("--recursive", "-r", help="Also take images in the folders below; the results mirror the folders.")
     ] = False,
     masks_only: Annotated[bool, typer.Option("--masks-only", help="Write no overlays.")] = False,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Write the probability of each pixel's class too: an 8-bit PNG, 255 for 1.")
+    ] = False,
     skip_existing: Annotated[
         bool,
         typer.Option(
@@ -172,12 +175,15 @@ def predict(
         refuse_idle("is for polygons; add --format coco, labelme, yolo or geojson", "simplify", "min_area")
     if tile is not None:
         refuse_idle("is for whole images; tiles are segmented one by one, so leave it out", "batch_size")
+        refuse_idle("is of whole images, and --tile writes masks as they come; leave one of them out", "confidence")
     totals = _Totals()
     if report is not None:
         check_report(report)
     found = list(_find(images, recursive, output, totals))
-    jobs = plan_jobs(found, output, masks_only=masks_only, tiles=tile is not None, kind=kind, fail=totals.fail)
-    has_videos = _check_jobs(jobs, masks_only, masks)
+    jobs = plan_jobs(
+        found, output, masks_only=masks_only, tiles=tile is not None, confidence=confidence, kind=kind, fail=totals.fail
+    )
+    has_videos = _check_jobs(jobs, masks_only, masks, confidence)
     planned = jobs
     from ..inference.predictor import Predictor
     from ..results.sink import ResultSink, model_digest
@@ -188,7 +194,7 @@ def predict(
     predictor = Predictor(model, precision=precision, **tiles, **look)
     options = {key: value for key, value in {"precision": precision, **tiles}.items() if value is not None}
     look = {key: value for key, value in look.items() if value is not None}
-    sink = ResultSink(model, model_digest(predictor), alpha, options, VideoOptions(every, smooth, masks), look, cog)
+    sink = ResultSink(model, model_digest(predictor), alpha, options, VideoOptions(every, smooth, masks), look, cog, confidence)
     output.mkdir(parents=True, exist_ok=True)
     writer = nullcontext() if report is None else ReportWriter(report, predictor.labels.names, video=has_videos)
     try:
@@ -208,6 +214,11 @@ def predict(
         raise typer.Exit(130) from None
     if shapes != "masks":
         _write_shapes(planned, predictor, output, shapes, totals, simplify=simplify, min_area=min_area)
+    _conclude(totals, replaced, output, report)
+
+
+def _conclude(totals: _Totals, replaced: int, output: Path, report: Path | None) -> None:
+    """Say what was written; the exit code is 2 if something failed."""
     if totals.images:
         out.print(_fractions_table(totals))
     notes = [f"{totals.skipped} were there already"] * bool(totals.skipped)
@@ -219,7 +230,7 @@ def predict(
         raise typer.Exit(2)
 
 
-def _check_jobs(jobs: "list[Job]", masks_only: bool, masks: Path | None) -> bool:
+def _check_jobs(jobs: "list[Job]", masks_only: bool, masks: Path | None, confidence: bool) -> bool:
     """Whether there are videos; options that would change nothing are refused."""
     if not jobs:
         raise typer.Exit(2)
@@ -231,6 +242,8 @@ def _check_jobs(jobs: "list[Job]", masks_only: bool, masks: Path | None) -> bool
     from ..streams.video import pyav
 
     pyav()
+    if confidence:
+        raise ValueError("--confidence is for images, and there is a video; leave one of them out")
     if masks_only and masks is None:
         raise ValueError("A video's masks need a folder with --masks-only; give --masks DIR")
     return True

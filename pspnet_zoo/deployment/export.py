@@ -22,7 +22,7 @@ from ..factory import load
 from ..inference.scores import labels_of, number_of_ids
 from ..model_source import OPENVINO_FILE, Format, format_of
 from ..models.pspnet import PSPNet
-from ..runtimes.exported import Exported, Precision, beside_digest
+from ..runtimes.exported import Exported, Output, Precision, beside_digest
 from ..runtimes.onnx import OnnxRuntime
 from ..runtimes.openvino import OpenVinoRuntime
 from ..storage.files import refuse_stream
@@ -67,7 +67,8 @@ def export(
         precision: "float32"; "float16" and "bfloat16" store and compute in half the bytes, which loses some digits; "int8" needs
             `calibration`. OpenVINO's files store both as float16; this package runs the first in float32, the second in bfloat16.
         input: "float32" for (N, channels, H, W) normalised images, named "image"; "uint8" for (N, 3, H, W) RGB as it is.
-        output: "logits" for (N, classes, H, W) float32; "ids" for (N, H, W) uint8, the most probable class. Names the output too.
+        output: "logits" for (N, classes, H, W) float32; "ids" for (N, H, W) uint8, the most probable class; "ids+confidence" for
+            its probability times 255 too, (N, H, W) uint8. Names the outputs too.
         calibration: For int8, images like those that the file is for: a folder, files, or a dataset; at most 100 are used.
         step: Called with each step that begins.
 
@@ -154,7 +155,7 @@ def _check(kind: Format, precision: str, input: str, output: str, calibrated: bo
     for name, value, choices in (
         ("precision", precision, get_args(Precision)),
         ("input", input, ("float32", "uint8")),
-        ("output", output, ("logits", "ids")),
+        ("output", output, get_args(Output)),
     ):
         if value not in choices:
             raise ValueError(f"{name} is '{value}'; it can be {', '.join(choices)}")
@@ -177,14 +178,15 @@ def _specification(network: PSPNet, precision: Any, input: Any, output: Any) -> 
     return Exported(
         input=input,
         output=output,
-        classes=number_of_ids(network) if output == "ids" else network.classes,
+        classes=network.classes if output == "logits" else number_of_ids(network),
         channels=channels,
         image_size=network.image_size,
         precision=precision,
         activation=activation if isinstance(activation, str) else None,
-        labels=labels_of(network) if output == "ids" else network.labels,
+        labels=network.labels if output == "logits" else labels_of(network),
         preprocess=network.preprocess,
         provenance=network.provenance,
+        threshold=network.threshold,
         versions={name: found for name in ("pspnet-zoo", "torch", "onnx", "openvino", "nncf") if (found := _version(name))},
         check={},
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..inference.scores import as_logits
+from ..inference.scores import as_logits, decisive
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported
 from .cubic import CubicByMatrices
@@ -19,8 +19,8 @@ from .cubic import CubicByMatrices
 _EXAMPLE = (401, 521)
 
 
-RuntimeCall = Callable[[Tensor], Tensor]
-"""An exported file in its runtime: maps `Exported.input` to `Exported.output`."""
+RuntimeCall = Callable[[Tensor], Any]
+"""An exported file in its runtime: maps `Exported.input` to `Exported.output`, a tensor or a sequence of two."""
 
 
 class Deployed(nn.Module):
@@ -34,7 +34,7 @@ class Deployed(nn.Module):
         # contiguous, since torch.export takes weights in channels_last for slices of larger ones
         self.network = copy.deepcopy(network).cpu().eval().to(self.dtype).to(memory_format=torch.contiguous_format)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """The input of `Exported` to its output."""
         x, size, input_scale = image, (image.shape[-2], image.shape[-1]), self.spec.preprocess.input_scale
         if self.spec.input == "uint8":
@@ -44,13 +44,17 @@ class Deployed(nn.Module):
             x = self.spec.preprocess.normalize(x)
         output = self.network(x.to(self.dtype))
         logits = (output[0] if isinstance(output, tuple) else output).float()
-        if self.spec.output == "ids":
+        if self.spec.output != "logits":
             logits = as_logits(logits, self.activation, self.classes)
         if self.spec.input == "uint8" and input_scale != 1:
             logits = F.interpolate(logits, size=size, mode="bilinear")
         if self.spec.output == "logits":
             return logits
-        return logits.argmax(dim=1).to(torch.uint8 if self.spec.classes <= 256 else torch.int32)
+        ids = decisive(logits, self.spec.threshold).argmax(dim=1)
+        found = ids.to(torch.uint8 if self.spec.classes <= 256 else torch.int32)
+        if self.spec.output == "ids":
+            return found
+        return found, (logits.softmax(dim=1).gather(1, ids[:, None])[:, 0] * 255).round().to(torch.uint8)
 
 
 def enlarged(side: int, factor: float) -> int:

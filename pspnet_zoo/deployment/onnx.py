@@ -17,7 +17,7 @@ def write_onnx(program: torch.export.ExportedProgram, spec: Exported, path: Path
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
-        model = torch.onnx.export(program, dynamo=True, input_names=["image"], output_names=[spec.output], verbose=False)
+        model = torch.onnx.export(program, dynamo=True, input_names=["image"], output_names=spec.output.split("+"), verbose=False)
     if model is None:
         raise AssertionError("the dynamo exporter gives a program")
     _name_sides(model.model)

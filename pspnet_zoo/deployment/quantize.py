@@ -13,7 +13,7 @@ from torch import Tensor
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
 from ..data.pairs import list_images
-from ..inference.scores import class_scores, reads_photos
+from ..inference.scores import class_scores, decisive, reads_photos
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported, ExportedRuntime
 from .graph import RuntimeCall
@@ -59,10 +59,11 @@ class Calibration:
         """An image as the file's input; its first window, if the network takes one size."""
         seen: list[np.ndarray] = []
 
-        def run(x: np.ndarray) -> np.ndarray:
+        def run(x: np.ndarray) -> Any:
             seen.append(x)
-            shape = (len(x), *(() if self.spec.output == "ids" else (self.spec.classes,)), *x.shape[2:])
-            return np.zeros(shape, np.float32)
+            shape = (len(x), *((self.spec.classes,) if self.spec.output == "logits" else ()), *x.shape[2:])
+            zeros = np.zeros(shape, np.float32)
+            return (zeros, zeros) if self.spec.output == "ids+confidence" else zeros
 
         image = torch.from_numpy(read_image(file)).permute(2, 0, 1)[None]
         class_scores(ExportedRuntime(file, self.spec, run), image)
@@ -88,10 +89,10 @@ class Calibration:
             ValueError: If it is below `AGREEMENT`.
         """
         files = self.files[:: max(len(self.files) // _COMPARED, 1)][:_COMPARED]
-        same = total = 0
+        same, total, threshold = 0, 0, None if self.spec.output == "logits" else self.spec.threshold
         for file in files:
             images = torch.from_numpy(self.read(file))
-            found, wanted = _ids(run(images)), logits_of(network, self.spec, images).argmax(dim=1)
+            found, wanted = _ids(run(images)), _ids(decisive(logits_of(network, self.spec, images), threshold))
             same, total = same + int((found == wanted).sum()), total + wanted.numel()
         fraction = same / total
         if fraction < AGREEMENT:
@@ -102,5 +103,6 @@ class Calibration:
         return {"calibration_images": len(self), "compared_images": len(files), "fraction_of_pixels_with_the_same_class": fraction}
 
 
-def _ids(found: Tensor) -> Tensor:
+def _ids(found: Tensor | Sequence[Tensor]) -> Tensor:
+    found = found if isinstance(found, Tensor) else found[0]
     return found.argmax(dim=1) if found.ndim == 4 else found.long()

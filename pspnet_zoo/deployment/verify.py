@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..inference.scores import as_logits
+from ..inference.scores import as_logits, decisive
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported
 from .graph import RuntimeCall, enlarged, example
@@ -15,6 +15,8 @@ from .graph import RuntimeCall, enlarged, example
 TOLERANCE = 1e-4
 """Largest difference of a float32 file's logits, as a fraction of the largest logit."""
 _HALF_TOLERANCE = 0.1  # 8 bits of mantissa through fifty layers; a wrong graph differs by whole logits
+
+_ROUNDING = 1e-6  # of a probability in float32
 
 _CHECKS = (((224, 320), 1), ((133, 97), 2), ((57, 70), 1))
 _FEWER = (1, 2)  # images, where there is one size
@@ -71,18 +73,27 @@ def logits_of(network: PSPNet, spec: Exported, images: Tensor) -> Tensor:
         images = spec.preprocess.normalize(images)
     output: Any = network(images)
     logits = output[0] if isinstance(output, tuple) else output
-    if spec.output == "ids":
+    if spec.output != "logits":
         logits = as_logits(logits, network.activation, network.classes)
     return F.interpolate(logits, size=size, mode="bilinear") if spec.input == "uint8" and logits.shape[-2:] != size else logits
 
 
-def _difference(logits: Tensor, found: Tensor, spec: Exported) -> float:
-    """Relative to the largest logit; infinite if shapes differ or a value is no number."""
+def _difference(logits: Tensor, found: Any, spec: Exported) -> float:
+    """Relative to the largest logit; infinite if shapes differ or a value is no number.
+
+    A probability differs by at most half of what its logits differ by, so a wrong confidence counts double, beyond its rounding.
+    """
     wanted = logits.shape if spec.output == "logits" else logits[:, 0].shape
-    if found.shape != wanted:
+    found, confidence = found if spec.output == "ids+confidence" else (found, None)
+    if found.shape != wanted or (confidence is not None and confidence.shape != wanted):
         return float("inf")
     largest = logits.abs().max().clamp(min=1e-30)
     if spec.output == "logits":
         return ((found - logits).abs().max() / largest).nan_to_num(float("inf")).item()
-    chosen = logits.gather(1, found.long()[:, None])[:, 0]
-    return ((logits.amax(dim=1) - chosen).max() / largest).item()
+    shifted = decisive(logits, spec.threshold)
+    worst = (shifted.amax(dim=1) - shifted.gather(1, found.long()[:, None])[:, 0]).max()
+    if confidence is not None:
+        probability = logits.softmax(dim=1).gather(1, found.long()[:, None])[:, 0]
+        off = (confidence.float() / 255 - probability).abs().max() - 0.5 / 255 - _ROUNDING
+        worst = torch.maximum(worst, 2 * off)
+    return (worst / largest).clamp(min=0).item()

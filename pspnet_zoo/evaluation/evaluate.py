@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +14,20 @@ from torch.nn import functional as F
 from ..data.dataset import SegmentationDataset, as_segmentation_dataset
 from ..data.images import read_image
 from ..inference.protocols import PROTOCOLS, InferenceProtocol
-from ..inference.scores import SegmentationModel, class_ids, class_scores, labels_of, largest, number_of_ids, protocol_for, stored
+from ..inference.scores import (
+    SegmentationModel,
+    class_ids,
+    class_scores,
+    labels_of,
+    largest,
+    number_of_ids,
+    protocol_for,
+    stored,
+    threshold_of,
+)
 from ..meta import IGNORE, Labels
 from ..streams.pipeline import in_order
+from .details import DetailCounts, Details
 from .metrics import ConfusionMatrix
 
 _log = logging.getLogger(__name__)
@@ -35,6 +47,12 @@ class Evaluation:
     """Mean intersection over union of the classes that occur or were predicted, 0..1."""
     iou: dict[str, float | None]
     """IoU by class name, 0..1; None for a class that neither occurs nor was predicted."""
+    dice: dict[str, float | None]
+    """Dice coefficient by class name, 0..1; None as for the IoU."""
+    precision: dict[str, float | None]
+    """Precision by class name, 0..1; None for a class that was not predicted."""
+    recall: dict[str, float | None]
+    """Recall by class name, 0..1; None for a class that does not occur."""
     category_miou: float | None
     """Mean IoU of the classes' categories; None where the labels have none."""
     category_iou: dict[str, float | None] | None
@@ -51,11 +69,14 @@ class Evaluation:
     """Numbers of pixels; a row for each class of the ground truth, a column for each predicted class."""
     image_miou: list[float | None]
     """mIoU of each image alone, to rank images; None where no pixel counts. `miou` is not their mean."""
+    details: Details | None = None
+    """Boundaries, calibration and intervals; None unless they were requested."""
 
     def as_json(self) -> dict[str, Any]:
         """The numbers of the whole dataset, with the protocol in words and all its settings."""
-        numbers = {name: value for name, value in vars(self).items() if name != "image_miou"}
-        return {**numbers, "protocol": str(self.protocol), "protocol_settings": asdict(self.protocol)}
+        numbers = {name: value for name, value in vars(self).items() if name not in ("image_miou", "details")}
+        details = self.details.as_json() if self.details else {}
+        return {**numbers, **details, "protocol": str(self.protocol), "protocol_settings": asdict(self.protocol)}
 
 
 @torch.inference_mode()
@@ -64,6 +85,7 @@ def evaluate(
     dataset: Any,
     protocol: InferenceProtocol = PROTOCOLS["whole"],
     *,
+    details: bool = False,
     save: Save | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -77,6 +99,7 @@ def evaluate(
         dataset: Of `open_dataset`, or any dataset that `pspnet_zoo.data.dataset.CheckedDataset` takes, with the model's
             classes.
         protocol: How each image is segmented; the result holds the protocol that `scores.protocol_for` makes of it.
+        details: Also compute `Evaluation.details`.
         save: Called with each prediction of this process.
         progress: Called after each image of this process.
 
@@ -88,18 +111,21 @@ def evaluate(
     dataset = as_segmentation_dataset(dataset, labels_of(model), channels=len(model.preprocess.mean))
     check_classes(model, dataset.labels)
     confusion = ConfusionMatrix(len(dataset.labels))
+    detailed = DetailCounts(len(dataset.labels), len(dataset)) if details else None
     losses, image_miou = torch.zeros(2, len(dataset), dtype=torch.float64)
     pairs = in_order(lambda index: (index, *dataset[index]), _share(len(dataset)))
     for done, (index, image, ground_truth) in enumerate(pairs, start=1):
         size = (image.shape[-2], image.shape[-1])
         scores = class_scores(model, image[None], protocol)
-        ground_truth, prediction = ground_truth.to(scores.device), largest(scores, size)[0]
+        ground_truth, prediction = ground_truth.to(scores.device), largest(scores, size, threshold_of(model))[0]
         one = ConfusionMatrix(len(dataset.labels))
         one.update(prediction, ground_truth)
         confusion.counts += one.counts
         image_miou[index] = one.miou
         if scores.shape[-2:] != size:
             scores = F.interpolate(scores, size=size, mode="bilinear")
+        if detailed:
+            detailed.update(index, one.counts, scores[0], prediction, ground_truth)
         losses[index] = F.cross_entropy(scores, ground_truth[None].long(), ignore_index=IGNORE, reduction="sum").item()
         if save:
             save(index, stored(prediction, len(dataset.labels)))
@@ -116,7 +142,7 @@ def evaluate(
     by_category = confusion.merged(list(categories.values())) if categories else None
     return Evaluation(
         miou=confusion.miou,
-        iou=_by_name(dataset.labels.names, confusion.iou),
+        **{key: _by_name(dataset.labels.names, getattr(confusion, key)) for key in ("iou", "dice", "precision", "recall")},
         category_miou=by_category.miou if by_category else None,
         category_iou=_by_name(list(categories), by_category.iou) if by_category else None,
         pixel_accuracy=confusion.pixel_accuracy,
@@ -126,6 +152,7 @@ def evaluate(
         protocol=protocol_for(model, protocol),
         confusion=confusion.counts.tolist(),
         image_miou=_none_for_nan(image_miou),
+        details=detailed.result(dataset.labels.names, partial(_sum_over_processes, device=device)) if detailed else None,
     )
 
 

@@ -39,6 +39,7 @@ class MappedNetwork:
         self.labels: Labels | None = classes.labels
         self.classes = len(classes.labels)
         self.activation = None
+        self.threshold = None  # it is of the classes before
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._network, name)

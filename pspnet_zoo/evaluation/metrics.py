@@ -60,6 +60,21 @@ class ConfusionMatrix:
         return matrix
 
     @property
+    def precision(self) -> Tensor:
+        """(classes,) float64 fraction of the pixels predicted as the class that are of it; NaN for a class never predicted."""
+        return self.counts.diagonal().double() / self.counts.sum(0)
+
+    @property
+    def recall(self) -> Tensor:
+        """(classes,) float64 fraction of the pixels of the class that are predicted as it; NaN for a class that never occurs."""
+        return self.counts.diagonal().double() / self.counts.sum(1)
+
+    @property
+    def dice(self) -> Tensor:
+        """(classes,) float64 Dice coefficient, the F1 of the pixels; NaN for a class that neither is nor was predicted."""
+        return 2 * self.counts.diagonal().double() / (self.counts.sum(0) + self.counts.sum(1))
+
+    @property
     def iou(self) -> Tensor:
         """(classes,) float64 intersection over union, 0..1; NaN for a class that neither is nor was predicted."""
         hits = self.counts.diagonal().double()
@@ -78,4 +93,4 @@ class ConfusionMatrix:
     @property
     def mean_accuracy(self) -> float:
         """Mean recall over the classes that occur; NaN if none was counted."""
-        return (self.counts.diagonal().double() / self.counts.sum(1)).nanmean().item()
+        return self.recall.nanmean().item()

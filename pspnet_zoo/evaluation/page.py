@@ -21,6 +21,8 @@ _TITLES = {
     "category_miou": "category mIoU",
     "pixel_accuracy": "pixel accuracy",
     "mean_accuracy": "mean accuracy",
+    "mean_boundary_f1": "boundary F1",
+    "ece": "calibration error",
     "loss": "loss",
 }
 
@@ -45,8 +47,13 @@ def html_page(
     return template.render(
         title=" · ".join(str(report[key]) for key in ("model", "dataset", "split") if key in report),
         report=report,
-        cards=[(title, report[key]) for key, title in _TITLES.items() if report[key] is not None],
-        classes=_classes(report["iou"], labels, np.array(report["confusion"])),
+        cards=[
+            (title, report[key], report.get("intervals", {}).get(key))
+            for key, title in _TITLES.items()
+            if report.get(key) is not None
+        ],
+        classes=_classes(report, labels, np.array(report["confusion"])),
+        reliability=report.get("reliability"),
         worst=[_shown(example) for example in worst],
         best=[_shown(example) for example in best],
         settings=_settings(report),
@@ -57,7 +64,7 @@ def html_page(
 def read_history(model_folder: Path) -> list[dict[str, float]]:
     """The evaluations of the run that a model's folder lies in, from its `history.csv`; none where there is no such file."""
     file = model_folder.parent / "history.csv"
-    if not file.is_file():
+    if not (model_folder.is_dir() and file.is_file()):
         return []
     with file.open(newline="", encoding="utf-8") as text:
         rows = list(csv.DictReader(text))
@@ -76,16 +83,17 @@ def _curve(history: Sequence[Mapping[str, float]], key: str, title: str) -> dict
     return {"title": title, "points": drawn, "low": low, "high": high, "steps": (int(first), int(last)), "last": points[-1][1]}
 
 
-def _classes(iou: dict[str, float | None], labels: Labels, confusion: np.ndarray) -> list[dict[str, Any]]:
-    """A table entry for each class; IoU, recall and fractions are 0..1."""
+def _classes(report: dict[str, Any], labels: Labels, confusion: np.ndarray) -> list[dict[str, Any]]:
+    """A table entry for each class; measures and fractions are 0..1."""
     pixels = confusion.sum(axis=1)
     class_fractions = confusion / np.maximum(pixels, 1)[:, None]
     return [
         {
             "name": name,
             "color": tuple(color),
-            "iou": iou[name],
-            "recall": class_fractions[i, i] if pixels[i] else None,
+            **{key: report[key][name] for key in ("iou", "precision", "recall")},
+            "boundary_f1": report.get("boundary_f1", {}).get(name),
+            "interval": report.get("iou_intervals", {}).get(name),
             "fraction": pixels[i] / confusion.sum(),
             "predicted": [_entry(class_fractions[i, j], confusion[i, j], i == j) for j in range(len(labels))],
         }
@@ -100,13 +108,13 @@ def _entry(fraction: float, pixels: int, is_right: bool) -> dict[str, Any]:
 
 
 def _shown(example: Example) -> dict[str, Any]:
-    views = zip(("image", "ground truth", "prediction"), map(_data_uri, example.views), strict=True)
-    return {"name": example.name, "miou": example.miou, "images": list(views)}
+    views = zip(("image", "ground truth", "prediction", "errors"), map(_data_uri, example.views), strict=True)
+    return {"name": example.name, "miou": example.miou, "confusions": ", ".join(example.confusions), "images": list(views)}
 
 
 def _data_uri(image: Image.Image) -> str:
     buffer = BytesIO()
-    image.save(buffer, "JPEG", quality=85)
+    image.save(buffer, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -20,13 +20,13 @@ from .. import __version__
 from ..data.dataset import SegmentationDataset
 from ..inference import draw
 from ..inference.scores import SegmentationModel, class_ids
-from ..meta import Preprocess
+from ..meta import IGNORE, Preprocess
 from ..models.pspnet import PSPNet
 from ..runtimes.open import Runtime
 from ..storage.files import weights_digest, write_atomically
 from .evaluate import Evaluation
 
-_EXAMPLE_WIDTH = 480  # pixels; a page with six examples stays below 2 MB
+_EXAMPLE_WIDTH = 360  # pixels; a page with 23 examples of 4 views stays below 4 MB
 
 
 def report(evaluation: Evaluation, model: PSPNet | Runtime, dataset: SegmentationDataset) -> dict[str, Any]:
@@ -44,6 +44,7 @@ def report(evaluation: Evaluation, model: PSPNet | Runtime, dataset: Segmentatio
     """
     return {
         **evaluation.as_json(),
+        **({"per_image": _per_image(evaluation, evaluation.details.counts, dataset)} if evaluation.details else {}),
         "weights_sha256": weights_digest(model.state_dict()) if isinstance(model, PSPNet) else model.weights_sha256,
         "data_sha256": data_digest(dataset),
         "provenance": model.provenance,
@@ -57,6 +58,18 @@ def report(evaluation: Evaluation, model: PSPNet | Runtime, dataset: Segmentatio
         "commit": commit(),
         "device": str(model.device),
     }
+
+
+def _per_image(evaluation: Evaluation, counts: Tensor, dataset: SegmentationDataset) -> list[dict[str, Any]]:
+    """Name and mIoU of each image, and [correct, predicted, true] pixels of the classes that it has, by id."""
+    return [
+        {
+            "name": path.name,
+            "miou": miou,
+            "counts": {str(class_id): row for class_id, row in enumerate(image.tolist()) if any(row)},
+        }
+        for path, miou, image in zip(dataset.images, evaluation.image_miou, counts, strict=True)
+    ]
 
 
 def data_digest(dataset: SegmentationDataset) -> str:
@@ -123,14 +136,16 @@ class Example:
     name: str
     miou: float
     """mIoU of this image alone."""
-    views: tuple[Image.Image, Image.Image, Image.Image]
-    """The image, and overlays of the ground truth and of the prediction."""
+    views: tuple[Image.Image, ...]
+    """The image, overlays of the ground truth and of the prediction, and the wrong pixels in red."""
+    confusions: tuple[str, ...]
+    """The most frequent errors in words, at most three."""
 
 
 def worst_and_best(
-    model: SegmentationModel, dataset: SegmentationDataset, evaluation: Evaluation, *, count: int = 3
+    model: SegmentationModel, dataset: SegmentationDataset, evaluation: Evaluation, *, count: int = 20, best: int = 3
 ) -> tuple[list[Example], list[Example]]:
-    """The images with the lowest mIoU, worst first, and those with the highest, best first; none is in both."""
+    """The `count` images with the lowest mIoU, worst first, and the `best` ones with the highest, best first; none is in both."""
     scored = [(miou, index) for index, miou in enumerate(evaluation.image_miou) if miou is not None]
     ranked = sorted(scored)
     worst, rest = ranked[:count], ranked[count:]
@@ -140,9 +155,27 @@ def worst_and_best(
         pixels = viewable(image, model.preprocess)
         masks = (ground_truth.numpy(), class_ids(model, image[None], evaluation.protocol)[0].cpu().numpy())
         overlays = (draw.overlay(pixels, mask, dataset.labels, 0.6) for mask in masks)
-        views = [Image.fromarray(array) for array in (pixels, *overlays)]
+        views = [Image.fromarray(array) for array in (pixels, *overlays, errors_shown(pixels, *masks))]
         for view in views:
             view.thumbnail((_EXAMPLE_WIDTH, _EXAMPLE_WIDTH))
-        return Example(dataset.images[index].name, miou, (views[0], views[1], views[2]))
+        return Example(dataset.images[index].name, miou, tuple(views), confusions_of(*masks, dataset.labels.names))
 
-    return [example(*s) for s in worst], [example(*s) for s in reversed(rest[-count:])]
+    return [example(*s) for s in worst], [example(*s) for s in reversed(rest[-best:] if best else [])]
+
+
+def errors_shown(pixels: np.ndarray, ground_truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8: the image in pale gray, wrong pixels in red, and ignored ones in black."""
+    pale = np.repeat(160 + pixels.mean(axis=2, keepdims=True) * (95 / 255), 3, axis=2).astype(np.uint8)
+    pale[(ground_truth != prediction) & (ground_truth != IGNORE)] = (205, 30, 30)
+    pale[ground_truth == IGNORE] = 0
+    return pale
+
+
+def confusions_of(ground_truth: np.ndarray, prediction: np.ndarray, names: Sequence[str], most: int = 3) -> tuple[str, ...]:
+    """The most frequent errors of an image, "car as road 4.2 %" of its pixels that count."""
+    counted = ground_truth != IGNORE
+    pairs = ground_truth[counted].astype(np.int64) * len(names) + prediction[counted]
+    counts = np.bincount(pairs, minlength=len(names) ** 2).reshape(len(names), -1)
+    wrong = counts * (1 - np.eye(len(names), dtype=np.int64))
+    found = [divmod(int(i), len(names)) for i in np.argsort(-wrong, axis=None, kind="stable")[:most]]
+    return tuple(f"{names[t]} as {names[p]} {wrong[t, p] / counts.sum():.1%}" for t, p in found if wrong[t, p])

@@ -46,6 +46,8 @@ class Prediction:
     """Names and colors of the ids."""
     probabilities: np.ndarray | None = None
     """(C, H, W) float32, 0 to 1, for each class; None unless they were requested."""
+    confidence: np.ndarray | None = None
+    """(H, W) uint8, the probability of each pixel's class times 255, rounded; 0 without data. None unless it was requested."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Prediction):

@@ -23,7 +23,7 @@ from ..streams.video import segment_video
 from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
 from .draw import band_indexes, check_stretch, stretched
 from .prediction import Prediction
-from .scores import class_scores, labels_of, largest, probabilities_of, reads_photos, stored, to_luma
+from .scores import class_scores, confidences, labels_of, largest, probabilities_of, reads_photos, stored, threshold_of, to_luma
 from .tiles import open_image, segment_raster, tiled_scores, tiling_for
 
 ImageInput = str | PathLike[str] | BinaryIO | Image.Image | np.ndarray | torch.Tensor
@@ -269,37 +269,52 @@ class Predictor:
             nonlocal average
             now = self._scores([pixels]).softmax(dim=1)
             average = now if average is None or average.shape != now.shape else average.mul_(past).add_(now, alpha=1 - past)
-            return self._predictions(average, [pixels])[0]
+            scores = average if threshold_of(self.runtime) is None else average.clamp(min=torch.finfo(average.dtype).tiny).log()
+            return self._predictions(scores, [pixels])[0]
 
         return segment
 
-    def segment(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """Segment (H, W, 3) uint8 RGB arrays of one size: on a GPU at once, on a CPU one by one; see `stream`."""
+    def segment(self, images: Sequence[np.ndarray], *, confidence: bool = False) -> list[Prediction]:
+        """Segment (H, W, 3) uint8 RGB arrays of one size: on a GPU at once, on a CPU one by one; see `stream`.
+
+        Args:
+            images: The arrays.
+            confidence: Also compute `Prediction.confidence`.
+        """
         if self.device.type == "cpu" and len(images) > 1:
-            return [self.segment([image])[0] for image in images]
-        return self._predictions(self._scores(images), images)
+            return [self.segment([image], confidence=confidence)[0] for image in images]
+        return self._predictions(self._scores(images), images, confidence)
 
     def _scores(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """Scores of images of one size, see `class_scores`."""
+        pixels = self.tensor(images)
+        if self.tiling is not None:
+            return torch.stack([tiled_scores(self.runtime, one, self.tiling) for one in pixels])
+        return class_scores(self.runtime, pixels)
+
+    def tensor(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """Images of `read`, of one size, as `class_scores` takes them, (N, C, H, W)."""
         stacked = np.stack([np.ma.getdata(image) for image in images])
         if self.reads_bands:
             if stacked.shape[-1] != (channels := len(self.runtime.preprocess.mean)):
                 raise ImageError(f"The image has {stacked.shape[-1]} channels, and this network reads {channels}")
             stacked = stacked if stacked.dtype == np.uint8 else stacked.astype(np.float32)
         pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2)
-        if self._reads_gray and not self.reads_bands:
-            pixels = to_luma(pixels)
-        if self.tiling is not None:
-            return torch.stack([tiled_scores(self.runtime, one, self.tiling) for one in pixels])
-        return class_scores(self.runtime, pixels)
+        return to_luma(pixels) if self._reads_gray and not self.reads_bands else pixels
 
-    def _predictions(self, scores: torch.Tensor, images: Sequence[np.ndarray]) -> list[Prediction]:
-        masks = (largest(one[None], (p.shape[0], p.shape[1]))[0] for one, p in zip(scores, images, strict=True))
-        kept = [stored(mask, len(self.labels)).numpy() for mask in masks]
-        for mask, pixels in zip(kept, images, strict=True):
-            if isinstance(pixels, np.ma.MaskedArray):
-                mask[np.ma.getmaskarray(pixels).all(axis=-1)] = IGNORE
-        return [Prediction(self.shown(pixels), mask, self.labels) for pixels, mask in zip(images, kept, strict=True)]
+    def _predictions(self, scores: torch.Tensor, images: Sequence[np.ndarray], confidence: bool = False) -> list[Prediction]:
+        return [self._prediction(one[None], pixels, confidence) for one, pixels in zip(scores, images, strict=True)]
+
+    def _prediction(self, scores: torch.Tensor, pixels: np.ndarray, confidence: bool) -> Prediction:
+        ids = largest(scores, (pixels.shape[0], pixels.shape[1]), threshold_of(self.runtime))
+        mask = stored(ids[0], len(self.labels)).numpy()
+        sure = confidences(scores, ids)[0].cpu().numpy() if confidence else None
+        if isinstance(pixels, np.ma.MaskedArray):
+            gaps = np.ma.getmaskarray(pixels).all(axis=-1)
+            mask[gaps] = IGNORE
+            if sure is not None:
+                sure[gaps] = 0
+        return Prediction(self.shown(pixels), mask, self.labels, confidence=sure)
 
     def shown(self, pixels: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 for a screen, of pixels as `read` gives them."""

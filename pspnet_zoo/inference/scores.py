@@ -4,6 +4,7 @@ The same image and protocol give the same ids everywhere. This module handles wh
 encoders of one size, binary networks with one channel, outputs after an activation, and number types.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -110,7 +111,7 @@ def class_scores(model: SegmentationModel, images: Tensor, protocol: InferencePr
 def class_ids(model: SegmentationModel, images: Tensor, protocol: InferenceProtocol = PROTOCOLS["whole"]) -> Tensor:
     """Compute the argmax of `class_scores` at the size of the images, (N, H, W) int64 on the model's device."""
     height, width = images.shape[-2:]
-    return largest(class_scores(model, images, protocol), (height, width))
+    return largest(class_scores(model, images, protocol), (height, width), threshold_of(model))
 
 
 def class_probabilities(model: SegmentationModel, images: Tensor, protocol: InferenceProtocol = PROTOCOLS["whole"]) -> Tensor:
@@ -126,8 +127,37 @@ def probabilities_of(scores: Tensor, size: tuple[int, int]) -> Tensor:
     return scores.softmax(dim=1)
 
 
-def largest(scores: Tensor, size: tuple[int, int]) -> Tensor:
+def confidences(scores: Tensor, ids: Tensor) -> Tensor:
+    """Turn (N, C, h, w) scores and (N, H, W) ids into (N, H, W) uint8, the probability of each pixel's id times 255, rounded.
+
+    Upsampled one class at a time, in the memory of three instead of C.
+    """
+    size = (ids.shape[-2], ids.shape[-1])
+    total, own = torch.full((2, *ids.shape), -torch.inf, device=scores.device)
+    for class_id in range(scores.shape[1]):
+        score = scores[:, class_id : class_id + 1]
+        score = (score if score.shape[-2:] == size else F.interpolate(score, size=size, mode="bilinear"))[:, 0]
+        total, own = torch.logaddexp(total, score), torch.where(ids == class_id, score, own)
+    return ((own - total).exp() * 255).round().to(torch.uint8)
+
+
+def threshold_of(model: SegmentationModel) -> float | None:
+    """Probability above which a pixel has id 1 of two; None for the more probable one."""
+    return getattr(model, "threshold", None)
+
+
+def decisive(scores: Tensor, threshold: float | None) -> Tensor:
+    """(N, C, h, w) scores whose argmax are the ids by a threshold of `threshold_of`."""
+    if threshold is None:
+        return scores
+    if scores.shape[1] != 2:
+        raise ValueError(f"threshold is {threshold}, which is for two classes, and there are {scores.shape[1]}; set it to None")
+    return scores - scores.new_tensor([0.0, math.log(threshold / (1 - threshold))]).view(1, 2, 1, 1)
+
+
+def largest(scores: Tensor, size: tuple[int, int], threshold: float | None = None) -> Tensor:
     """Turn (N, C, h, w) scores into (N, *size) int64 ids; upsampled one class at a time, in the memory of two instead of C."""
+    scores = decisive(scores, threshold)
     if scores.shape[-2:] == size:
         return scores.argmax(dim=1)
     best = torch.full((len(scores), *size), -torch.inf, device=scores.device)

@@ -44,6 +44,7 @@ class Pretrained(nn.Module):
     config: dict[str, Any]
     preprocess: Preprocess
     labels: Labels | None
+    threshold: float | None = None
     provenance: dict[str, Any] | None
     _built_shapes: dict[str, tuple[int, ...]]
     """Shapes of the tensors of the network that `config` builds."""
@@ -153,6 +154,8 @@ class Pretrained(nn.Module):
             "labels": {"names": self.labels.names, "colors": self.labels.colors} if self.labels else None,
             "provenance": self.provenance,
         }
+        if self.threshold is not None:
+            config["threshold"] = checked_threshold(self.threshold, self.config["classes"])
         tensors = self.state_dict()
         self._check_loadable(tensors)
         if dtype is not None:
@@ -233,6 +236,7 @@ def _read_folder(cls: type[_Network], folder: Path, strict: bool, options: dict[
             model = cls(encoder_weights=None, **{**own, **options})
         model.preprocess = _preprocess(config["preprocess"], model.config["in_channels"])
         model.labels = _labels(config["labels"], own["classes"])
+        model.threshold = checked_threshold(config.get("threshold"), own["classes"])
     except Exception as error:  # what a foreign config asks of torch and timm can fail in any way
         if options and isinstance(error, TypeError | ValueError | KeyError):
             raise
@@ -289,6 +293,21 @@ def _labels(values: dict[str, Any] | None, classes: int) -> Labels | None:
     if not _fit(labels, classes):
         raise ValueError(f"it has {len(labels)} labels for {classes} classes")
     return labels
+
+
+def checked_threshold(threshold: Any, classes: int) -> float | None:
+    """The threshold itself, if a network with so many classes can have it.
+
+    Raises:
+        ValueError: If it is not between 0 and 1, or the network tells more than two classes apart.
+    """
+    if threshold is None:
+        return None
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold < 1:
+        raise ValueError(f"threshold is {threshold!r}; it must be between 0 and 1, or None for the more probable class")
+    if classes > 2:
+        raise ValueError(f"threshold is {threshold}, which is for two classes, and the network has {classes}; set it to None")
+    return float(threshold)
 
 
 def _fit(labels: Labels, classes: int) -> bool:

@@ -62,6 +62,7 @@ class PSPNet(Pretrained):
         encoder, decoder, segmentation_head, classification_head, auxiliary_head: The parts; the last two may be None.
         config: The arguments that rebuild this network; weights are not among them.
         preprocess: What the encoder expects of an image.
+        threshold: Probability above which a pixel has id 1 of two, 0 to 1; None for the more probable one. Stored with the weights.
         labels, provenance: What the classes are and where the weights come from; None until weights are loaded.
 
     Raises:
@@ -223,7 +224,7 @@ class PSPNet(Pretrained):
         return self.eval()(x)
 
     def reset_classifier(self, classes: int) -> list[str]:
-        """Give the network fresh classifiers for another number of classes; the labels no longer hold.
+        """Give the network fresh classifiers for another number of classes; labels and threshold no longer hold.
 
         Returns:
             The state-dict keys of the tensors that were made anew.
@@ -235,7 +236,7 @@ class PSPNet(Pretrained):
             initialize(new)
             self.set_submodule(name, new)
         self.config["classes"] = classes
-        self.labels = None
+        self.labels = self.threshold = None
         remade = [f"{name}.{tensor}" for name in heads for tensor in ("weight", "bias")]
         self._built_shapes |= {key: tuple(tensor.shape) for key, tensor in self.state_dict().items() if key in remade}
         return remade

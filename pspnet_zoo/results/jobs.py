@@ -21,11 +21,13 @@ class Job:
     overlay: Path | None
     mask: Path | None
     is_video: bool = False
+    confidence: Path | None = None
+    """File of the 8-bit confidence of an image; None for none."""
 
     @property
     def targets(self) -> list[Path]:
         """The files that the job writes, in this order: an image whose mask is there is done."""
-        return [path for path in (self.overlay, self.mask) if path is not None]
+        return [path for path in (self.overlay, self.confidence, self.mask) if path is not None]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def plan_jobs(
     *,
     masks_only: bool,
     tiles: bool = False,
+    confidence: bool = False,
     kind: Literal["image", "video"] | None = None,
     fail: Callable[[Exception], object],
 ) -> list[Job]:
@@ -56,6 +59,7 @@ def plan_jobs(
         output: Folder for the results.
         masks_only: Write no overlays.
         tiles: Whether images are segmented in tiles. Their masks are TIFF, as those of GeoTIFF always are.
+        confidence: Write the confidence of images.
         kind: Take all inputs for images, or for videos; None tells by the name's ending.
         fail: Called with the error of each input that one of the result files would overwrite; it gets no job.
     """
@@ -65,7 +69,8 @@ def plan_jobs(
         is_video = kind == "video" or (kind is None and file.path.suffix.lower() in VIDEO_SUFFIXES)
         overlay = None if masks_only else output / f"{stem}_overlay.{'mp4' if is_video else 'png'}"
         suffix = "tif" if tiles or is_map(file.path) else "png"
-        job = Job(file.path, stem, overlay, None if is_video else output / f"{stem}_mask.{suffix}", is_video)
+        mask, sure = (None if is_video else output / f"{stem}_{what}" for what in (f"mask.{suffix}", "confidence.png"))
+        job = Job(file.path, stem, overlay, mask, is_video, sure if confidence else None)
         if taken := [path for path in job.targets if path.resolve() in inputs]:
             fail(ValueError(f"'{taken[0]}' is one of the images to segment; choose another folder with -o"))
         else:

@@ -5,12 +5,13 @@ import io
 import json
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ..data.images import read_prediction
 from ..data.rasters import open_raster
@@ -54,6 +55,8 @@ class ResultSink:
     """Further options that change overlays only; part of their stamps."""
     cloud_optimized: bool = False
     """Write maps as cloud-optimised GeoTIFF."""
+    confidence: bool = False
+    """Whether the jobs of images have a file for the confidence."""
     unclaimed: dict[Job, ResultRow] = field(default_factory=dict, init=False)
     """Rows of images whose files are written, and that `segment` has not given out yet: left over when it is interrupted."""
     _digests: dict[Job, str] = field(default_factory=dict, init=False)
@@ -118,7 +121,10 @@ class ResultSink:
                 self._digests[job] = file_digest(job.source, "sha256")
             return predictor.read(job.source)
 
-        results = segment_all(predictor.segment, read, jobs, batch_size=batch_size, workers=workers)
+        def segment(images: Sequence[np.ndarray]) -> list[Prediction]:
+            return predictor.segment(images, confidence=self.confidence)
+
+        results = segment_all(segment, read, jobs, batch_size=batch_size, workers=workers)
         for job, row in in_order(self._claimable, results, workers=workers):
             del self.unclaimed[job]
             yield job, row
@@ -136,6 +142,9 @@ class ResultSink:
         try:
             if job.overlay is not None:
                 write_atomically(job.overlay, stamp_png(self._overlay(prediction), self.stamp(job, job.overlay, digest)))
+            if job.confidence is not None and prediction.confidence is not None:
+                png = _gray_png(prediction.confidence)
+                write_atomically(job.confidence, stamp_png(png, self.stamp(job, job.confidence, digest)))
             if job.mask is not None and _is_map(job.mask):
                 with open_raster(job.source) as raster:
                     place = {"crs": raster.crs, "transform": raster.transform}
@@ -226,6 +235,12 @@ def _is_map(path: Path) -> bool:
     return path.suffix == ".tif"
 
 
+def _gray_png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
+
+
 def model_digest(predictor: Predictor) -> str:
     """SHA-256 of everything in a model that decides its results: weights, architecture, preprocessing and labels."""
     runtime = predictor.runtime
@@ -233,4 +248,5 @@ def model_digest(predictor: Predictor) -> str:
         parts: list[Any] = [file_digest(path, "sha256") for path in files_of(runtime.path)]
     else:
         parts = [runtime.weights_sha256, sorted(predictor.model.config.items()), repr(runtime.preprocess), repr(predictor.labels)]
+        parts += [] if runtime.threshold is None else [runtime.threshold]
     return hashlib.sha256(json.dumps(parts, default=repr).encode()).hexdigest()

@@ -20,7 +20,7 @@ TIFF_TAG = "PSPNET_ZOO"
 LONGEST_HEAD = _HEADER + 4096
 """Bytes at the beginning of a PNG file that hold its stamp."""
 
-IMAGE_SUFFIXES = ("_mask.png", "_mask.tif", "_overlay.png")
+IMAGE_SUFFIXES = ("_mask.png", "_mask.tif", "_overlay.png", "_confidence.png")
 """Ends of the names of results that are images."""
 
 

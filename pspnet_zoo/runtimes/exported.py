@@ -18,6 +18,7 @@ KEY = "pspnet_zoo"
 """Name of the metadata in an ONNX file's metadata_props, an OpenVINO model's rt_info, or a program's extra files."""
 _VERSION = 1
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
+Output = Literal["logits", "ids", "ids+confidence"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,9 @@ class Exported:
 
     input: Literal["float32", "uint8"]
     """"float32": (N, channels, H, W), normalised by `preprocess`. "uint8": (N, 3, H, W), RGB, 0 to 255; normalised inside."""
-    output: Literal["logits", "ids"]
-    """"logits": (N, classes, H, W) float32. "ids": (N, H, W), the argmax, uint8 (int32 above 256 classes)."""
+    output: Output
+    """"logits": (N, classes, H, W) float32. "ids": (N, H, W), the argmax, uint8 (int32 above 256 classes). "ids+confidence": the
+    ids, and (N, H, W) uint8, the probability of each pixel's class times 255."""
     classes: int
     channels: int
     """Number of channels of the input."""
@@ -44,6 +46,8 @@ class Exported:
     """Versions of the packages that made the file, by name."""
     check: dict[str, Any]
     """Result of the comparison with the network before the file was kept."""
+    threshold: float | None = None
+    """Probability above which a pixel has id 1 of two; ids obey it already. None for the more probable one."""
     beside_sha256: str | None = None
     """sha256 of the file beside this one that has the weights; None where there is none."""
 
@@ -88,11 +92,11 @@ class Exported:
             raise ValueError("classes, channels and the sides of image_size must be positive whole numbers")
         if self.channels != len(self.preprocess.mean):
             raise ValueError(f"there are {self.channels} channels, and preprocess has {len(self.preprocess.mean)}")
-        if self.labels is not None and len(self.labels) not in (
-            self.classes,
-            max(self.classes, 2),
-        ):  # or with the background of one class
+        # one class may have the background's label too
+        if self.labels is not None and len(self.labels) not in (self.classes, max(self.classes, 2)):
             raise ValueError(f"there are {self.classes} classes, and {len(self.labels)} labels")
+        if self.threshold is not None and not (0 < self.threshold < 1 and self.classes <= 2):
+            raise ValueError(f"threshold is {self.threshold}; it is between 0 and 1, of at most two classes")
 
 
 class ExportedRuntime:
@@ -101,7 +105,7 @@ class ExportedRuntime:
     Args:
         path: The file.
         spec: Its metadata.
-        run: Maps an array, see `Exported.input`, to an array, see `Exported.output`; safe in threads.
+        run: Maps an array, see `Exported.input`, to an array or two, see `Exported.output`; safe in threads.
     """
 
     device = torch.device("cpu")
@@ -114,9 +118,14 @@ class ExportedRuntime:
         self.spec = spec
         self.labels: Labels | None = spec.labels
         self.provenance = spec.provenance
+        self.threshold = None if spec.output == "ids" else spec.threshold
         self.classes = spec.classes
         self.image_size = spec.image_size
-        self.activation: str | Callable[[], nn.Module] | None = "argmax" if spec.output == "ids" else spec.activation
+        self.activation: str | Callable[[], nn.Module] | None = {
+            "logits": spec.activation,
+            "ids": "argmax",
+            "ids+confidence": "softmax",
+        }[spec.output]
         self.preprocess = spec.preprocess
         if spec.input == "uint8":  # the file normalises: until then, pixels of 0 to 255 with the mean colour at 0
             mean = tuple(m * 255 / spec.preprocess.range for m in spec.preprocess.mean)
@@ -129,12 +138,15 @@ class ExportedRuntime:
         """SHA-256 of the file that holds the weights."""
         return file_digest(files_of(self.path)[-1], "sha256")
 
-    def run(self, x: Tensor) -> Tensor:
-        """The file's output for its input, see `Exported.input`."""
-        return torch.from_numpy(self._run(x.contiguous().numpy()))
+    def run(self, x: Tensor) -> Any:
+        """The file's output for its input, see `Exported.input`: a tensor, or a list of them."""
+        found = self._run(x.contiguous().numpy())
+        return [torch.from_numpy(each) for each in found] if self.spec.output == "ids+confidence" else torch.from_numpy(found)
 
     def __call__(self, x: Tensor, /) -> Tensor:
         """The file's output for (N, channels, H, W) float32, normalised by `preprocess`.
+
+        Ids with confidence become probabilities: what a pixel's class leaves is divided among the others.
 
         Raises:
             ValueError: If the file takes one size and x has another.
@@ -148,7 +160,16 @@ class ExportedRuntime:
         if self.spec.input == "uint8":
             x = (x + self._mean).round().clamp(0, 255).to(torch.uint8)
             x = x.flip(-3) if self.spec.preprocess.order == "BGR" else x
-        return self.run(x)
+        found = self.run(x)
+        return _probabilities(found[0], found[1], self.classes, self.threshold) if self.spec.output == "ids+confidence" else found
+
+
+def _probabilities(ids: Tensor, confidence: Tensor, classes: int, threshold: float | None) -> Tensor:
+    """(N, classes, H, W) float32 that give the ids by the threshold or the largest, though the confidence is rounded."""
+    least = torch.full((classes,), 1 / classes) if threshold is None else torch.tensor([1 - threshold, threshold])
+    own = torch.maximum(confidence.float() / 255, least[ids.long()] + 1e-6)[:, None]
+    others = ((1 - own) / (classes - 1)).expand(-1, classes, -1, -1)
+    return others.scatter(1, ids.long()[:, None], own)
 
 
 def files_of(path: Path) -> list[Path]:

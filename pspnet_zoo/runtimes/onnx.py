@@ -1,6 +1,8 @@
 """Exported ONNX files in ONNX Runtime."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -58,7 +60,11 @@ class OnnxRuntime(ExportedRuntime):
         spec = Exported.from_json(text, path)
         check_as_exported(path, spec, precision, compile)
         name = session.get_inputs()[0].name
-        super().__init__(path, spec, lambda x: session.run(None, {name: x})[0])
+        super().__init__(path, spec, lambda x: _single(session.run(None, {name: x})))
+
+
+def _single(outputs: Sequence[Any]) -> Any:
+    return outputs[0] if len(outputs) == 1 else outputs
 
 
 _CUDA = "CUDAExecutionProvider"

@@ -71,6 +71,7 @@ class OpenVinoRuntime(ExportedRuntime):
 
         def run(x: Any) -> Any:
             with requests.lend() as request:
-                return request.infer(x, share_inputs=True)[0]
+                found = request.infer(x, share_inputs=True)
+                return found[0] if len(found) == 1 else [found[i] for i in range(len(found))]
 
         super().__init__(path, spec, run)

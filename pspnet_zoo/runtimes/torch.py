@@ -130,6 +130,11 @@ class TorchRuntime:
         return self.network.labels
 
     @property
+    def threshold(self) -> float | None:
+        """The network's threshold, as it is set now."""
+        return self.network.threshold
+
+    @property
     def provenance(self) -> dict[str, Any] | None:
         """Origin of the weights."""
         return self.network.provenance

@@ -76,6 +76,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def update_config(folder: Path, **values: Any) -> None:
+    """Replace values of a checkpoint's `config.json`, whole or not at all; the weights stay as they are.
+
+    Raises:
+        WeightsError: If the file is missing, damaged, or not of this package.
+    """
+    config = {**read_config(folder), **values}
+    write_atomically(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
+
+
 def check_pair(config: Mapping[str, Any], weights: Path, known: str | None = None) -> None:
     """Refuse weights that were not saved with the config beside them.
 

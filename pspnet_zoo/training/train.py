@@ -165,6 +165,7 @@ class _Loop:
         """Prepare and train."""
         accelerator, model, recipe, teacher = self.accelerator, self.model, self.recipe, self.teacher
         known_by = identity(model, self.dataset, teacher.name if teacher else None)
+        model.threshold = None  # it was of the weights before
         model.to(accelerator.device).to(memory_format=torch.channels_last)  # dilated depthwise: several times faster so on CPUs
         _freeze(model, recipe.freeze)
         own_norms = _sync_norms(model) if accelerator.num_processes > 1 and accelerator.device.type == "cuda" else {}

@@ -22,6 +22,7 @@ EFFECTS = {
     "predict": {
         "--alpha 0.2": "changes",
         "--masks-only": "changes",
+        "--confidence": "changes",
         "--recursive": "changes",
         "--kind image": "same",  # a file of another ending: test_predict_many
         "--format coco": "changes",
@@ -129,6 +130,7 @@ EFFECTS = {
 
 REFUSED = {
     "predict": {
+        "--tile 64 --confidence": "--confidence is of whole images",
         "--alpha 0.2 --masks-only": "--alpha is the opacity of overlays",
         "--simplify 1": "--simplify is for polygons",
         "--overlap 4": "overlap is 4 and no tile is given",
@@ -211,7 +213,8 @@ ELSEWHERE = {
         "--compile": "training/test_train.py",
         **{option: "cli/test_train_options.py" for option in ("--seeds", "--find-lr", "--feature-cache")},
     },
-    "evaluate": {"--data": "cli/test_commands.py"},
+    "evaluate": {"--data": "cli/test_commands.py", "--tune-threshold": "cli/test_tune_threshold.py"},
+    "rank": {option: "cli/test_rank.py" for option in ("--output", "--model", "--labelled", "--by", "--recursive")},
     "export": {"-o": "deployment/test_export.py", "--calibration": "deployment/test_export.py"}
     | {"--dataset": "test_bands_by_commands.py"},
     "benchmark": {

@@ -1,4 +1,4 @@
-"""`predict --format`: polygons beside the masks, and no word of an image that was not segmented."""
+"""`predict --format` and `--confidence`: polygons beside the masks, and no word of an image that was not segmented."""
 
 import json
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pspnet_zoo import Predictor
 from pspnet_zoo.data.importers.recognise import read_source
 from pspnet_zoo.data.importers.regions import draw
 from pspnet_zoo.data.labels import CAMVID
@@ -58,3 +59,24 @@ def test_geojson_is_in_the_coordinates_of_a_map(run, model, tmp_path):
     corners = np.concatenate([ring for f in written["features"] for ring in f["geometry"]["coordinates"]])
     assert corners.min(0).tolist() == [500_000, 5_799_904] and corners.max(0).tolist() == [500_128, 5_800_000]
     assert min(f["properties"]["pixels"] for f in written["features"]) >= 4
+
+
+def test_the_confidence_is_the_probability_of_the_class(run, model, photos, tmp_path):
+    command = ("predict", photos, "-o", tmp_path / "out", "--model", model, "--confidence", "--masks-only")
+    code, _, _ = run(*command)
+    with Image.open(tmp_path / "out" / "a_confidence.png") as image:
+        assert code == 2 and image.mode == "L"
+        found = np.array(image)
+    wanted = Predictor(model)(photos / "a.png", probabilities=True).probabilities.max(0)
+    assert found.min() > 0 and (found == np.round(wanted * 255)).mean() > 0.999
+    _, text, _ = run(*command, "--skip-existing")
+    assert "2 were there already" in text
+    (tmp_path / "out" / "a_confidence.png").unlink()
+    _, text, _ = run(*command, "--skip-existing")
+    assert "1 were there already" in text and (tmp_path / "out" / "a_confidence.png").exists()
+
+
+def test_confidence_is_refused_for_videos(run, model, tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    code, _, err = run("predict", tmp_path / "clip.mp4", "--model", model, "--confidence")
+    assert code == 2 and "--confidence is for images" in err

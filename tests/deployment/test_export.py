@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from pspnet_zoo import Predictor, PSPNet
+from pspnet_zoo import Labels, Predictor, PSPNet
 from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.deployment import export as module
 from pspnet_zoo.deployment.export import export
-from pspnet_zoo.deployment.graph import enlarged
+from pspnet_zoo.deployment.graph import Deployed, enlarged
 from pspnet_zoo.inference.scores import class_scores
 from pspnet_zoo.runtimes.exported import KEY
 from pspnet_zoo.runtimes.open import open_runtime
@@ -135,6 +135,44 @@ def test_ids_of_a_file_are_those_of_the_predictor_without_torch(ids_file, networ
     assert (ids == wanted).mean() >= 0.9999
 
 
+@pytest.mark.parametrize("name", ["street.onnx", "street", "street.pt2"])
+def test_a_file_gives_the_confidence_beside_the_ids(network, tmp_path, name):
+    file = export(network, tmp_path / name, input="uint8", output="ids+confidence")
+    photo = np.random.default_rng(0).integers(0, 256, (57, 83, 3), np.uint8)
+    wanted = Predictor(network)(photo, probabilities=True)
+    if name.endswith(".pt2"):
+        ids, confidence = torch.no_grad()(torch.export.load(file).module())(torch.from_numpy(photo).permute(2, 0, 1)[None])
+        ids, confidence = ids[0].numpy(), confidence[0].numpy()
+    else:
+        found = Predictor(file).segment([photo], confidence=True)[0]
+        ids, confidence = found.mask, found.confidence
+        assert Predictor(file)(photo).confidence is None
+    assert ids.dtype == confidence.dtype == np.uint8 and (ids == wanted.mask).mean() >= 0.9999
+    assert np.abs(confidence / 255 - wanted.probabilities.max(0)).max() <= 0.5 / 255 + 1e-4
+
+
+@pytest.mark.parametrize("output", ["logits", "ids", "ids+confidence"])
+def test_a_file_obeys_the_threshold(tmp_path, output):
+    network = tiny("test_resnet", align_corners=None)
+    network.reset_classifier(1)
+    network.segmentation_head[0].weight.data *= 3
+    network.labels = Labels(("thing",))
+    photo = np.random.default_rng(0).integers(0, 256, (57, 83, 3), np.uint8)
+    network.threshold = round(float(np.quantile(Predictor(network)(photo, probabilities=True).probabilities[1], 0.7)), 6)
+    wanted = Predictor(network)(photo).mask
+    assert 0.2 < wanted.mean() < 0.4
+    found = Predictor(export(network, tmp_path / "street.onnx", output=output))(photo).mask
+    assert (found == wanted).mean() >= 0.999
+
+
+def test_a_wrong_confidence_is_not_kept(network, tmp_path, monkeypatch):
+    right = Deployed.forward
+    monkeypatch.setattr(Deployed, "forward", lambda self, image: (lambda ids, sure: (ids, sure // 2))(*right(self, image)))
+    with pytest.raises(ValueError, match="is off by"):
+        export(network, tmp_path / "street.pt2", output="ids+confidence")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_of_ids_predicts_too(ids_file, network):
     image = torch.randint(0, 256, (1, 3, 40, 56), dtype=torch.uint8)
     found = class_scores(open_runtime(ids_file), image).argmax(dim=1)
@@ -183,7 +221,7 @@ def test_an_interrupted_export_leaves_nothing(network, tmp_path, stop):
         ("street.onnx", {"precision": "int8"}, "'int8' is not for onnx"),
         ("street", {"precision": "int8"}, "int8 needs calibration images"),
         ("street.onnx", {"calibration": "."}, "int8 needs calibration images"),
-        ("street.onnx", {"output": "masks"}, "output is 'masks'; it can be logits, ids"),
+        ("street.onnx", {"output": "masks"}, "output is 'masks'; it can be logits, ids, ids\\+confidence"),
     ],
 )
 def test_arguments_are_checked_before_anything_is_done(network, tmp_path, path, options, message):

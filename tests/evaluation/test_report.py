@@ -66,8 +66,10 @@ def test_the_worst_and_the_best_images_are_those_by_their_own_miou(net, dataset)
     result = evaluate(net, dataset)
     worst, best = worst_and_best(net, dataset, result, count=2)
     ranked = sorted(result.image_miou)
-    assert [e.miou for e in worst] == ranked[:2] and [e.miou for e in best] == ranked[:2:-1]
-    assert worst[0].name == dataset.images[result.image_miou.index(ranked[0])].name and worst[0].views[2].size == (64, 48)
+    assert [e.miou for e in worst] == ranked[:2] and [e.miou for e in best] == ranked[:1:-1]
+    assert worst[0].name == dataset.images[result.image_miou.index(ranked[0])].name and {view.size for view in worst[0].views} == {
+        (64, 48)
+    }
     worst, best = worst_and_best(net, dataset, result, count=9)
     assert len(worst) == 5 and best == []  # no image twice
 
@@ -77,7 +79,15 @@ def test_examples_are_shrunk(net, dataset):
     Image.open(dataset.masks[0]).resize((520, 390), Image.Resampling.NEAREST).save(dataset.masks[0])
     dataset.images, dataset.masks = dataset.images[:1], dataset.masks[:1]
     worst, _ = worst_and_best(net, dataset, evaluate(net, dataset))
-    assert {view.size for view in worst[0].views} == {(480, 360)}
+    assert {view.size for view in worst[0].views} == {(360, 270)}
+
+
+def test_errors_are_red_and_named():
+    truth, prediction = np.array([[0, 0, 1], [1, 2, 255]]), np.array([[0, 1, 1], [2, 2, 0]])
+    shown = module.errors_shown(np.full((2, 3, 3), 100, np.uint8), truth, prediction)
+    red, ignored = (shown == (205, 30, 30)).all(2), (shown == 0).all(2)
+    assert red.tolist() == [[False, True, False], [True, False, False]] and ignored.tolist() == [[False] * 3, [False, False, True]]
+    assert module.confusions_of(truth, prediction, "abc") == ("a as b 20.0%", "b as c 20.0%")
 
 
 class Tags(HTMLParser):
@@ -99,12 +109,14 @@ class Tags(HTMLParser):
 
 
 def test_the_page_stands_alone_and_is_well_formed(net, dataset):
-    result = evaluate(net, dataset)
+    result = evaluate(net, dataset, details=True)
     numbers = {"model": "m", "dataset": "camvid", "split": "val", **report(result, net, dataset)}
     page = html_page(numbers, dataset.labels, *worst_and_best(net, dataset, result))
     tags = Tags(page)
     assert tags.open == [] and "script" not in tags.all and "link" not in tags.all and "url(" not in page
-    assert len(tags.sources) == 15 and all(s.startswith("data:image/jpeg;base64,") for s in tags.sources)
+    assert len(tags.sources) == 20 and all(s.startswith("data:image/jpeg;base64,") for s in tags.sources)
+    assert f"{result.details.ece:.4f}" in page and page.count("<circle") == len(result.details.reliability)
+    assert "{:.4f} to {:.4f}".format(*result.details.intervals["miou"]) in page and "% of the pixels" in page
     assert f"{result.miou:.4f}" in page and "bicyclist" in page and numbers["weights_sha256"] in page
     assert page.count("<tr><th>") >= 2 * 11 and str(result.confusion[3][0]) in page
 
@@ -126,7 +138,7 @@ def test_names_from_outside_are_text_on_the_page(net, dataset):
 def test_a_page_of_cityscapes_has_categories(net, dataset):
     numbers = report(evaluate(net, dataset), net, dataset)
     numbers |= {"category_iou": {"flat": 0.5, "sky": None}, "category_miou": 0.5, "confusion": np.eye(19, dtype=int).tolist()}
-    numbers["iou"] = dict.fromkeys(CITYSCAPES.names)
+    numbers |= {key: dict.fromkeys(CITYSCAPES.names) for key in ("iou", "precision", "recall")}
     page = html_page(numbers, CITYSCAPES, [], [])
     assert "<h2>Categories</h2>" in page and "Worst" not in page and Tags(page).open == []
 

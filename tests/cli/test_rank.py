@@ -1,0 +1,87 @@
+"""What to label next."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import entropy
+
+from pspnet_zoo.evaluation.ranking import Uncertainty, features_of, rank, uncertainty_of
+from pspnet_zoo.inference.scores import class_ids, class_probabilities
+
+
+def test_uncertainty_is_that_of_the_probabilities(net):
+    net.segmentation_head[0].weight.data *= 30
+    image = torch.randint(0, 256, (3, 33, 65), dtype=torch.uint8)
+    found, ids = uncertainty_of(net, image)
+    probabilities = class_probabilities(net, image[None])[0].numpy()
+    assert found.entropy == pytest.approx(entropy(probabilities, axis=0).mean() / np.log(11), rel=1e-4)
+    ordered = np.sort(probabilities, axis=0)
+    assert found.margin == pytest.approx((1 - (ordered[-1] - ordered[-2])).mean(), rel=1e-4)
+    mirrored = class_ids(net, image[None].flip(-1)).flip(-1)
+    assert found.disagreement == (ids != mirrored[0]).double().mean() > 0
+
+
+def test_the_unsure_and_the_new_come_first():
+    sure, unsure = Uncertainty(0.1, 0.1, 0.1), Uncertainty(0.9, 0.9, 0.9)
+    features = torch.nn.functional.normalize(torch.tensor([[1.0, 0], [1, 0.01], [0, 1], [1, 0.02]]), dim=1)
+    assert rank([sure, unsure, sure, sure], features, by="uncertainty")[0] == (1, None)
+    assert rank([sure] * 4, features, features[:1], by="novelty")[0][0] == 2
+    order = rank([unsure, unsure, sure, unsure], features, features[:1])
+    assert order[0][0] == 2 and order[0][1] == pytest.approx(1)  # the others are as the one with labels
+    assert sorted(i for i, _ in order) == [0, 1, 2, 3]
+    assert order[1][1] < 0.01  # once chosen, its likes are not new
+    with pytest.raises(ValueError, match="an exported file has none"):
+        rank([sure], None, by="novelty")
+
+
+def test_features_have_length_one_whatever_the_size(net):
+    image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8).repeat(1, 8, 8)
+    small, large = (features_of(net.eval(), image[..., :s, :s]) for s in (32, 64))
+    assert small.norm() == pytest.approx(1) and small @ large > 0.9
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name, color in (("a", 10), ("b", 10), ("c", 200)):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        noise = np.random.default_rng(ord(name)).integers(0, 50, (33, 65, 3), np.uint8)
+        Image.fromarray(noise + np.uint8(color)).save(tmp_path / "photos" / f"{name}.png")
+    (tmp_path / "photos" / "broken.png").write_bytes(b"")
+    return tmp_path / "photos"
+
+
+def test_the_command_writes_a_table_and_a_sheet(run, net, photos, tmp_path):
+    model = net.save_pretrained(tmp_path / "model")
+    code, text, err = run("rank", photos, "-o", tmp_path / "ranking.csv", "--model", model)
+    rows = list(csv.DictReader((tmp_path / "ranking.csv").read_text().splitlines()))
+    assert code == 2 and "broken.png" in err and "Ranked 3 images" in text
+    assert [row["rank"] for row in rows] == ["1", "2", "3"] and {row["path"][-5:] for row in rows} == {"a.png", "b.png", "c.png"}
+    assert all(0 <= float(row[key]) <= 1 for row in rows for key in ("entropy", "margin", "disagreement", "novelty"))
+    with Image.open(tmp_path / "ranking.png") as sheet:
+        assert sheet.width == 3 * 320
+
+
+def test_images_below_and_images_with_labels_count(run, net, photos, tmp_path):
+    model, output = net.save_pretrained(tmp_path / "model"), tmp_path / "ranking.csv"
+    (photos / "broken.png").unlink()
+    command = ("rank", tmp_path, "-o", output, "--model", model, "--recursive")
+    assert run(*command)[0] == 0
+    assert sum("photos" in row["path"] for row in csv.DictReader(output.read_text().splitlines())) == 3
+    (photos / "labelled").mkdir()
+    (photos / "c.png").rename(photos / "labelled" / "c.png")
+    run("rank", photos, "-o", output, "--model", model, "--labelled", photos / "labelled", "--by", "novelty")
+    rows = list(csv.DictReader(output.read_text().splitlines()))
+    run("rank", photos, "-o", output, "--model", model, "--by", "novelty")
+    assert len(rows) == 2 and rows != list(csv.DictReader(output.read_text().splitlines()))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [(("-o", "a.txt"), "does not end in .csv"), (("-o", "a.csv", "--by", "uncertainty", "--labelled", "."), "is for novelty")],
+)
+def test_options_that_change_nothing_are_refused(run, photos, arguments, message):
+    code, _, err = run("rank", photos, *arguments)
+    assert code == 2 and message in err
