@@ -14,6 +14,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """File name endings of images in a folder, lower case."""
+UPLOAD_FORMATS = frozenset({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"})
+"""Pillow's names of the formats that strangers may send; for some others it runs a program, as Ghostscript for EPS."""
+UPLOAD_MEGABYTES = 30
+"""Size of the largest file that strangers may send, unless a command says otherwise."""
+UPLOAD_PIXELS = 50_000_000
+"""Most pixels of an image that strangers may send, unless a command says otherwise."""
+UPLOAD_RATIO = 50
+"""Longer side of such an image by its shorter one; a network resizes a thin image to a square of its longer side."""
 
 _log = logging.getLogger(__name__)
 _HEADERS = threading.Lock()  # catch_warnings changes the whole process
@@ -21,6 +29,14 @@ _HEADERS = threading.Lock()  # catch_warnings changes the whole process
 
 class ImageError(ValueError):
     """A file that is not an image, or not one that can be read; the message names it."""
+
+
+class ImageSizeError(ImageError):
+    """An image with more pixels than are accepted."""
+
+
+class ImageFormatError(ImageError):
+    """A file that is not an image, or an image in a format that is not accepted."""
 
 
 def read_image(path: Path | BinaryIO) -> np.ndarray:
@@ -56,6 +72,37 @@ def is_too_large(path: Path) -> bool:
     except Exception:  # what is wrong is told when it is read
         return False
     return False
+
+
+def check_upload(file: Path | BinaryIO, *, max_pixels: int = UPLOAD_PIXELS) -> None:
+    """Refuse a stranger's image that would take too much time or memory, by its header, before a pixel is decoded.
+
+    Damage is left to `read_image`, which names it.
+
+    Raises:
+        ImageSizeError: If it has more than `max_pixels`.
+        ImageFormatError: If it is none of `UPLOAD_FORMATS`.
+        ImageError: If one side is more than `UPLOAD_RATIO` times the other.
+    """
+    too_large = f"This image has more than {max_pixels / 1e6:g} megapixels, the most that is accepted. Shrink it."
+    try:
+        with _HEADERS, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(file)
+        with opened as image:
+            kind, (width, height) = image.format, image.size
+    except Image.DecompressionBombError:
+        raise ImageSizeError(too_large) from None
+    except UnidentifiedImageError:
+        raise ImageFormatError(f"{_name(file)} is not an image that Pillow knows") from None
+    except Exception:
+        return
+    if kind not in UPLOAD_FORMATS:
+        raise ImageFormatError(f"This image is a {kind} file; accepted are {', '.join(sorted(UPLOAD_FORMATS))}.")
+    if width * height > max_pixels:
+        raise ImageSizeError(too_large)
+    if max(width, height) > UPLOAD_RATIO * min(width, height):
+        raise ImageError(f"This image has {width} x {height} pixels; the longer side may be {UPLOAD_RATIO} times the shorter one.")
 
 
 def to_rgb(image: Any) -> np.ndarray:
@@ -179,8 +226,8 @@ def _open(path: Path | BinaryIO) -> tuple[Image.Image, int | None]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(path)
         with opened as image:
-            if (images := getattr(image, "n_frames", 1)) > 1:
-                _warn_once(f"{_name(path)} holds {images} images; only the first is read")
+            if getattr(image, "is_animated", False):  # to count them, Pillow would walk through the whole file
+                _warn_once(f"{_name(path)} holds several images; only the first is read")
                 image.seek(0)
             if image.format == "EPS":  # Pillow would run Ghostscript on it
                 raise ImageError("is PostScript, a program, which is not run; save it as PNG")

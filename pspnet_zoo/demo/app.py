@@ -3,7 +3,6 @@
 import base64
 import io
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image
 from starlette.middleware import Middleware
 
-from ..data.images import ImageError
+from ..data.images import UPLOAD_MEGABYTES, ImageError, check_upload
 from ..inference.prediction import Prediction
 from ..inference.predictor import DEFAULT_MODEL
 from . import video, visitors
@@ -26,14 +25,8 @@ HERE = Path(__file__).parent
 EXAMPLES = sorted(HERE.glob("examples/*.jpg"))
 """Streets of Lund from mapillary/OpenSfM (BSD-2-Clause)."""
 
-MAX_FILE = "30mb"
-MAX_PIXELS = 50_000_000
-MAX_RATIO = 50
-"""Longer side of a photo by its shorter one; a network resizes a thin image to a square of its longer side."""
 MAX_QUEUE = 20
 """Requests that wait at a time; further ones are refused."""
-FORMATS = frozenset({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"})
-"""Pillow's names of the formats that are opened; of some others it runs a program, as Ghostscript for EPS."""
 SHOWN_SIDE = 1600
 """Longest side of what the page shows, in pixels; what it saves has the photo's own size."""
 
@@ -175,7 +168,7 @@ def launch(page: gr.Blocks, **options: Any) -> tuple[Any, str, str]:
     return page.launch(
         theme=_THEME,
         css=_CSS,
-        max_file_size=MAX_FILE,
+        max_file_size=f"{UPLOAD_MEGABYTES}mb",
         ssr_mode=False,
         footer_links=["api"],
         quiet=True,
@@ -186,29 +179,10 @@ def launch(page: gr.Blocks, **options: Any) -> tuple[Any, str, str]:
 
 
 def _check(file: str | None) -> None:
-    """Refuse a photo that would take too long, by the header of its file, before a pixel is decoded.
-
-    Raises:
-        ImageError: If there is no image, or too large a one.
-    """
+    """Refuse a photo that would take too long; see `check_upload`."""
     if not file:
         raise ImageError("Choose a photo first.")
-    too_large = f"This photo has more than {MAX_PIXELS / 1e6:.0f} megapixels, the most that this page takes. Shrink it."
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                kind, (width, height) = image.format, image.size
-    except Image.DecompressionBombError:
-        raise ImageError(too_large) from None
-    except Exception:
-        return  # the reader says what is wrong
-    if kind not in FORMATS:
-        raise ImageError(f"This photo is a {kind} file; the page takes {', '.join(sorted(FORMATS))}.")
-    if width * height > MAX_PIXELS:
-        raise ImageError(too_large)
-    if max(width, height) > MAX_RATIO * min(width, height):
-        raise ImageError(f"This photo has {width} x {height} pixels; the longer side may be {MAX_RATIO} times the shorter one.")
+    check_upload(Path(file))
 
 
 def _save(prediction: Prediction) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import time
 import warnings
 
 import numpy as np
@@ -10,7 +11,16 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from pspnet_zoo.data.images import SUFFIXES, ImageError, read_image, read_mask, to_rgb
+from pspnet_zoo.data.images import (
+    SUFFIXES,
+    ImageError,
+    ImageFormatError,
+    ImageSizeError,
+    check_upload,
+    read_image,
+    read_mask,
+    to_rgb,
+)
 
 RED = (200, 30, 40)
 
@@ -214,7 +224,46 @@ def test_of_several_images_the_first_is_read_and_that_is_said(tmp_path, caplog):
     pages = [Image.new("RGB", (9, 7), color) for color in (RED, (0, 0, 255))]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
     assert np.abs(read_image(tmp_path / "pages.tif").astype(int) - RED).max() == 0
-    assert "holds 2 images; only the first is read" in caplog.text
+    assert "holds several images; only the first is read" in caplog.text
+
+
+def test_many_images_in_a_file_cost_no_time():
+    file = io.BytesIO()
+    pages = [Image.new("L", (8, 8))] * 3000
+    pages[0].save(file, "TIFF", save_all=True, append_images=pages[1:])
+    start = time.process_time()
+    assert read_image(file).shape == (8, 8, 3)
+    assert time.process_time() - start < 0.5  # counting them took seconds
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "error", "text"),
+    [
+        (Image.new("1", (10_000, 6_000)), "PNG", ImageSizeError, "more than 50 megapixels"),
+        (Image.new("1", (20_000, 10_000)), "PNG", ImageSizeError, "more than 50 megapixels"),
+        (Image.new("1", (100_000, 1)), "PNG", ImageError, "100000 x 1 pixels; the longer side may be 50 times"),
+        (Image.new("L", (8, 8)), "EPS", ImageFormatError, "is a EPS file; accepted are AVIF, BMP"),
+        (Image.new("L", (8, 8)), "TGA", ImageFormatError, "is a TGA file"),
+        (None, b"this is a text", ImageFormatError, "The file is not an image"),
+    ],
+    ids=str,
+)
+def test_an_upload_is_refused_by_its_header(image, kind, error, text):
+    file = io.BytesIO(kind if image is None else b"")
+    if image is not None:
+        image.save(file, kind)
+    with pytest.raises(error, match=text):
+        check_upload(file)
+
+
+def test_an_upload_within_the_limits_is_accepted_and_damage_is_left_to_the_reader():
+    file = io.BytesIO()
+    Image.effect_noise((100, 80), 60).save(file, "PNG")
+    check_upload(file)
+    assert read_image(file).shape == (80, 100, 3)
+    check_upload(io.BytesIO(file.getvalue()[:60]))
+    with pytest.raises(ImageSizeError, match=r"0.007 megapixels"):
+        check_upload(file, max_pixels=7000)
 
 
 @pytest.mark.parametrize("suffix", ["jp2", "avif", "jfif"])
