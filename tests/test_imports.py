@@ -28,6 +28,7 @@ FLOORS = [
     "evaluation",
     "deployment",
     "training",
+    "serve",
     "demo",
     "cli",
 ]

@@ -27,6 +27,7 @@ from .list import list_command
 from .predict import predict
 from .publish import publish
 from .rank import rank
+from .serve import serve
 from .terminal import SectionedCommand, complain
 from .train import train
 
@@ -46,6 +47,7 @@ app.command(cls=SectionedCommand)(compare)
 app.command(cls=SectionedCommand)(rank)
 app.command(cls=SectionedCommand)(publish)
 app.command(cls=SectionedCommand)(demo)
+app.command(cls=SectionedCommand)(serve)
 app.command(cls=SectionedCommand)(export)
 app.command(cls=SectionedCommand)(benchmark)
 app.add_typer(data.app, name="data")

@@ -4,7 +4,13 @@ import sys
 
 import pytest
 
-MODULES_THAT_IMPORT_IT = ("pspnet_zoo.training.train", "pspnet_zoo.bulk.driver", "pspnet_zoo.demo.app")
+MODULES_THAT_IMPORT_IT = (
+    "pspnet_zoo.training.train",
+    "pspnet_zoo.bulk.driver",
+    "pspnet_zoo.demo.app",
+    "pspnet_zoo.serve.server",
+    "pspnet_zoo.serve.app",
+)
 
 
 @pytest.mark.parametrize(
@@ -13,6 +19,7 @@ MODULES_THAT_IMPORT_IT = ("pspnet_zoo.training.train", "pspnet_zoo.bulk.driver",
         ("accelerate", "train", ["train", "--data", "{camvid}", "-o", "run"]),
         ("ray", "bulk", ["bulk", "{camvid}/val", "out"]),
         ("gradio", "demo", ["demo"]),
+        ("uvicorn", "serve", ["serve", "{model}"]),
         ("av", "video", ["predict", "clip.mp4"]),
         ("pyarrow", "bulk", ["predict", "{camvid}/val", "--report", "shares.parquet"]),
         ("onnxscript", "export", ["export", "{model}", "-o", "street.onnx"]),

@@ -1,0 +1,1 @@
+"""A server that segments images over HTTP."""

@@ -1,0 +1,78 @@
+"""Who may use the server: the token, the address, and the command's options."""
+
+import pytest
+from typer.testing import CliRunner
+
+from pspnet_zoo.cli.app import app
+from pspnet_zoo.serve.access import VARIABLE, find_token
+
+from .conftest import image_file
+
+TOKEN = "a-token-of-24-characters"
+
+
+def test_with_a_token_only_health_and_the_description_are_open(serve):
+    server = serve(token=TOKEN)
+    with server.client() as client:
+        for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
+            assert client.get(path).status_code == 200
+        for path in ("/v1/models", "/metrics"):
+            refused = client.get(path)
+            assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
+            assert "Authorization: Bearer" in refused.json()["detail"]
+            assert client.get(path, headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+    for given in ("", TOKEN, f"Basic {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer", "Bearer \xe9"):
+        refused = server.send(image_file(), authorization=given.encode("latin-1"))
+        assert refused.status_code == 401 and TOKEN not in refused.text
+    assert server.send(image_file(), authorization=f"Bearer {TOKEN}").status_code == 200
+    assert server.send(b"", authorization=f"Bearer {TOKEN}").status_code == 400
+
+
+def test_a_token_comes_from_the_environment_or_a_file(tmp_path, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    assert find_token(tmp_path / "token", none=False, local=False) == TOKEN
+    assert find_token(None, none=False, local=True) is None
+    assert find_token(None, none=True, local=False) is None
+    with pytest.raises(ValueError, match=f"requests need a token: set one by {VARIABLE} or --token-file, or .* by --no-token"):
+        find_token(None, none=False, local=False)
+    monkeypatch.setenv(VARIABLE, TOKEN)
+    assert find_token(None, none=False, local=True) == TOKEN
+    for options in ({"file": tmp_path / "token", "none": False}, {"file": None, "none": True}):
+        with pytest.raises(ValueError, match="in two ways"):
+            find_token(options["file"], none=options["none"], local=True)
+
+
+@pytest.mark.parametrize("token", ["", "short", "fifteen-letters", "with a space in it, though long", "ümlaut-ümlaut-ümlaut"])
+def test_a_token_that_is_too_weak_or_cannot_be_sent_is_refused_without_being_said(monkeypatch, token):
+    monkeypatch.setenv(VARIABLE, token)
+    with pytest.raises(ValueError, match="16 or more ASCII characters") as error:
+        find_token(None, none=False, local=True)
+    assert not token or token not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["pspnet_lite0.camvdi"], "camvid"),
+        (["{tiny}", "--host", "0.0.0.0"], "need a token"),
+        (["{tiny}", "--workers", "0"], "workers is 0"),
+        (["{tiny}", "--timeout", "0"], "seconds is 0"),
+        (["{tiny}", "--max-megapixels", "0"], "pixels is 0"),
+        (["{tiny}", "--queue", "-1"], "waiting is -1"),
+        (["{tiny}", "--host", "192.0.2.1", "--no-token"], "cannot listen on '192.0.2.1', port 8000"),
+        (["{tiny}", "--token-file", "nowhere"], "nowhere"),
+        (["{tiny}", "--device", "nowhere", "--port", "0"], "device is 'nowhere'"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_told_at_once(tiny, monkeypatch, tmp_path, arguments, text):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    result = CliRunner().invoke(app, ["serve", *[argument.format(tiny=tiny) for argument in arguments]])
+    assert isinstance(result.exception, ValueError | OSError) and text in str(result.exception)
+
+
+def test_a_taken_port_is_told(tiny, server):
+    result = CliRunner().invoke(app, ["serve", str(tiny), "--port", str(server.port)])
+    assert isinstance(result.exception, OSError) and "Choose another --host or --port" in str(result.exception)
