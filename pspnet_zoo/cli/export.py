@@ -10,13 +10,18 @@ from .terminal import ModelArgument, err, say
 
 
 def export(
+    context: typer.Context,
     model: ModelArgument,
     path: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "-o", metavar="PATH", help="File ending in .onnx, .xml or .pt2, or a folder for OpenVINO.", show_default=False
         ),
-    ],
+    ] = None,
+    triton: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a model repository for Triton and OpenVINO Model Server: uint8 to ids+confidence."),
+    ] = None,
     format: Annotated[str | None, typer.Option(show_default="by PATH", help="onnx, openvino or program (torch.export).")] = None,
     precision: Annotated[str, typer.Option(help="float32, float16, bfloat16 or int8.")] = "float32",
     input: Annotated[str, typer.Option(help="float32 for normalised images, uint8 for RGB of 0 to 255.")] = "float32",
@@ -33,9 +38,18 @@ def export(
     """
     from ..data.open import open_dataset
     from ..deployment.export import export
+    from ..deployment.triton import write_repository
 
     if dataset and calibration is None:
         raise ValueError("--dataset is the layout of --calibration; give both, or neither")
+    if (path is None) == (triton is None):
+        raise ValueError("Say what to write: -o PATH, or --triton DIR")
+    if triton is not None:
+        for name in ("format", "input", "output", "calibration", "dataset"):
+            if getattr(context.get_parameter_source(name), "name", "DEFAULT") != "DEFAULT":
+                raise ValueError(
+                    f"--{name} is not for --triton, which writes ONNX with uint8 input, ids and confidence; leave it out"
+                )
     images = open_dataset(dataset, calibration, "train") if dataset and calibration else calibration
     start = time.monotonic()
     with err.status("loading the network") as status:
@@ -46,6 +60,11 @@ def export(
             say(f"{time.monotonic() - start:5.0f} s  {text}", err)
             status.update(text)
 
+        if triton is not None:
+            path = write_repository(model, triton, precision=precision, step=step)  # type: ignore[arg-type]
+            say(f"Wrote {path}")
+            return
+        assert path is not None
         export(
             model,
             path,

@@ -94,7 +94,7 @@ def export(
     # files hold float32 or what `precision` says, whatever the network is computed in and on
     network = copy.deepcopy(network).cpu().float().eval()
     try:
-        with _replacing(target) as draft:
+        with replacing(target) as draft:
             _write(network, spec, kind, draft, images, step or (lambda text: None))
     except ImportError as error:
         raise missing_extra("This export", "openvino" if kind == "openvino" else "export", error) from None
@@ -199,7 +199,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-class _replacing:
+class replacing:
     """A path in a hidden folder beside the target; what is written there takes the target's place if nothing goes wrong.
 
     Folders of exports that were killed are deleted by the next one to the same target: nobody holds their locks.

@@ -401,9 +401,9 @@ export(load(sys.argv[1]), sys.argv[2], step=lambda text: os.kill(os.getpid(), si
     target = tmp_path / "out" / "street[1].onnx"
     subprocess.run([sys.executable, "-c", program, tmp_path / "model", target], capture_output=True)
     assert [p.name.startswith(".street[1].onnx.") for p in target.parent.iterdir()] == [True]
-    with pytest.raises(KeyboardInterrupt), module._replacing(target) as draft:
+    with pytest.raises(KeyboardInterrupt), module.replacing(target) as draft:
         assert [p for p in target.parent.iterdir()] == [draft.parent], "the folder of the killed export is gone"
-        with module._replacing(target) as other:
+        with module.replacing(target) as other:
             assert draft.parent.exists() and other.parent != draft.parent, "one that runs is left alone"
         raise KeyboardInterrupt
     assert not list(target.parent.iterdir())
