@@ -175,8 +175,7 @@ class SegmentationService:
     async def models(self) -> ModelsAnswer:
         """List the models with their classes and limits."""
         self._check_ready()
-        assert self._model is not None
-        return ModelsAnswer(models=[self._model])
+        return ModelsAnswer(models=[self._model] if self._model else [])
 
     async def health(self) -> dict[str, str]:
         """Answer as long as the server runs."""

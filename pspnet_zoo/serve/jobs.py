@@ -53,8 +53,8 @@ class WorkQueue:
         self._inside = 0
         self._lock = threading.Lock()
         self._jobs: queue.SimpleQueue[_ImageJob | None] = queue.SimpleQueue()
-        self._threads = [threading.Thread(target=self._work, daemon=True, name=f"segment-{i}") for i in range(workers)]
-        self._predictor: Predictor | None = None
+        self._workers = workers
+        self._threads: list[threading.Thread] = []
 
     @property
     def inside(self) -> int:
@@ -64,11 +64,11 @@ class WorkQueue:
     @property
     def is_ready(self) -> bool:
         """Whether there is a network."""
-        return self._predictor is not None
+        return bool(self._threads)
 
     def start(self, predictor: Predictor) -> None:
         """Begin to work."""
-        self._predictor = predictor
+        self._threads = [threading.Thread(target=self._work, args=[predictor], daemon=True) for _ in range(self._workers)]
         for thread in self._threads:
             thread.start()
 
@@ -77,8 +77,7 @@ class WorkQueue:
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
-            if thread.ident is not None:
-                thread.join()
+            thread.join()
 
     @contextmanager
     def enter(self) -> Iterator[Ticket]:
@@ -136,21 +135,21 @@ class WorkQueue:
             work.cancel()  # drops it if no thread has begun it
             left.cancel()
 
-    def _work(self) -> None:
-        while self._next():
+    def _work(self, predictor: Predictor) -> None:
+        while self._next(predictor):
             pass
 
-    def _next(self) -> bool:
+    def _next(self, predictor: Predictor) -> bool:
         """Segment what comes next; False at the end."""
         job = self._jobs.get()
         if job is not None:
-            self._segment([job, *self._more()])
+            self._segment(predictor, [job, *([] if predictor.device.type == "cpu" else self._more())])
         return job is not None
 
     def _more(self) -> list[_ImageJob]:
         """Further jobs for a batch, which only a GPU gains by."""
         found: list[_ImageJob] = []
-        while self._predictor and self._predictor.device.type != "cpu" and len(found) < BATCH - 1:
+        while len(found) < BATCH - 1:
             try:
                 job = self._jobs.get_nowait()
             except queue.Empty:
@@ -161,20 +160,19 @@ class WorkQueue:
             found.append(job)
         return found
 
-    def _segment(self, jobs: list[_ImageJob]) -> None:
-        assert self._predictor is not None
+    def _segment(self, predictor: Predictor, jobs: list[_ImageJob]) -> None:
         by_size: dict[tuple[int, ...], list[tuple[_ImageJob, np.ndarray]]] = defaultdict(list)
         for job in jobs:
             if job.future.set_running_or_notify_cancel():
                 try:
-                    pixels = self._predictor.read(io.BytesIO(job.file))
+                    pixels = predictor.read(io.BytesIO(job.file))
                     by_size[pixels.shape].append((job, pixels))
                 except Exception as error:
                     job.future.set_exception(error)
         for group in by_size.values():
             start = time.perf_counter()
             try:
-                predictions = self._predictor.segment([pixels for _, pixels in group])
+                predictions = predictor.segment([pixels for _, pixels in group])
             except Exception as error:
                 for job, _ in group:
                     job.future.set_exception(error)
