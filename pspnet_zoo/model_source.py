@@ -2,7 +2,7 @@
 
 `parse` takes the first of these that fits:
 
-1. A path that exists: an exported file (.onnx, .xml, .pt2, or a folder with model.xml), or else the folder of a checkpoint.
+1. A path that exists: an exported file (.onnx, .xml, .pt2, .pte, or a folder with model.xml), or else the folder of a checkpoint.
 2. A string that ends like an exported file, which is missing then.
 3. "org/repo" or "org/repo@revision": a repository on the Hugging Face Hub.
 4. Any other string with a slash: a path, which is missing then.
@@ -20,12 +20,12 @@ from typing import Any, Literal
 
 from .zoo.registry import Checkpoint, find_checkpoint, is_checkpoint, parse_architecture
 
-Format = Literal["onnx", "openvino", "program"]
+Format = Literal["onnx", "openvino", "program", "executorch"]
 
 OPENVINO_FILE = "model.xml"
 """The file that makes a folder an exported OpenVINO network, beside model.bin."""
 
-_FORMATS: Mapping[str, Format] = {".onnx": "onnx", ".xml": "openvino", ".pt2": "program"}
+_FORMATS: Mapping[str, Format] = {".onnx": "onnx", ".xml": "openvino", ".pt2": "program", ".pte": "executorch"}
 _REPOSITORY = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(.+))?", re.ASCII)
 
 
@@ -87,8 +87,8 @@ def parse(source: str | PathLike[str]) -> ModelSource:
         return ExportedFile(path, format)
     if path.is_file():
         raise ValueError(
-            f"'{text}' is a file that does not end in .onnx, .xml or .pt2. A checkpoint of another project is converted first: "
-            f"pspnet-zoo convert {text} -o FOLDER"
+            f"'{text}' is a file that does not end in .onnx, .xml, .pt2 or .pte. A checkpoint of another project is converted "
+            f"first: pspnet-zoo convert {text} -o FOLDER"
         )
     if isinstance(source, str) and (match := _REPOSITORY.fullmatch(source)):
         return Repository(match[1], match[2])

@@ -30,7 +30,7 @@ def test_every_extra_that_is_named_exists():
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "missing_extra"
     ]
     named = {c.value for call in calls for c in ast.walk(call.args[1]) if isinstance(c, ast.Constant)} & extras
-    names = {"labels", "raster", "train", "video", "bulk", "export", "openvino", "demo", "peft", "serve"}
+    names = {"labels", "raster", "train", "video", "bulk", "export", "openvino", "demo", "peft", "serve", "executorch"}
     assert named == names and len(calls) >= 8
 
 

@@ -37,6 +37,7 @@ _PRECISIONS: dict[Format, tuple[Precision, ...]] = {
     "onnx": ("float32", "float16"),
     "openvino": ("float32", "float16", "bfloat16", "int8"),
     "program": ("float32", "float16", "bfloat16"),
+    "executorch": ("float32",),
 }
 _DRAFT, _LOCK = ".draft", ".lock"
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -50,25 +51,28 @@ def export(
     precision: Precision = "float32",
     input: str = "float32",
     output: str = "logits",
+    size: tuple[int, int] | None = None,
     calibration: str | PathLike[str] | SegmentationDataset | Sequence[Path] | None = None,
     step: Step | None = None,
 ) -> Path:
-    """Write a network as an ONNX file, an OpenVINO network or a torch.export program.
+    """Write a network as an ONNX file, an OpenVINO network, a torch.export program or an ExecuTorch file.
 
-    The number of images is free, and so are height and width, unless the encoder knows one size only. The file holds labels,
+    The number of images is free, and so are height and width, unless the encoder knows one size only. An ExecuTorch file takes one
+    image of one size. The file holds labels,
     preprocessing and provenance, see `pspnet_zoo.runtimes.exported.Exported`. Before it is kept, it is run in its own runtime at
     three sizes and compared with the network; one that differs is not left behind. The path is replaced whole or not at all.
 
     Args:
         model: A network of any dtype on any device, or anything else that `pspnet_zoo.load` takes. It stays as it is.
-        path: Ends in .onnx, .xml (with a .bin beside it) or .pt2; any other is a folder for OpenVINO's model.xml and model.bin. An
-            ONNX network of more than 1.9 GB of weights gets them beside it, in NAME.onnx.data.
-        format: "onnx", "openvino" or "program"; None goes by the path.
+        path: Ends in .onnx, .xml (with a .bin beside it), .pt2 or .pte; any other is a folder for OpenVINO's model.xml and
+            model.bin. An ONNX network of more than 1.9 GB of weights gets them beside it, in NAME.onnx.data.
+        format: "onnx", "openvino", "program" or "executorch"; None goes by the path.
         precision: "float32"; "float16" and "bfloat16" store and compute in half the bytes, which loses some digits; "int8" needs
             `calibration`. OpenVINO's files store both as float16; this package runs the first in float32, the second in bfloat16.
         input: "float32" for (N, channels, H, W) normalised images, named "image"; "uint8" for (N, 3, H, W) RGB as it is.
         output: "logits" for (N, classes, H, W) float32; "ids" for (N, H, W) uint8, the most probable class; "ids+confidence" for
             its probability times 255 too, (N, H, W) uint8. Names the outputs too.
+        size: For ExecuTorch, whose memory is planned: height and width of the images, in pixels.
         calibration: For int8, images like those that the file is for: a folder, files, or a dataset; at most 100 are used.
         step: Called with each step that begins.
 
@@ -86,6 +90,12 @@ def export(
     _check(kind, precision, input, output, calibration is not None)
     network = load(model)
     spec = _specification(network, precision, input, output)
+    if (kind == "executorch") != (size is not None) and not (kind == "executorch" and spec.image_size):
+        raise ValueError(
+            "ExecuTorch plans its memory: it needs the size of the images, height and width, and no other format takes it"
+        )
+    if size is not None:
+        spec = replace(spec, image_size=_checked_size(size, spec))
     images = None if calibration is None else Calibration(calibration, spec)
     target = path / OPENVINO_FILE if kind == "openvino" and path.suffix.lower() != ".xml" else path
     if target.is_dir():
@@ -97,7 +107,7 @@ def export(
         with replacing(target) as draft:
             _write(network, spec, kind, draft, images, step or (lambda text: None))
     except ImportError as error:
-        raise missing_extra("This export", "openvino" if kind == "openvino" else "export", error) from None
+        raise missing_extra("This export", kind if kind in ("openvino", "executorch") else "export", error) from None
     return path
 
 
@@ -105,12 +115,23 @@ def _write(network: PSPNet, spec: Exported, kind: Format, path: Path, images: Ca
     """The files of a network at `path` and beside it, checked."""
     step("tracing the network")
     # OpenVINO takes float32 graphs, and chooses by itself where half precision will do
-    program = trace(network, spec, torch.float32 if kind == "openvino" else _DTYPES.get(spec.precision, torch.float32))
+    program = trace(
+        network,
+        spec,
+        torch.float32 if kind == "openvino" else _DTYPES.get(spec.precision, torch.float32),
+        single=kind == "executorch",
+    )
     if kind == "program":
         from . import program as files
 
         step("checking the file")
         files.write_checked(program, spec, path, network)
+        return
+    if kind == "executorch":
+        from . import program as files
+
+        step("converting it to ExecuTorch, and checking the file")
+        files.write_executorch(program, spec, path, network)
         return
     from . import onnx
 
@@ -147,7 +168,7 @@ def _format(path: Path, format: str | None) -> Format:
     if format is not None and named not in (None, format):
         raise ValueError(f"'{path}' ends as {named} does, and the format is {format}; give another path, or leave the format out")
     if format is None and named is None and path.suffix:
-        raise ValueError(f"'{path}' ends in none of .onnx, .xml and .pt2; say by the format what it is to be")
+        raise ValueError(f"'{path}' ends in none of .onnx, .xml, .pt2 and .pte; say by the format what it is to be")
     return format or named or "openvino"  # type: ignore[return-value]
 
 
@@ -187,9 +208,19 @@ def _specification(network: PSPNet, precision: Any, input: Any, output: Any) -> 
         preprocess=network.preprocess,
         provenance=network.provenance,
         threshold=network.threshold,
-        versions={name: found for name in ("pspnet-zoo", "torch", "onnx", "openvino", "nncf") if (found := _version(name))},
+        versions={
+            name: found for name in ("pspnet-zoo", "torch", "onnx", "openvino", "nncf", "executorch") if (found := _version(name))
+        },
         check={},
     )
+
+
+def _checked_size(size: tuple[int, int], spec: Exported) -> tuple[int, int]:
+    if spec.image_size not in (None, tuple(size)):
+        raise ValueError(f"size is {size}, and this network takes {spec.image_size} only; leave size out")
+    if min(size) < 1:
+        raise ValueError(f"size is {size}; height and width must be 1 pixel or more")
+    return (size[0], size[1])
 
 
 def _version(package: str) -> str | None:

@@ -75,16 +75,24 @@ def example(spec: Exported, count: int, size: tuple[int, int]) -> Tensor:
     return torch.randn(shape, generator=generator)
 
 
-def trace(network: PSPNet, spec: Exported, dtype: torch.dtype = torch.float32) -> torch.export.ExportedProgram:
-    """The program of the network in that precision, with the number of images free, and their sides if the network takes any.
+def trace(
+    network: PSPNet, spec: Exported, dtype: torch.dtype = torch.float32, *, single: bool = False
+) -> torch.export.ExportedProgram:
+    """The program of the network in that precision.
+
+    Args:
+        network: See `Deployed`.
+        spec: See `Deployed`.
+        dtype: See `Deployed`.
+        single: Take one image at a time; otherwise their number is free. Their sides are free if `spec` has no `image_size`.
 
     Raises:
         ValueError: If the network does something that no graph holds.
     """
-    free: dict[int, Any] = {0: torch.export.Dim.DYNAMIC}
+    free: dict[int, Any] = {} if single else {0: torch.export.Dim.DYNAMIC}
     if spec.image_size is None:
         free |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    image = example(spec, 2, spec.image_size or _EXAMPLE)
+    image = example(spec, 1 if single else 2, spec.image_size or _EXAMPLE)
     deployed = Deployed(network, spec, dtype)
     try:
         with torch.no_grad(), CubicByMatrices():

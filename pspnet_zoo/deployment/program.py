@@ -1,4 +1,4 @@
-"""Programs of torch.export, in its .pt2 archives."""
+"""Programs of torch.export, in its .pt2 archives, and those that ExecuTorch makes of them, in .pte files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from ..models.pspnet import PSPNet
+from ..runtimes.executorch import ExecutorchRuntime
 from ..runtimes.exported import KEY, Exported
 from .graph import RuntimeCall, example
-from .verify import verify
+from .verify import TOLERANCE, verify
 
 _SMALL = (((1, 1), 1), ((8, 40), 2), ((40, 5), 1), ((3, 3), 2))
 
@@ -29,6 +30,49 @@ def write_checked(program: torch.export.ExportedProgram, spec: Exported, path: P
         _allow_small(program, spec, network)
     write_program(program, spec, path)
     write_program(program, replace(spec, check=verify(network, spec, read_program(path))), path)
+
+
+def write_executorch(program: torch.export.ExportedProgram, spec: Exported, path: Path, network: PSPNet) -> None:
+    """Write the program for ExecuTorch, with XNNPACK's kernels where it has them, and compare it with the network.
+
+    Args:
+        program: For one image of the size of `spec`.
+        spec: The metadata.
+        path: The .pte file.
+        network: See `verify`.
+
+    Raises:
+        ValueError: If it is wrong, or ExecuTorch cannot hold it.
+    """
+    from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+    from executorch.exir.passes.constant_prop_pass import constant_prop_pass
+
+    size = spec.image_size or (0, 0)
+    # its methods are fixed when the file is made, so the difference that is found afterwards is not in it
+    spec = replace(spec, check={"sizes": ["x".join(map(str, (1, *size)))], "allowed": TOLERANCE})
+    partitioner = XnnpackPartitioner(configs=[_within_six_axes(config) for config in ALL_PARTITIONER_CONFIGS])
+    try:
+        for parameter in program.parameters():
+            parameter.requires_grad_(False)
+        program = constant_prop_pass(program)  # the pyramid's matrices, and the parts of its weights
+        edge = to_edge_transform_and_lower(program, partitioner=[partitioner], constant_methods={KEY: spec.to_json()})
+        path.write_bytes(edge.to_executorch().buffer)
+    except Exception as error:  # whatever comes first in its passes
+        first = str(error).strip().partition("\n")[0]
+        raise ValueError(f"'{network.config['encoder_name']}' cannot be exported for ExecuTorch: {first}") from error
+    verify(network, spec, ExecutorchRuntime(path).run, checks=((size, 1),))
+
+
+def _within_six_axes(config: type) -> type:
+    """A kind of XNNPACK's operators, for tensors that it can hold: it has at most six axes, and the pyramid's sums have more."""
+
+    def check(self: Any, node: Any, program: Any) -> bool:
+        values = [value for one in (node, *node.all_input_nodes) if (value := one.meta.get("val")) is not None]
+        return all(getattr(value, "ndim", 0) <= 6 for value in values) and config.check_constraints(self, node, program)  # type: ignore[attr-defined]
+
+    return type(config.__name__, (config,), {"check_constraints": check})
 
 
 def read_program(path: Path) -> RuntimeCall:

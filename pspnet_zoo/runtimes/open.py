@@ -1,4 +1,4 @@
-"""Opens a model in its runtime: PyTorch, ONNX Runtime or OpenVINO.
+"""Opens a model in its runtime: PyTorch, ONNX Runtime, OpenVINO or ExecuTorch.
 
 Every runtime is a `pspnet_zoo.inference.scores.SegmentationModel`, so prediction and evaluation work alike with all of them. Every
 runtime takes the same options, or refuses the ones that it cannot honour by name; its results do not depend on the thread.
@@ -13,12 +13,13 @@ from ..factory import load
 from ..model_source import ExportedFile, parse_weights
 from ..models.pspnet import PSPNet
 from ..storage.errors import WeightsError
+from .executorch import ExecutorchRuntime
 from .exported import Precision
 from .onnx import OnnxRuntime
 from .openvino import OpenVinoRuntime
 from .torch import TorchRuntime
 
-Runtime = TorchRuntime | OnnxRuntime | OpenVinoRuntime
+Runtime = TorchRuntime | OnnxRuntime | OpenVinoRuntime | ExecutorchRuntime
 
 
 def open_runtime(
@@ -33,7 +34,7 @@ def open_runtime(
     """Open a model in its runtime: an exported file in its own, anything else that `load` takes in PyTorch.
 
     Args:
-        source: A network, a name, a folder, a repository on the Hub, or an exported .onnx or .xml file or folder.
+        source: A network, a name, a folder, a repository on the Hub, or an exported .onnx, .xml or .pte file or folder.
         device: Where to run; None for a GPU if there is one, except for exported OpenVINO files.
         precision: See the runtimes; None for that of the weights.
         compile: See `TorchRuntime`.
@@ -59,8 +60,12 @@ def open_runtime(
             f"'{path}' is a torch.export program, and reading one can run code that is in it. Load it by torch.export.load, if you "
             "trust its source, or export the network to ONNX or OpenVINO"
         )
-    runtime = OnnxRuntime if kind == "onnx" else OpenVinoRuntime
+    runtime, extra = {
+        "onnx": (OnnxRuntime, "export"),
+        "openvino": (OpenVinoRuntime, "openvino"),
+        "executorch": (ExecutorchRuntime, "executorch"),
+    }[kind]
     try:
         return runtime(path, device=device, precision=precision, compile=compile, fast=fast, threads=threads)
     except ImportError as error:
-        raise missing_extra(f"'{path}'", "export" if kind == "onnx" else "openvino", error) from None
+        raise missing_extra(f"'{path}'", extra, error) from None

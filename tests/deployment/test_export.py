@@ -214,7 +214,7 @@ def test_an_interrupted_export_leaves_nothing(network, tmp_path, stop):
 @pytest.mark.parametrize(
     "path, options, message",
     [
-        ("street.tflite", {}, "ends in none of .onnx, .xml and .pt2"),
+        ("street.tflite", {}, "ends in none of .onnx, .xml, .pt2 and .pte"),
         ("street.onnx", {"format": "tflite"}, "format is 'tflite'; it can be onnx, openvino, program"),
         ("street.onnx", {"format": "openvino"}, "ends as onnx does"),
         ("street.onnx", {"precision": "int4"}, "precision is 'int4'"),
