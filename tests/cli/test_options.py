@@ -178,6 +178,8 @@ REFUSED = {
         "--calibration {photos}": "no other precision takes them",
         "--precision int8": "precision 'int8' is not for onnx",
         "--dataset camvid": "give both, or neither",
+        "--size 33 65": "no other format takes it",
+        "--triton {out}/models": "-o PATH, or --triton DIR",
     },
     "list": {
         "--architectures --sort miou": "--sort is of checkpoints",
@@ -226,6 +228,17 @@ ELSEWHERE = {
         **{option: "cli/test_demo.py" for option in ("--model", "--auth", "--host", "--port", "--share")},
         "--space": "demo/test_space.py",
         **{option: "demo/test_visitors.py" for option in ("--zoo", "--browser")},
+    },
+    "serve": {
+        **{
+            option: "serve/test_access.py"
+            for option in ("--host", "--port", "--token-file", "--no-token", "--device", "--precision")
+        },
+        **{
+            option: "serve/test_access.py"
+            for option in ("--max-megabytes", "--max-megapixels", "--timeout", "--queue", "--workers")
+        },
+        "--threads": "serve/test_limits.py",
     },
     "convert": {"--output": "cli/test_commands.py", "--like": "upstream/test_cache.py"},
     "list": {"--markdown": "cli/test_guards.py"},

@@ -5,6 +5,7 @@ from typer.testing import CliRunner
 
 from pspnet_zoo.cli.app import app
 from pspnet_zoo.serve.access import VARIABLE, find_token
+from pspnet_zoo.serve.limits import ServerLimits
 
 from .conftest import image_file
 
@@ -71,6 +72,20 @@ def test_what_is_wrong_is_told_at_once(tiny, monkeypatch, tmp_path, arguments, t
     monkeypatch.delenv(VARIABLE, raising=False)
     result = CliRunner().invoke(app, ["serve", *[argument.format(tiny=tiny) for argument in arguments]])
     assert isinstance(result.exception, ValueError | OSError) and text in str(result.exception)
+
+
+def test_the_command_hands_its_options_on(tiny, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    seen = {}
+    monkeypatch.setattr("pspnet_zoo.serve.server.serve_forever", lambda *given, **options: seen.update(options, given=given))
+    numbers = {"--max-megabytes": 1, "--max-megapixels": 2, "--timeout": 9, "--queue": 3, "--workers": 2, "--precision": "bfloat16"}
+    words = [str(word) for pair in numbers.items() for word in pair]
+    result = CliRunner().invoke(app, ["serve", str(tiny), "--port", "0", *words])
+    assert result.exit_code == 0, result.output
+    listener, name, load = seen["given"]
+    listener.close()
+    assert seen["limits"] == ServerLimits(bytes=1_000_000, pixels=2_000_000, seconds=9, waiting=3, workers=2)
+    assert name == "tiny" and seen["token"] is None and load().runtime.precision == "bfloat16"
 
 
 def test_a_taken_port_is_told(tiny, server):
