@@ -172,6 +172,7 @@ def test_the_page_draws_the_curves_of_the_run_that_the_model_lies_in(net, camvid
     numbers = {"model": "m", "dataset": "d", "split": "val", **report(result, net, dataset)}
     assert read_history(tmp_path / "model") == [] and "<svg" not in html_page(numbers, dataset.labels, [], [], [])
     text = "step,learning_rate,train_loss,loss,miou\n10,0.1,0.9,2.0,0.1\n20,0.1,0.7,1.0,0.3\n40,0.1,0.6,1.5,0.2\n"
+    (tmp_path / "model").mkdir()
     (tmp_path / "history.csv").write_text(text)
     history = read_history(tmp_path / "model")
     assert history[0] == {"step": 10.0, "train_loss": 0.9, "loss": 2.0, "miou": 0.1}
