@@ -26,9 +26,10 @@ def compare(
 
     A difference whose interval holds 0 may be chance. The images that lost most come last.
     """
+    reports = [_read(path) for path in (first, second)]
     from ..evaluation.compare import compare_reports
 
-    found = compare_reports(*(_read(path) for path in (first, second)))
+    found = compare_reports(*reports)
     out.print(_table("measure", found.measures))
     out.print(_table("IoU", found.classes))
     if worse := [image for image in found.images if (image.change or 0) < 0][:_IMAGES]:
@@ -38,6 +39,8 @@ def compare(
 
 
 def _read(path: Path) -> dict:
+    if not path.is_file():
+        raise FileNotFoundError(f"No report '{path}'; write one by pspnet-zoo evaluate --json")
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:

@@ -64,6 +64,8 @@ def evaluate(
     labels can only be predicted, with --save-predictions.
     """
     check_name(model)
+    if not data.exists():
+        raise FileNotFoundError(f"No folder '{data}'")
     from ..data.layouts.classes import read_class_file
     from ..data.open import guess_layout, open_dataset
     from ..evaluation.evaluate import evaluate as measure

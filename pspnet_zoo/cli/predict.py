@@ -330,7 +330,7 @@ class _Run:
             task = self.bar.add_task(cell(f"{job.source.name}, megapixels"), total=None)
 
             def progress(done: int, total: int, task: TaskID = task) -> None:
-                self.bar.update(task, completed=done / 1e6, total=total / 1e6)
+                self.bar.update(task, completed=round(done / 1e6, 1), total=round(total / 1e6, 1))
 
             try:
                 self._record(job, self.sink.segment_map(self.predictor, job, progress))

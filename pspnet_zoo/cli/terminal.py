@@ -211,6 +211,7 @@ class _Progress(Progress):
     it would look complete beside an error.
     """
 
+    lines = True
     _next_line = 0.0
 
     def start(self) -> None:
@@ -226,7 +227,7 @@ class _Progress(Progress):
         self._log(task_id)
 
     def _log(self, task_id: TaskID) -> None:
-        if self.console.is_terminal or time.monotonic() < self._next_line:
+        if not self.lines or self.console.is_terminal or time.monotonic() < self._next_line:
             return
         self._next_line = time.monotonic() + _SECONDS_A_LINE
         task = next(task for task in self.tasks if task.id == task_id)
@@ -242,7 +243,13 @@ class _Progress(Progress):
             self.live.stop()  # without the empty line that Progress writes where there is no terminal
 
 
-def progress_bar() -> Progress:
-    """Description, bar, count, time passed and time left, on stderr."""
+def progress_bar(*, lines: bool = True) -> Progress:
+    """Description, bar, count, time passed and time left, on stderr.
+
+    Args:
+        lines: Whether to write a line now and then where there is no terminal; the caller may write better ones.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return _Progress(*columns, console=err)
+    bar = _Progress(*columns, console=err)
+    bar.lines = lines
+    return bar

@@ -282,7 +282,7 @@ class StartOptions:
 @contextmanager
 def _progress(recipe: Recipe, scores: "TeacherScores | None", leads: bool) -> Iterator[Callable[[int, float, float], None]]:
     """The progress of a run, called after each step: a bar on a terminal, else a line every ten seconds and at the last step."""
-    bar, shown = progress_bar(), -math.inf
+    bar, shown = progress_bar(lines=scores is not None), -math.inf  # with a teacher, its progress too
     bar.disable = not leads
     with bar:
         if scores:

@@ -103,6 +103,12 @@ def resolve_classes(
     return result, table if own is None else {**table, own: result.undrawn}
 
 
+def _without_suffix(name: str) -> str:
+    """The name of an image in a list, where names may have the ending of the file."""
+    stem, dot, suffix = name.rpartition(".")
+    return stem if f"{dot}{suffix.lower()}" in SUFFIXES else name
+
+
 def assign_splits(names: Sequence[str], own: Sequence[str | None], options: WriteOptions) -> tuple[list[str | None], str]:
     """The split of each image, None for one in no list; and a line that says how they came about.
 
@@ -112,8 +118,12 @@ def assign_splits(names: Sequence[str], own: Sequence[str | None], options: Writ
         ValueError: If the options contradict each other, or a name does not match `group_by`.
     """
     if options.lists is not None:
-        by_name = {name: split for split, names in options.lists.items() for name in names}
-        found = [by_name.get(name, by_name.get(name.rsplit("/", 1)[-1])) for name in names]
+        listed = {_without_suffix(name): split for split, names in options.lists.items() for name in names}
+        found = [listed.get(name, listed.get(name.rsplit("/", 1)[-1])) for name in names]
+        if not any(found):
+            raise ValueError(
+                f"The lists name none of the {len(names)} images, such as '{names[0]}', but '{next(iter(listed), '')}'"
+            )
         return found, f"Splits are those of the lists; {found.count(None)} images are in none"
     if any(own) and not (options.fractions or options.folds):
         return [split or "train" for split in own], "Splits are the source's own (--split makes others)"
