@@ -17,7 +17,8 @@ class Labels:
     """Names and colors of the class ids 0, 1, 2, ...
 
     Raises:
-        ValueError: If names and colors differ in number, or a color is not three integers of 0 to 255.
+        ValueError: If a name is no text or there twice, names and colors differ in number, or a color is not three integers of 0 to
+            255.
     """
 
     names: tuple[str, ...]
@@ -30,6 +31,10 @@ class Labels:
 
     def __post_init__(self) -> None:
         names = tuple(self.names)
+        if isinstance(self.names, str) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"The class names are {self.names!r}; they must be a list of texts, one a class")
+        if doubled := [name for name in dict.fromkeys(names) if names.count(name) > 1]:  # results are given by name
+            raise ValueError(f"Several classes are named '{doubled[0]}'; each needs a name of its own")
         colors = distinct_colors(len(names)) if self.colors is None else tuple(map(tuple, self.colors))
         if len(names) != len(colors):
             raise ValueError(f"{len(names)} class names and {len(colors)} colors; there must be one color a class")

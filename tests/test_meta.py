@@ -18,6 +18,15 @@ def test_labels_without_colours_get_distinct_ones():
     assert len(set(colors)) == 600 and (0, 0, 0) not in colors
 
 
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [(("a", "b", "a"), "Several classes are named 'a'"), ("road", "a list of texts"), ((1, 2), "a list of texts")],
+)
+def test_names_that_cannot_tell_classes_apart_are_refused(names, reason):
+    with pytest.raises(ValueError, match=reason):
+        Labels(names)
+
+
 def test_numpys_integers_are_colours():
     labels = Labels(["a", "b"], np.array([[1, 2, 3], [4, 5, 255]], np.uint8))
     assert labels == Labels(("a", "b"), ((1, 2, 3), (4, 5, 255))) and json.dumps(asdict(labels))

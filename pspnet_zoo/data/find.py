@@ -58,8 +58,8 @@ def find_files(
     known = frozenset(suffixes)
     if known == SUFFIXES and not any(f.path.suffix.lower() in SUFFIXES for f in found):
         known = RASTERS
-    left_out = without.resolve() if without else None
-    found = [f for f in found if f.path.suffix.lower() in known and not (left_out and left_out in f.path.resolve().parents)]
+    left_out = os.path.realpath(without) if without else None  # Path.resolve raises a RuntimeError for a loop of links
+    found = [f for f in found if f.path.suffix.lower() in known and not (left_out and _is_below(f.path, left_out))]
     if not found:
         raise ValueError(f"No {kind} in '{argument}'")
     return found
@@ -84,3 +84,7 @@ def _check_folders(pattern: Path, on_error: Callable[[OSError], object]) -> None
 
 def _raise(error: OSError) -> None:
     raise error
+
+
+def _is_below(path: Path, folder: str) -> bool:
+    return folder in map(str, Path(os.path.realpath(path)).parents)

@@ -221,6 +221,8 @@ def _open(path: Path | BinaryIO) -> tuple[Image.Image, int | None]:
             raise FileNotFoundError(f"No file '{path}'")
         if not Path(path).is_file():  # opening a pipe would wait for a writer
             raise ImageError(f"{_name(path)} cannot be read: it is a folder, a pipe or a device, not a file")
+        if not Path(path).stat().st_size:  # as those of /proc seem to be, and one of them never ends
+            raise ImageError(f"{_name(path)} is empty; copy it again")
     try:
         with _HEADERS, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

@@ -1,6 +1,7 @@
 """The results of an evaluation: a report, the predictions, and the worst and best images."""
 
 import hashlib
+import os
 import platform
 import subprocess
 from collections.abc import Callable, Sequence
@@ -104,7 +105,7 @@ def prediction_saver(dataset: SegmentationDataset, folder: Path) -> Callable[[in
     official = np.array(dataset.labels.official_ids, np.uint8)
     suffix = "_pred_labelIds.png" if official.size else "_mask.png"
     paths = [folder / (image.stem.removesuffix("_leftImg8bit" if official.size else "") + suffix) for image in dataset.images]
-    if folder.resolve() in {path.resolve().parent for path in (*dataset.images, *dataset.masks)}:
+    if os.path.realpath(folder) in {os.path.dirname(os.path.realpath(path)) for path in (*dataset.images, *dataset.masks)}:
         raise ValueError(f"'{folder}' is a folder of the dataset; choose another one for the predictions")
     first: dict[Path, Path] = {}
     for image, path in zip(dataset.images, paths, strict=True):

@@ -84,6 +84,7 @@ def class_scores(model: SegmentationModel, images: Tensor, protocol: InferencePr
 
     Raises:
         ValueError: If the images are of another type than the model reads, or its activation makes all classes alike.
+        FloatingPointError: If scores are NaN.
     """
     model.preprocess.check_type(images)
     height, width = images.shape[-2:]
@@ -105,7 +106,13 @@ def class_scores(model: SegmentationModel, images: Tensor, protocol: InferencePr
         return logits
 
     with _evaluation_mode(model):
-        return segment(net, x, protocol_for(model, protocol))
+        scores = segment(net, x, protocol_for(model, protocol))
+    if scores.amax().isnan():  # its argmax would be the first class, everywhere
+        raise FloatingPointError(
+            "The model's scores are NaN: its weights are damaged, or their outputs exceed its precision. Copy or train the weights "
+            "again, or compute in float32"
+        )
+    return scores
 
 
 def class_ids(model: SegmentationModel, images: Tensor, protocol: InferenceProtocol = PROTOCOLS["whole"]) -> Tensor:

@@ -329,22 +329,29 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], misfit: str, *
     """Give a network on the meta device its tensors, strictly; only a switched auxiliary head may be missing or left over.
 
     Raises:
-        WeightsError: If names or shapes differ: `misfit`, and the first of them.
+        WeightsError: If names or shapes differ, or integers stand for numbers with a fraction: `misfit`, and the first of them.
     """
     own = model.state_dict()
     missing, unexpected = own.keys() - tensors.keys(), tensors.keys() - own.keys()
     if aux_head_switched:
         aside = {k for k in missing | unexpected if k.startswith("auxiliary_head.")}
         missing, unexpected = missing - aside, unexpected - aside
-    wrong = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
+    shared = own.keys() & tensors.keys()
+    wrong = [k for k in shared if own[k].shape != tensors[k].shape]
+    integers = [k for k in shared if own[k].is_floating_point() != tensors[k].is_floating_point()]
     problems = [
         f"{what}: {', '.join(sorted(keys)[:5])}{' ...' if len(keys) > 5 else ''}"
-        for what, keys in (("missing", missing), ("not in the network", unexpected), ("of another shape", wrong))
+        for what, keys in (
+            ("missing", missing),
+            ("not in the network", unexpected),
+            ("of another shape", wrong),
+            ("of another type", integers),
+        )
         if keys
     ]
     if problems:
         raise WeightsError(f"{misfit}; {'; '.join(problems)}")
-    tensors = {k: tensors[k].to(own[k].dtype) for k in own.keys() & tensors.keys()}
+    tensors = {k: tensors[k].to(own[k].dtype) for k in shared}
     model.load_state_dict(tensors, strict=False, assign=True)
     if aux_head_switched and isinstance(model.auxiliary_head, nn.Module):
         initialize(model.auxiliary_head.to_empty(device="cpu"))

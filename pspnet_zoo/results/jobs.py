@@ -1,5 +1,6 @@
 """The result files of each image and video of a command. It imports nothing heavy: mistakes are found before torch is loaded."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
@@ -63,7 +64,7 @@ def plan_jobs(
         kind: Take all inputs for images, or for videos; None tells by the name's ending.
         fail: Called with the error of each input that one of the result files would overwrite; it gets no job.
     """
-    inputs = {file.path.resolve() for file in found}
+    inputs = {os.path.realpath(file.path) for file in found}
     jobs = []
     for file, stem in zip(found, _unique_stems([f.name for f in found]), strict=True):
         is_video = kind == "video" or (kind is None and file.path.suffix.lower() in VIDEO_SUFFIXES)
@@ -71,7 +72,7 @@ def plan_jobs(
         suffix = "tif" if tiles or is_map(file.path) else "png"
         mask, sure = (None if is_video else output / f"{stem}_{what}" for what in (f"mask.{suffix}", "confidence.png"))
         job = Job(file.path, stem, overlay, mask, is_video, sure if confidence else None)
-        if taken := [path for path in job.targets if path.resolve() in inputs]:
+        if taken := [path for path in job.targets if os.path.realpath(path) in inputs]:
             fail(ValueError(f"'{taken[0]}' is one of the images to segment; choose another folder with -o"))
         else:
             jobs.append(job)

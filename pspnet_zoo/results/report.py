@@ -44,7 +44,7 @@ class ReportWriter:
         check_report(path)
         self._columns, self._classes = VIDEO_COLUMNS if video else IMAGE_COLUMNS, list(classes)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path.resolve()  # of a link, the file that it leads to
+        self._path = Path(os.path.realpath(path))  # of a link, the file that it leads to
         is_stream = path.exists() and not path.is_file()
         self._part = self._path if is_stream else self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
         self._file: BinaryIO = self._part.open("wb")

@@ -26,6 +26,7 @@ MODEL_CLASS = "pspnet_zoo.PSPNet"  # a dotted name, so that smp.from_pretrained 
 
 _WEIGHTS_METADATA = {"format": "pt"}
 _CHUNK = 1 << 20
+_MOST_TENSORS = 100_000  # a network of 1000 layers has a twentieth of that; each takes time and memory of its own
 _LONGEST_CONFIG = 16 << 20  # bytes
 
 
@@ -163,6 +164,8 @@ def _opened(path: Path) -> Iterator[Any]:
         raise WeightsError(f"No weights at '{path}'")
     try:
         with safe_open(path, framework="pt") as file:
+            if (count := len(file.keys())) > _MOST_TENSORS:
+                raise WeightsError(f"'{path}' has {count:,} tensors; a checkpoint has at most {_MOST_TENSORS:,}. Use another file")
             yield file
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"'{path}' is not a whole safetensors file ({error}). {_what_it_may_be(path)}") from None

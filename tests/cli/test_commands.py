@@ -36,11 +36,12 @@ def test_a_bad_file_does_not_stop_the_others(run, model, tmp_path):
     (folder / "b.jpg").write_text("no image")
     (folder / "notes.txt").write_text("not looked at")
     image(folder / "c.png", (1, 1))
+    (folder / "loop.png").symlink_to("loop.png")
     code, _, err = run("predict", folder, tmp_path / "gone.jpg", "-o", tmp_path / "out", "--model", model)
     assert code == 2
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_mask.png", "a_overlay.png", "c_mask.png", "c_overlay.png"]
     lines = [line for line in err.splitlines() if "Error" in line]
-    assert len(lines) == 2 and "No file" in lines[0] and "b.jpg' is not an image" in lines[1]
+    assert len(lines) == 3 and "No file" in lines[0] and "b.jpg' is not an image" in lines[1] and "loop.png" in lines[2]
 
 
 def test_every_kind_of_image_is_done(run, model, tmp_path):

@@ -57,6 +57,13 @@ def test_a_link_to_nothing_and_a_pipe_are_listed_like_files(tree):
         assert names(find_files(argument)) == ["c.png", "dead.png", "pipe.png"]
 
 
+def test_links_in_a_loop_are_listed_like_files(tree):
+    (tree / "x" / "loop.png").symlink_to("pool.png")
+    (tree / "x" / "pool.png").symlink_to("loop.png")
+    for argument in (tree / "x", tree / "x" / "*.png"):
+        assert names(find_files(argument, without=tree / "out")) == ["c.png", "loop.png", "pool.png"]
+
+
 def scandir_as_user(monkeypatch, locked):
     """Reading a folder fails, as permissions make it do for everybody but root."""
     scandir = os.scandir

@@ -292,6 +292,13 @@ def test_a_pipe_is_refused_at_once(tmp_path):
         read_image(tmp_path / "pipe.png")
 
 
+def test_a_file_of_no_bytes_is_refused_unopened(tmp_path, monkeypatch):
+    (tmp_path / "empty.png").touch()
+    monkeypatch.setattr(Image, "open", None)  # a file of /proc is of no bytes too, and reading it may never end
+    with pytest.raises(ImageError, match="empty.png' is empty; copy it again"):
+        read_image(tmp_path / "empty.png")
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

@@ -265,6 +265,14 @@ def test_images_of_a_batch_get_their_own_ids():
     assert (together != alone).float().mean() < 0.01
 
 
+@pytest.mark.parametrize("protocol", ["whole", "whole_ms", "semseg"])
+def test_nan_is_an_error_and_not_the_first_class(protocol):
+    net = network()
+    net.segmentation_head[0].bias.data[1] = torch.nan
+    with pytest.raises(FloatingPointError, match="scores are NaN.*Copy or train the weights again"):
+        class_ids(net, torch.zeros(1, 3, 33, 65, dtype=torch.uint8), PROTOCOLS[protocol])
+
+
 def test_anything_that_runs_a_network_has_ids():
     class Runtime:
         preprocess, labels, classes, activation, image_size = Preprocess((0.5,) * 3, (0.5,) * 3), labels(3), 3, None, (16, 16)

@@ -167,6 +167,10 @@ def test_damaged_or_foreign_weights_are_refused_with_the_reason(kind, folder):
         (lambda t: t.update(extra=torch.ones(1)), "not in the network: extra"),
         (lambda t: t.update({"segmentation_head.0.bias": torch.ones(3)}), "of another shape: segmentation_head.0.bias"),
         (lambda t: t.pop("auxiliary_head.0.4.bias"), "missing: auxiliary_head.0.4.bias"),
+        (
+            lambda t: t.update({"segmentation_head.0.bias": t["segmentation_head.0.bias"].to(torch.int8)}),
+            "of another type: segmentation_head.0.bias",
+        ),
     ],
 )
 def test_tensors_that_are_not_exactly_the_networks_are_refused(change, reason, folder):
@@ -206,6 +210,12 @@ def test_a_config_with_a_wrong_value_is_refused(section, key, value, folder):
     config[section][key] = value
     path.write_text(json.dumps(config))
     with pytest.raises(WeightsError, match="config.json"):
+        from_pretrained(folder)
+
+
+def test_a_file_of_very_many_tensors_is_refused_before_they_are_read(folder, monkeypatch):
+    monkeypatch.setattr(files, "_MOST_TENSORS", 50)
+    with pytest.raises(WeightsError, match=r"has \d+ tensors; a checkpoint has at most 50"):
         from_pretrained(folder)
 
 

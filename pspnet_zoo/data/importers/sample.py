@@ -111,7 +111,7 @@ def contained(root: Path, file: Path) -> Path:
     Raises:
         SourceError: If it is a link that leads out of `root`, or no regular file.
     """
-    if not file.resolve().is_relative_to(root.resolve()):
+    if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(root)):
         raise SourceError(f"'{file}' is a link that leads out of '{root}'; copy the file")
     if not file.is_file():
         raise MissingImageError(f"No file '{file}'")

@@ -274,7 +274,7 @@ class _Writer:
             shutil.copyfile(image, target)
         else:
             try:
-                os.link(image.resolve(), target)
+                os.link(os.path.realpath(image), target)
             except OSError as error:
                 raise OSError(f"'{image}' cannot be linked to {self._output} ({error.strerror}); import without --link") from None
 
