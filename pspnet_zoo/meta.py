@@ -98,7 +98,8 @@ class Preprocess:
     def __post_init__(self) -> None:
         for name in ("std", "range", "max_pixels", "white"):
             value = getattr(self, name)
-            if not all(math.isfinite(v) and v > 0 for v in (value if isinstance(value, tuple) else (value,))):
+            values = value if name == "std" else (value,)
+            if not all(math.isfinite(v) and v > 0 for v in values):
                 raise ValueError(f"{name} is {value}; it must be positive")
         if len(self.mean) != len(self.std) or not all(map(math.isfinite, self.mean)):
             raise ValueError(f"mean is {self.mean} and std is {self.std}; both have a finite number a channel")

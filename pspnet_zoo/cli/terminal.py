@@ -141,7 +141,7 @@ def printable(text: str) -> str:
     Escaped are control characters but for tabs and line ends, marks that change the direction of writing, and bytes of names that
     are not Unicode.
     """
-    return "".join(c if c in "\n\t" or category(c) not in ("Cc", "Cf", "Cs") else ascii(c)[1:-1] for c in text)
+    return "".join(c if c in "\n\t" or category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else ascii(c)[1:-1] for c in text)
 
 
 def cell(text: str) -> str:

@@ -214,15 +214,25 @@ def _read_ids(path: Path, modes: Sequence[str]) -> np.ndarray:
     return np.array(image)
 
 
+def check_file(path: Path) -> None:
+    """Refuse what must not be opened, since reading it might never end.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImageError: If it is a pipe or a device, or has no bytes, as files of /proc state.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"No file '{path}'")
+    if not path.is_file():
+        raise ImageError(f"'{path}' cannot be read: it is a folder, a pipe or a device, not a file")
+    if not path.stat().st_size:
+        raise ImageError(f"'{path}' is empty; copy it again")
+
+
 def _open(path: Path | BinaryIO) -> tuple[Image.Image, int | None]:
     """The image, turned, and its `_bits`."""
     if isinstance(path, str | PathLike):
-        if not Path(path).exists():
-            raise FileNotFoundError(f"No file '{path}'")
-        if not Path(path).is_file():  # opening a pipe would wait for a writer
-            raise ImageError(f"{_name(path)} cannot be read: it is a folder, a pipe or a device, not a file")
-        if not Path(path).stat().st_size:  # as those of /proc seem to be, and one of them never ends
-            raise ImageError(f"{_name(path)} is empty; copy it again")
+        check_file(Path(path))
     try:
         with _HEADERS, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

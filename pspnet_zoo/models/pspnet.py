@@ -107,9 +107,12 @@ class PSPNet(Pretrained):
         self.config = {name: value for name, value in locals().items() if name not in ("self", "encoder_weights", "__class__")}
         counts = {"psp_out_channels": psp_out_channels, "in_channels": in_channels, "classes": classes}
         counts |= {"aux_channels": aux_channels, "psp_bin_channels": psp_bin_channels, "encoder_stem_width": encoder_stem_width}
+        counts |= {"upsampling": upsampling}
         for name, count in counts.items():
             if count is not None and (not isinstance(count, int) or count < 1):
                 raise ValueError(f"{name} is {count!r}; it must be a whole number of 1 or more")
+        if not isinstance(align_corners, bool | None):
+            raise ValueError(f"align_corners is {align_corners!r}; it can be True, False or None")
         self.name = f"psp-{encoder_name}"
         norm = _norm(decoder_use_norm)
         self.encoder = build_encoder(

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
+from ..data.importers.sample import image_header
 from ..inference.protocols import InferenceProtocol
 from ..inference.scores import class_probabilities, labels_of
 from ..meta import Labels
@@ -169,8 +169,7 @@ class TeacherScores:
 
     def size(self, index: int) -> int:
         """Bytes of the soft labels of an image."""
-        with Image.open(self.dataset.images[index]) as image:
-            width, height = image.size
+        height, width = image_header(Path(self.dataset.images[index])).size
         return 2 * len(self.dataset.labels) * -(-height // self.stride) * -(-width // self.stride)
 
     def compute(self, index: int) -> Tensor:

@@ -146,3 +146,7 @@ def test_a_bar_that_ends_before_its_total_is_known_leaves_nothing(capsys):
         bar.add_task("starting", total=None)
         raise ValueError
     assert capsys.readouterr() == ("", "")
+
+
+def test_names_of_files_can_give_a_terminal_no_orders_and_no_lines():
+    assert terminal.printable("a\x1b[2J\u202eb\udcff\u2028c\u2029") == r"a\x1b[2J\u202eb\udcff\u2028c\u2029"

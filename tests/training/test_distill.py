@@ -3,6 +3,7 @@
 import copy
 import errno
 import json
+import os
 import pickle
 from collections import namedtuple
 from dataclasses import replace
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from pspnet_zoo import PSPNet, WeightsError
+from pspnet_zoo.data.images import ImageError
 from pspnet_zoo.data.labels import CAMVID, IGNORE, Labels
 from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.data.unlabelled import Joined, Unlabelled
@@ -112,6 +114,18 @@ def test_what_lies_outside_the_image_is_not_counted_pixels(options):
         assert 0.01 < inside.float().mean() < 1 and not (inside & (mask_out == IGNORE)).any()
         edge = F.max_pool2d((mask_out == IGNORE).float()[None], 5, 1, 2)[0] > 0
         assert (inside | edge).all()
+
+
+def test_an_image_that_cannot_be_opened_is_named_before_the_teacher_starts(teacher, tmp_path, monkeypatch):
+    Image.new("RGB", (20, 10)).save(tmp_path / "large.png")
+    scores = TeacherScores(tmp_path / "teacher", [teacher], Unlabelled(tmp_path, CAMVID))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    with pytest.raises(ImageError, match=r"large.png' has more than 100 pixels"):
+        scores.size(0)
+    (tmp_path / "large.png").unlink()
+    os.mkfifo(tmp_path / "large.png")
+    with pytest.raises(ImageError, match=r"large.png' cannot be read: it is a folder, a pipe"):
+        scores.size(0)
 
 
 @pytest.mark.parametrize("stride", [2, 5])

@@ -320,6 +320,8 @@ def _yolo_names(root: Path) -> dict[int, Category]:
         if isinstance(names, list):
             names = dict(enumerate(names))
         if isinstance(names, dict) and names and all(type(key) is int for key in names):
+            if strange := [key for key, name in names.items() if isinstance(name, list | dict)]:
+                raise SourceError(f"'{file}': the name of class {strange[0]} is a {type(names[strange[0]]).__name__}; give a text")
             return {key: Category(check_name(str(name), f"'{file}'")) for key, name in sorted(names.items())}
     if (file := folder / "classes.txt").is_file():
         lines = [line for line in read_text(file, 1 << 20).splitlines() if line.strip()]

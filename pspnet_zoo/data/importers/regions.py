@@ -69,9 +69,14 @@ def _doubts(ring: np.ndarray, height: int, width: int) -> list[str]:
     over = max(float(-ring.min()), float((ring - (width, height)).max()))
     if over > 1:
         found.append(f"reaches {over:.0f} pixels out of its image of {width}x{height}; that part is cut off")
-    if crosses_itself(ring):
+    if len(ring) > _MOST_COMPARED:
+        found.append(f"has {len(ring):,} points, too many to tell whether it crosses itself; it is filled as if it did not")
+    elif crosses_itself(ring):
         found.append("crosses itself; it is filled where its outline goes round an odd number of times")
     return found
+
+
+_MOST_COMPARED = 10_000  # points of a ring: all pairs of its edges are compared
 
 
 def crosses_itself(ring: np.ndarray) -> bool:

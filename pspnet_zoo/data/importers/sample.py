@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from ..images import SUFFIXES, ImageError, read_image
+from ..images import SUFFIXES, ImageError, check_file, read_image
 from ..rasters import Region, open_raster
 
 _LARGEST_TEXT = 1 << 30  # bytes of a file with annotations; in memory it takes several times that
@@ -190,9 +190,12 @@ def image_header(image: Path | bytes) -> Header:
     """Read the head of an image.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ImageError: If it is not an image, or one of more pixels than are read.
     """
     name = f"'{image}'" if isinstance(image, Path) else "The image in the file"
+    if isinstance(image, Path):
+        check_file(image)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -202,7 +205,7 @@ def image_header(image: Path | bytes) -> Header:
                 kind = opened.format or ""
     except Image.DecompressionBombError:
         raise ImageError(f"{name} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, the most that are read") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Pillow fails in every way on damaged files
         if isinstance(image, Path) and image.suffix.lower() in (".tif", ".tiff"):  # of more bands than Pillow reads
             with open_raster(image) as raster:
                 return Header(raster.shape[1:], raster.shape[1:], 1, "TIFF")

@@ -93,7 +93,8 @@ def resolve_classes(
     names = list(dict.fromkeys(name for name, _ in named))
     if not 2 <= len(names) <= IGNORE:
         how = "Merge some with --classes" if len(names) > IGNORE else "Keep the background as one"
-        raise ValueError(f"There are {len(names)} classes ({', '.join(names[:9])}); there can be 2 to {IGNORE}. {how}")
+        first = f". The first problem of the source: {source.problems[0]}" if source.problems else ""
+        raise ValueError(f"There are {len(names)} classes ({', '.join(names[:9])}); there can be 2 to {IGNORE}. {how}{first}")
     colors = [color for _, color in named]
     if len(colors) != len(names) or None in colors or len(set(colors)) != len(colors):
         drawn_first = int(has_undrawn and not ignore_undrawn)

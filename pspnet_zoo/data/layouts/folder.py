@@ -84,7 +84,7 @@ def _check_palettes(pairs: Pairs, most: int = 64) -> None:
         try:
             with Image.open(path) as mask:  # reads the header only
                 palette = mask.getpalette("RGB") if mask.mode == "P" else None
-        except OSError:
+        except Exception:  # Pillow fails in every way on damaged files
             continue  # named when it is read
         entries = [tuple((palette or [])[3 * i : 3 * i + 3]) for i in range(len(colors))]
         for index, entry in enumerate(entries):

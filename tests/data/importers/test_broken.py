@@ -9,13 +9,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pspnet_zoo.data.importers import write
+from pspnet_zoo.data.importers import regions, write
 from pspnet_zoo.data.importers.recognise import read_source
-from pspnet_zoo.data.importers.sample import SourceError
+from pspnet_zoo.data.importers.sample import Object, SourceError
 from pspnet_zoo.data.importers.values import MaskOptions
+from pspnet_zoo.data.importers.write import resolve_classes
 
 from .conftest import write_images, write_masks
 from .test_formats import coco, cvat, cvat_image, labelme, shape, studio_task
+
+
+def test_a_ring_of_very_many_points_is_filled_and_what_was_not_compared_is_said(monkeypatch):
+    monkeypatch.setattr(regions, "_MOST_COMPARED", 3)
+    monkeypatch.setattr(regions, "crosses_itself", None)  # of 500 000 points it would take hours and gigabytes
+    ring = np.array([(0, 0), (4, 0), (4, 4), (0, 4)], np.float64)
+    _, pixels, doubts = regions.draw(Object(None, "it", (ring,)), 8, 8)
+    assert pixels.all() and doubts == ["it has 4 points, too many to tell whether it crosses itself; it is filled as if it did not"]
+
+
+def test_names_that_unfold_to_billions_are_refused(tmp_path):
+    write_images(tmp_path / "images", ["a"])
+    lists = "".join(f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+    (tmp_path / "data.yaml").write_text(f"a: &a [x, x]\n{lists}names: [*i]\n")
+    with pytest.raises(SourceError, match="data.yaml': the name of class 0 is a list; give a text"):
+        read_source(tmp_path, "yolo")
+
 
 SQUARE = [10, 10, 20, 10, 20, 20, 10, 20]
 
@@ -325,3 +343,10 @@ def test_a_folder_with_something_in_it_is_not_overwritten(tmp_path, imported):
     (tmp_path / "imported" / "mine").write_text("")
     with pytest.raises(FileExistsError, match="is there already and not empty"):
         imported(tmp_path / "set")
+
+
+def test_a_source_without_classes_says_its_first_problem(tmp_path):
+    write_images(tmp_path, ["a"])
+    (tmp_path / "a.json").write_text(labelme("a", [None]))
+    with pytest.raises(ValueError, match="Keep the background as one. The first problem of the source: .*a.json"):
+        resolve_classes(read_source(tmp_path, "labelme"), None, None, False)

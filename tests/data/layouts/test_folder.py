@@ -172,6 +172,15 @@ def test_a_palette_with_the_classes_in_another_order_is_refused(flat):
         open_dataset("folder", flat, "val")
 
 
+def test_a_mask_that_cannot_be_opened_is_named_when_it_is_read(flat, monkeypatch):
+    (flat / "classes.txt").unlink()
+    (flat / "classes.json").write_text(json.dumps({"names": ["road", "sky"], "colors": [[9, 9, 9], [80, 90, 200]]}))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2)
+    dataset = open_dataset("folder", flat, "val")
+    with pytest.raises(ImageError, match=r"05\.\w+' has more than 4 pixels"):
+        dataset[1]
+
+
 def test_palettes_do_not_count_where_colours_were_not_given(flat):
     mask = Image.new("P", (8, 6), 1)
     mask.putpalette([0, 0, 0, 128, 0, 0])  # Pascal VOC's, whose first colour is that of the background
