@@ -3,6 +3,7 @@
 The modules of the commands import little; what takes seconds, as torch does, is imported when a command runs.
 """
 
+import errno
 import signal
 import sys
 from collections.abc import Iterator
@@ -56,13 +57,25 @@ app.command(cls=SectionedCommand)(convert)
 app.command(cls=SectionedCommand)(info)
 
 
+_NO_MEMORY = "There is not enough memory; take smaller images, a smaller size or batch, or a machine with more"
+
+
 def main() -> None:
     """Run the command; what the user can put right is one line on stderr and exit code 2."""
     with _signals_as_interrupts() as received:
         try:
             app()
         except (WeightsError, MissingExtraError, ValueError, OSError, FloatingPointError) as error:
-            complain(error)
+            is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+            complain(f"{error}. Free some space, or write to another disk" if is_full else error)
+            sys.exit(2)
+        except MemoryError as error:
+            complain(f"{_NO_MEMORY} ({error})" if str(error) else _NO_MEMORY)
+            sys.exit(2)
+        except RuntimeError as error:
+            if "memory" not in str(error):  # torch's words, on CPUs and GPUs
+                raise
+            complain(f"{_NO_MEMORY} ({str(error).splitlines()[0]})")
             sys.exit(2)
         except KeyboardInterrupt:  # while torch is imported, too, which takes seconds
             at_work = "while no run was at work: there is no new checkpoint, and none was changed"

@@ -87,12 +87,15 @@ def import_data(
     """
     from ..data.importers.masks import list_of_stems
     from ..data.importers.recognise import read_source
+    from ..data.importers.sample import check_name
     from ..data.importers.values import MaskOptions
     from ..data.importers.write import WriteOptions, check_output, resolve_classes, write_dataset
     from ..data.layouts.classes import read_class_file
     from ..storage.files import write_atomically
 
     check_output(output)
+    if background is not None:
+        check_name(background, "--background")
     chosen = read_class_file(classes) if classes else None
     wanted = {path.stem: list_of_stems(path) for path in sorted(lists.glob("*.txt"))} if lists else None
     if lists and not wanted:

@@ -1,5 +1,6 @@
 """What a person may type, name or have on disk by mistake: one line, and nothing lost."""
 
+import errno
 import json
 import os
 import signal
@@ -105,6 +106,24 @@ def test_an_interruption_is_one_line(run, monkeypatch):
 
     monkeypatch.setattr(cli, "app", interrupted)
     assert run("list") == (130, "", "Error: Interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError("4 GiB"), "There is not enough memory; take smaller images"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory\nat alloc_cpu.cpp"), "There is not enough memory; take smaller"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.png"), "No space left on device: 'a.png'. Free some space"),
+    ],
+    ids=["memory", "torch", "disk"],
+)
+def test_what_runs_out_is_one_line_with_the_next_step(run, monkeypatch, error, line):
+    def command():
+        raise error
+
+    monkeypatch.setattr(cli, "app", command)
+    code, _, err = run("list")
+    assert code == 2 and line in err and err.count("\n") == 1
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has other signals")

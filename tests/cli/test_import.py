@@ -91,3 +91,9 @@ def test_without_the_extra_it_says_what_to_install(run, source, tmp_path, monkey
     monkeypatch.setitem(sys.modules, "defusedxml.common", None)
     code, _, err = run("data", "import", source, "-o", tmp_path / "new")
     assert code == 2 and "Reading XML of CVAT needs" in err and "'.[labels]'" in err
+
+
+@pytest.mark.parametrize("name", ["", "two\nlines"])
+def test_a_background_without_a_name_on_one_line_is_refused(run, tmp_path, name):
+    code, _, err = run("data", "import", tmp_path, "-o", tmp_path / "out", "--background", name)
+    assert code == 2 and "--background: the name of a class is" in err

@@ -42,6 +42,9 @@ class Guess:
     """Number of images with labels; infinite where a format has signs of its own."""
 
 
+_OUTLINES = ("coco", "yolo", "labelme", "cvat", "labelstudio")
+
+
 def read_source(root: Path, kind: str | None, *, images: Path | None = None, masks: MaskOptions | None = None) -> Source:
     """Read the labels of a source.
 
@@ -65,6 +68,9 @@ def read_source(root: Path, kind: str | None, *, images: Path | None = None, mas
         kind, notes = ("masks", []) if masks.pattern else _choose(root, images)
     elif kind not in FORMATS:
         raise ValueError(f"format is '{kind}'; it can be {', '.join(FORMATS)}")
+    stated = {"--colors": masks.colors, "--names": masks.names, "--masks": masks.pattern}
+    if kind in _OUTLINES and (idle := [option for option, value in stated.items() if value]):
+        raise ValueError(f"{idle[0]} is for masks, and the labels in '{root}' are outlines ({kind}); leave it out")
     source = _READERS[kind](root, _images(root, images), replace(masks, kind=kind if kind in _MASKS[1:] else None))
     if not source.samples:
         raise SourceError(source.problems[0] if source.problems else f"'{root}' has no images with labels")

@@ -350,3 +350,10 @@ def test_a_source_without_classes_says_its_first_problem(tmp_path):
     (tmp_path / "a.json").write_text(labelme("a", [None]))
     with pytest.raises(ValueError, match="Keep the background as one. The first problem of the source: .*a.json"):
         resolve_classes(read_source(tmp_path, "labelme"), None, None, False)
+
+
+def test_options_for_masks_are_refused_where_labels_are_outlines(tmp_path):
+    write_images(tmp_path, ["a"])
+    (tmp_path / "a.json").write_text(labelme("a", [shape("cow", [(1, 1), (30, 1), (30, 30)])]))
+    with pytest.raises(ValueError, match=r"--names is for masks, and the labels in .* are outlines \(labelme\); leave it out"):
+        read_source(tmp_path, None, masks=MaskOptions(names=("cow",)))
