@@ -105,9 +105,8 @@ class PSPNet(Pretrained):
         super().__init__()
         # the arguments as they came; weights are loaded, not rebuilt
         self.config = {name: value for name, value in locals().items() if name not in ("self", "encoder_weights", "__class__")}
-        counts = {"psp_out_channels": psp_out_channels, "in_channels": in_channels, "classes": classes}
+        counts = {"psp_out_channels": psp_out_channels, "in_channels": in_channels, "classes": classes, "upsampling": upsampling}
         counts |= {"aux_channels": aux_channels, "psp_bin_channels": psp_bin_channels, "encoder_stem_width": encoder_stem_width}
-        counts |= {"upsampling": upsampling}
         for name, count in counts.items():
             if count is not None and (not isinstance(count, int) or count < 1):
                 raise ValueError(f"{name} is {count!r}; it must be a whole number of 1 or more")
