@@ -23,6 +23,8 @@ class SegmentationHead(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, classes: int, *, activation: Activation, scale: int, align_corners: bool | None) -> None:
+        if not isinstance(align_corners, bool | None):
+            raise ValueError(f"align_corners is {align_corners!r}; it can be True, False or None")
         super().__init__(
             nn.Conv2d(in_channels, classes, kernel_size=1),
             Resize(scale, align_corners=align_corners),

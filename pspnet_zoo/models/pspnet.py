@@ -110,8 +110,6 @@ class PSPNet(Pretrained):
         for name, count in counts.items():
             if count is not None and (not isinstance(count, int) or count < 1):
                 raise ValueError(f"{name} is {count!r}; it must be a whole number of 1 or more")
-        if not isinstance(align_corners, bool | None):
-            raise ValueError(f"align_corners is {align_corners!r}; it can be True, False or None")
         self.name = f"psp-{encoder_name}"
         norm = _norm(decoder_use_norm)
         self.encoder = build_encoder(
