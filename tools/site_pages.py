@@ -23,6 +23,7 @@ ROOMS = {
     "training": "Training",
     "data": "Images and datasets",
     "deployment": "Export",
+    "serve": "HTTP server",
     "storage": "Files and the Hub",
     "zoo": "Checkpoint entries",
     "upstream": "Conversion from other projects",

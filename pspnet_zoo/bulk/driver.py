@@ -135,9 +135,8 @@ def run(
         try:
             if own:
                 _start(address)
-            gpus = ray.cluster_resources().get("GPU", 0)
-            if address is None and gpus_per_worker > gpus:  # Ray would wait for ever
-                raise ValueError(f"gpus_per_worker is {gpus_per_worker:g}, and this machine has {gpus:g} GPUs; leave it out")
+            if address is None and gpus_per_worker:
+                _check_gpus(gpus_per_worker)
             started: float | None = None
             for result in _results(inputs, missing, destination, manifest, files, workers, gpus_per_worker):
                 if result["problem"]:
@@ -157,6 +156,13 @@ def run(
             if own:
                 ray.shutdown()
     return summary
+
+
+def _check_gpus(gpus_per_worker: float) -> None:
+    """Refuse workers that this machine has no GPU for, since Ray would wait for one for ever."""
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if gpus_per_worker > gpus:
+        raise ValueError(f"gpus_per_worker is {gpus_per_worker:g}, and this machine has {gpus:g} GPUs; leave it out")
 
 
 def _start(address: str | None) -> None:

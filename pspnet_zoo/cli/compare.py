@@ -22,8 +22,9 @@ def compare(
     first: Annotated[Path, typer.Argument(metavar="REPORT", help="Report that evaluate --json wrote.")],
     second: Annotated[Path, typer.Argument(metavar="OTHER", help="Report of another model on the same images.")],
 ) -> None:
-    """Compare two reports on the same images: every measure, its difference, and the 95 % interval of the difference.
+    """Compare two reports on the same images.
 
+    Prints every measure, its difference, and the 95 % interval of the difference.
     A difference whose interval holds 0 may be chance. The images that lost most come last.
     """
     reports = [_read(path) for path in (first, second)]

@@ -116,9 +116,8 @@ def evaluate(
         if json_file:
             _write(json_file, json.dumps(numbers, indent=2) + "\n")
         if html_file:
-            _write(
-                html_file, html_page(numbers, images.labels, *worst_and_best(network, images, result), read_history(Path(model)))
-            )
+            shown = worst_and_best(network, images, result)
+            _write(html_file, html_page(numbers, images.labels, *shown, read_history(Path(model))))
     if result:  # last: what fails in printing has lost nothing
         say(f"{model} on {dataset} {split}, {result.images} images:\n{result.protocol}")
         out.print(_table(result))

@@ -30,7 +30,7 @@ def rank(
     ] = "both",
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also take images in the folders below.")] = False,
 ) -> None:
-    """Rank images by how much their labels would help the network, the first one most.
+    """Rank images by which to label first.
 
     Images that cannot be read are reported, the others are ranked, and the exit code is 2.
     """

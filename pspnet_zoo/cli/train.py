@@ -11,7 +11,6 @@ import typer
 
 from ..data.layouts.names import LAYOUTS
 from ..inference.protocols import PROTOCOLS
-from ..storage.files import write_atomically
 from ..training.recipes import AUTO, RECIPES, TRACKERS
 from ..training.trainer import Stopped, Trainer
 from ..zoo.registry import parse_architecture
@@ -156,6 +155,8 @@ def _has_run(folder: Path) -> bool:
 
 def _say_spread(folder: Path, found: dict[int, float | None]) -> None:
     """Print and write the last mIoU of each seed, their mean and their spread."""
+    from ..storage.files import write_atomically
+
     mious = [miou for miou in found.values() if miou is not None]
     if torchrun_process()[0] or not mious:
         return

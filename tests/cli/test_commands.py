@@ -107,7 +107,7 @@ TRAIN = ["train", "--recipe", "camvid", "-o", "run", "--data", "{camvid}"]
         ([*TRAIN, "--dataset", "kitti"], "dataset is 'kitti'"),
         ([*TRAIN, "--init", "/nowhere"], "No file or folder '/nowhere'"),
         ([*TRAIN, "--init", "pspnet_lite0.voc"], "'pspnet_lite0' has no weights 'voc'"),
-        ([*TRAIN, "--resume"], "No weights at"),
+        ([*TRAIN, "--resume"], "holds no run to continue"),
         (["train", "-o", "run"], "There is nothing to train on; give --data, or --teacher and --unlabelled"),
         (["train", "-o", "run", "--unlabelled", "{camvid}/test"], "There is nothing to train on"),
         ([*TRAIN, "--teacher", "pspnet_lite0.camvid", "--teacher-protocol", "all"], "--teacher-protocol is 'all'; it can be whole"),

@@ -210,7 +210,7 @@ def test_a_signal_after_the_last_step_keeps_the_result_and_the_code(run, strange
 
 
 def test_a_run_without_a_terminal_says_a_line_now_and_then(run, strange, monkeypatch):
-    monkeypatch.setattr("pspnet_zoo.cli.train._LINE_EVERY", 0)
+    monkeypatch.setattr("pspnet_zoo.cli.training_run._LINE_EVERY", 0)
     code, _, err = run("train", "--data", strange / "data", "-o", strange / "run", "--iterations", 3, *TRAIN)
     assert code == 0 and all(f"step {step}/3  loss" in err for step in (1, 2, 3))
 

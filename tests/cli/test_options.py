@@ -29,7 +29,6 @@ EFFECTS = {
         "--format coco --simplify 3": "changes",
         "--format coco --min-area 40": "changes",
         "--report {out}/report.csv": "changes",
-        "--precision bfloat16": "same",  # of so small a network; its stamp differs: results/test_sink.py
         "--batch-size 2": "same",  # speed on a GPU
         "--workers 2": "same",  # speed
         "--skip-existing": "same",  # nothing is there yet: test_predict_many
@@ -117,7 +116,6 @@ EFFECTS = {
         "--teacher {model} --unlabelled {photos}": "changes",
     },
     "export": {
-        "--format onnx": "same",  # what the ending tells
         "--precision float16": "changes",
         "--input uint8": "changes",
         "--output ids": "changes",
@@ -202,8 +200,10 @@ REFUSED = {
 """Options that would have no effect, or stand against each other, and what their refusal says."""
 
 ELSEWHERE = {
-    "predict": {"--output": "cli/test_commands.py", "--model": "cli/test_commands.py", "--every": "cli/test_predict_many.py"}
-    | {"--masks": "cli/test_predict_many.py", "--smooth": "results/test_sink.py"},
+    "predict": {
+        **{"--output": "cli/test_commands.py", "--model": "cli/test_commands.py", "--precision": "results/test_sink.py"},
+        **{"--every": "cli/test_predict_many.py", "--masks": "cli/test_predict_many.py", "--smooth": "results/test_sink.py"},
+    },
     "bulk": {
         **{option: "cli/test_signals.py" for option in ("--model", "--workers", "--rows-per-shard")},
         **{"--kind": "bulk/test_sources.py", "--as-files": "bulk/test_driver.py", "--column": "bulk/test_sources.py"},
@@ -217,7 +217,11 @@ ELSEWHERE = {
     },
     "evaluate": {"--data": "cli/test_commands.py", "--tune-threshold": "cli/test_tune_threshold.py"},
     "rank": {option: "cli/test_rank.py" for option in ("--output", "--model", "--labelled", "--by", "--recursive")},
-    "export": {"-o": "deployment/test_export.py", "--calibration": "deployment/test_export.py"}
+    "export": {
+        "--format": "deployment/test_export.py",
+        "-o": "deployment/test_export.py",
+        "--calibration": "deployment/test_export.py",
+    }
     | {"--dataset": "test_bands_by_commands.py"},
     "benchmark": {
         **{option: "deployment/test_benchmark.py" for option in ("--rounds", "--threads")},

@@ -191,7 +191,9 @@ def test_the_network_stays_as_it_is(tmp_path):
 
 def test_a_wrong_file_is_not_left_behind(network, tmp_path, monkeypatch):
     (tmp_path / "street.onnx").write_text("the file before")
-    monkeypatch.setattr(module, "trace", lambda other, *rest: real(tiny("test_efficientnet", align_corners=False), *rest))
+    monkeypatch.setattr(
+        module, "trace", lambda other, *rest, **how: real(tiny("test_efficientnet", align_corners=False), *rest, **how)
+    )
     with pytest.raises(ValueError, match="off by .* of the largest logit at 1 x 224x320"):
         export(network, tmp_path / "street.onnx")
     assert [p.read_text() for p in tmp_path.iterdir()] == ["the file before"]

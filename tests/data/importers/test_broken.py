@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pspnet_zoo.data.importers import regions, write
+from pspnet_zoo.data.importers import regions, sample
 from pspnet_zoo.data.importers.recognise import read_source
 from pspnet_zoo.data.importers.sample import Object, SourceError
 from pspnet_zoo.data.importers.values import MaskOptions
@@ -330,7 +330,7 @@ def test_an_interrupted_import_leaves_nothing(tmp_path, imported, monkeypatch):
         if next(calls, "end") == "end":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(write, "read_image", interrupted)
+    monkeypatch.setattr(sample, "read_image", interrupted)
     with pytest.raises(KeyboardInterrupt):
         imported(tmp_path / "set")
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
