@@ -28,6 +28,9 @@ from .sources import MANIFEST, open_uri
 COLUMNS = ("path", "height", "width", "mask", "class_fractions", "error", "input_sha256", "model", "model_sha256")
 """Columns of a shard."""
 
+PATIENCE = 30
+"""Seconds that a run waits for the end of another one in its destination, such as one that is being stopped."""
+
 _ABANDONED = timedelta(days=1)
 """Age of an unfinished shard that no run writes any more, where a run cannot lock the destination."""
 
@@ -74,11 +77,11 @@ class Destination:
         """Keep other runs out of the destination; object storage has no locks, so nothing keeps them out there.
 
         Raises:
-            OSError: If another run writes to it, or it cannot be written.
+            OSError: If another run still writes to it after `PATIENCE`, or it cannot be written.
         """
         self._system.create_dir(self._root, recursive=True)
         try:
-            with FileLock(f"{self._root}/_lock", timeout=0) if self._is_local else nullcontext():
+            with FileLock(f"{self._root}/_lock", timeout=PATIENCE) if self._is_local else nullcontext():
                 yield
         except Timeout:
             raise OSError(f"Another run writes to '{self.uri}'; wait for its end, or choose another destination") from None

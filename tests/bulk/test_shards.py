@@ -123,11 +123,12 @@ def test_a_damaged_manifest_is_one_line_with_its_name(tmp_path, content):
     assert (tmp_path / "_manifest.json").read_bytes() == content
 
 
-def test_a_second_run_is_kept_out_and_removes_nothing(tmp_path):
+def test_a_second_run_is_kept_out_and_removes_nothing(tmp_path, monkeypatch):
     first, second = Destination(str(tmp_path / "out")), Destination(str(tmp_path / "out"))
     with first.locked():
         first.begin(MANIFEST)
         (tmp_path / "out" / ".part-000001.parquet.77").write_bytes(b"half")
+        monkeypatch.setattr("pspnet_zoo.bulk.shards.PATIENCE", 0.1)
         with pytest.raises(OSError, match="Another run writes to '.*out'; wait for its end"), second.locked():
             second.begin(MANIFEST)
         assert (tmp_path / "out" / ".part-000001.parquet.77").exists()
