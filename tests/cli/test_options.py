@@ -115,11 +115,6 @@ EFFECTS = {
         "--teacher {model} --teacher-cache {out}/kept": "changes",
         "--teacher {model} --unlabelled {photos}": "changes",
     },
-    "export": {
-        "--precision float16": "changes",
-        "--input uint8": "changes",
-        "--output ids": "changes",
-    },
     "list": {"--dataset ade20k": "changes", "--license apache": "changes", "--sort miou": "changes", "--architectures": "changes"},
     "data check": {"--dataset camvid": "same", "--split val": "changes"},
     "data stats": {"--dataset folder": "same", "--split val": "changes", "--bands 3,1": "changes", "--write": "changes"},
@@ -218,11 +213,12 @@ ELSEWHERE = {
     "evaluate": {"--data": "cli/test_commands.py", "--tune-threshold": "cli/test_tune_threshold.py"},
     "rank": {option: "cli/test_rank.py" for option in ("--output", "--model", "--labelled", "--by", "--recursive")},
     "export": {
-        "--format": "deployment/test_export.py",
-        "-o": "deployment/test_export.py",
-        "--calibration": "deployment/test_export.py",
-    }
-    | {"--dataset": "test_bands_by_commands.py"},
+        **{
+            option: "deployment/test_export.py"
+            for option in ("--format", "-o", "--calibration", "--precision", "--input", "--output")
+        },
+        "--dataset": "test_bands_by_commands.py",
+    },
     "benchmark": {
         **{option: "deployment/test_benchmark.py" for option in ("--rounds", "--threads")},
         **{option: "cli/test_options.py" for option in ("--size", "--runtimes", "--dataset", "--data", "--split", "--json")},

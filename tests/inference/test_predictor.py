@@ -89,7 +89,11 @@ def test_class_fractions_are_of_every_class_and_of_no_id_without_a_name():
 
 def test_predictions_are_equal_where_image_mask_and_labels_are(predictor):
     one = predictor(noise())
-    others = [replace(one, mask=(one.mask + 1) % 11), replace(one, image=255 - one.image), replace(one, labels=Labels(tuple("abcdefghijk")))]
+    others = [
+        replace(one, mask=(one.mask + 1) % 11),
+        replace(one, image=255 - one.image),
+        replace(one, labels=Labels(tuple("abcdefghijk"))),
+    ]
     assert one == replace(one, probabilities=np.zeros(1)) and one != "an image"
     assert all(one != other for other in others)
 
