@@ -6,11 +6,10 @@ from typing import Annotated
 
 import typer
 
-from .terminal import ModelArgument, err, say
+from .terminal import ModelArgument, err, refuse_idle, say
 
 
 def export(
-    context: typer.Context,
     model: ModelArgument,
     path: Annotated[
         Path | None,
@@ -50,11 +49,8 @@ def export(
     if (path is None) == (triton is None):
         raise ValueError("Say what to write: -o PATH, or --triton DIR")
     if triton is not None:
-        for name in ("format", "input", "output", "size", "calibration", "dataset"):
-            if getattr(context.get_parameter_source(name), "name", "DEFAULT") != "DEFAULT":
-                raise ValueError(
-                    f"--{name} is not for --triton, which writes ONNX with uint8 input, ids and confidence; leave it out"
-                )
+        reason = "is not for --triton, which writes ONNX with uint8 input, ids and confidence; leave it out"
+        refuse_idle(reason, "format", "input", "output", "size", "calibration", "dataset")
     images = open_dataset(dataset, calibration, "train") if dataset and calibration else calibration
     start = time.monotonic()
     with err.status("loading the network") as status:

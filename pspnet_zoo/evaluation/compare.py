@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .details import measures, resampled
+from .details import interval, iou_of, measures, resampled
 
 _SAME = {"data_sha256": "images", "split": "split", "protocol": "protocol"}
 _WITHOUT_INTERVAL = ("loss", "ece", "mean_boundary_f1")
@@ -61,11 +61,11 @@ def compare_reports(first: Mapping[str, Any], second: Mapping[str, Any]) -> Repo
     sums = [resampled(counts_of(report, len(names))) for report in (first, second)]
     before, after = map(measures, sums)
     changes = {name: after[name] - before[name] for name in before}
-    iou = [s[..., 0] / (s[..., 1] + s[..., 2] - s[..., 0]) for s in sums]
-    found = [Difference(name, first[name], second[name], _middle(change)) for name, change in changes.items()]
+    iou = [iou_of(s) for s in sums]
+    found = [Difference(name, first[name], second[name], _pair(interval(change))) for name, change in changes.items()]
     found += [Difference(name, first.get(name), second.get(name)) for name in _WITHOUT_INTERVAL]
     classes = [
-        Difference(name, first["iou"][name], second["iou"][name], _middle(change))
+        Difference(name, first["iou"][name], second["iou"][name], _pair(interval(change)))
         for name, change in zip(names, (iou[1] - iou[0]).T, strict=True)
     ]
     pairs = zip(first["per_image"], second["per_image"], strict=True)
@@ -83,9 +83,5 @@ def counts_of(report: Mapping[str, Any], classes: int) -> Tensor:
     return counts
 
 
-def _middle(values: Tensor) -> tuple[float, float] | None:
-    values = values[~values.isnan()]
-    if not len(values):
-        return None
-    low, high = values.quantile(values.new_tensor([0.025, 0.975])).tolist()
-    return low, high
+def _pair(limits: list[float] | None) -> tuple[float, float] | None:
+    return (limits[0], limits[1]) if limits else None

@@ -150,9 +150,9 @@ def bootstrap(counts: Tensor) -> tuple[dict[str, list[float]], list[list[float] 
         counts: See `Details.counts`.
     """
     samples = resampled(counts)
-    means = {name: _interval(values) for name, values in measures(samples).items()}
-    iou = _iou(samples)
-    return {name: found for name, found in means.items() if found}, [_interval(column) for column in iou.T]
+    means = {name: interval(values) for name, values in measures(samples).items()}
+    iou = iou_of(samples)
+    return {name: found for name, found in means.items() if found}, [interval(column) for column in iou.T]
 
 
 def resampled(counts: Tensor) -> Tensor:
@@ -169,18 +169,19 @@ def measures(sums: Tensor) -> dict[str, Tensor]:
     """The measures "miou", "pixel_accuracy" and "mean_accuracy" of (..., classes, 3) sums of `Details.counts`."""
     hits, _, true = sums.unbind(-1)
     return {
-        "miou": _iou(sums).nanmean(-1),
+        "miou": iou_of(sums).nanmean(-1),
         "pixel_accuracy": hits.sum(-1) / true.sum(-1),
         "mean_accuracy": (hits / true).nanmean(-1),
     }
 
 
-def _iou(sums: Tensor) -> Tensor:
+def iou_of(sums: Tensor) -> Tensor:
+    """(..., classes) IoU of (..., classes, 3) sums of `Details.counts`."""
     hits, predicted, true = sums.unbind(-1)
     return hits / (predicted + true - hits)
 
 
-def _interval(values: Tensor) -> list[float] | None:
+def interval(values: Tensor) -> list[float] | None:
     """The middle 95 %, without the samples in which there is nothing to measure."""
     values = values[~values.isnan()]
     return values.quantile(values.new_tensor([0.025, 0.975])).tolist() if len(values) else None

@@ -47,9 +47,9 @@ def read_vectors(root: Path, images: Images, options: MaskOptions) -> Source:
     source = Source("vectors")
     files = [root] if root.is_file() else list(walk(root, SUFFIXES))
     features = {file: _features(file, options.field, source) for file in files}
-    pictures = list(walk(images.root, (".tif", ".tiff")))
-    own = {image.stem for image in pictures}
-    for image in pictures:
+    rasters = list(walk(images.root, (".tif", ".tiff")))
+    own = {image.stem for image in rasters}
+    for image in rasters:
         here = [f for file in files if file.stem == image.stem or file.stem not in own for f in features[file]]
         try:
             with open_raster(image) as raster:
