@@ -4,6 +4,7 @@ The modules of the commands import little; what takes seconds, as torch does, is
 """
 
 import errno
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -62,6 +63,8 @@ _NO_MEMORY = "There is not enough memory; take smaller images, a smaller size or
 
 def main() -> None:
     """Run the command; what the user can put right is one line on stderr and exit code 2."""
+    # PyTorch reads it at its first allocation: in larger pages of memory, feature maps are made in a fifth less time on a CPU
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     with _signals_as_interrupts() as received:
         try:
             app()

@@ -57,7 +57,7 @@ class PyramidPooling(nn.Module):
         height, width = x.shape[-2:]
         pool_rows = torch.cat([pooling_matrix(b, height, x) for b in self.bins])  # (12, H)
         pool_columns = torch.cat([pooling_matrix(b, width, x) for b in self.bins])  # (12, W)
-        pooled = pool_rows @ (x @ pool_columns.T)  # (N, C, 12, 12): each bin is a block of the diagonal
+        pooled = pool(x, pool_rows, pool_columns)  # (N, C, 12, 12): each bin is a block of the diagonal
 
         convolution: Any
         convolution, *after = self.fuse
@@ -102,6 +102,24 @@ def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, norm: 
     """A size-keeping convolution, its norm and a ReLU; without a norm the convolution has a bias."""
     convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=norm is None)
     return nn.Sequential(convolution, nn.Identity() if norm is None else norm(out_channels), nn.ReLU(inplace=True))
+
+
+def pool(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Compute rows @ x @ columns.T, in the order in which x lies in memory.
+
+    Args:
+        x: (N, C, H, W).
+        rows: (R, H).
+        columns: (S, W).
+
+    Returns:
+        (N, C, R, S).
+    """
+    if x.is_contiguous() or torch.compiler.is_compiling():
+        return rows @ x @ columns.T
+    # in channels_last, products of single channels would gather them first: 15 times the time on CPUs
+    some = (rows @ x.permute(0, 2, 3, 1).flatten(2)).unflatten(2, (-1, x.shape[1]))  # (N, R, W, C)
+    return (columns @ some).permute(0, 3, 1, 2)
 
 
 def pooling_matrix(regions: int, size: int, like: Tensor) -> Tensor:

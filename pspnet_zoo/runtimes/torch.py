@@ -13,6 +13,7 @@ from ..meta import Labels, Preprocess
 from ..models.pspnet import PSPNet
 from ..storage.files import weights_digest
 from .cpu.folding import Accelerated
+from .cpu.grids import use_grids
 from .exported import Precision
 from .pool import Pool, check_threads
 from .replica import fingerprint, replica
@@ -116,6 +117,7 @@ class TorchRuntime:
         if self.compile:
             return torch.compile(copy, dynamic=True)
         if self.fast is not False and self._can_be_fast:
+            use_grids(copy)
             return Accelerated(copy, winograd=self.precision != "bfloat16")
         return copy
 

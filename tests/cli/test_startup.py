@@ -1,9 +1,12 @@
 """Commands start at once: what needs no network is not made to wait for torch."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+
+from pspnet_zoo.cli.app import main
 
 WITHOUT = """
 import sys
@@ -59,3 +62,14 @@ def test_it_takes_at_most_a_quarter_of_importing_torch():
     for arguments in (["--help"], ["--version"], ["list"]):
         ours = min(seconds("-m", "pspnet_zoo.cli", *arguments) for _ in range(3))
         assert ours <= 0.25 * torch, (arguments, ours, torch)
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "1"), ("0", "0")])
+def test_pytorch_is_asked_for_large_pages_unless_told_otherwise(monkeypatch, before, after):
+    monkeypatch.setattr(sys, "argv", ["pspnet-zoo", "--version"])
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", before or "")
+    if before is None:
+        monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    with pytest.raises(SystemExit):
+        main()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == after

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from .grids import from_grids, padded, to_grids
+
 
 class FastDepthwise(TorchFunctionMode):
     """Runs the depthwise convolutions that `depthwise_conv2d` supports through it while the mode is active.
@@ -69,62 +71,37 @@ class _Depthwise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int, dilation: int) -> Tensor:
         ctx.size = x.shape[-2:]
         ctx.padding, ctx.dilation = padding, dilation
-        grids = _to_grids(x, dilation)
+        grids = to_grids(x, dilation)
         ctx.save_for_backward(grids, weight)
         height, width = (side + dilation * (2 * padding - weight.shape[-1] + 1) for side in ctx.size)
-        return _from_grids(F.conv2d(grids, weight, padding=padding, groups=x.shape[1]), dilation, height, width)
+        return from_grids(F.conv2d(grids, weight, padding=padding, groups=x.shape[1]), dilation, height, width)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         grids, weight = ctx.saved_tensors
-        grad = _to_grids(grads[0], ctx.dilation)
+        grad = to_grids(grads[0], ctx.dilation)
         # the grids may be larger than the gradient's, by a crop or rounding up
         height, width = (side + 2 * ctx.padding - weight.shape[-1] + 1 for side in grids.shape[-2:])
-        grad = _pad(grad, height, width)
+        grad = padded(grad, height, width)
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
             grad_grids = _gradients(grad, grids, weight, ctx.padding, [True, False, False])[0]
-            grad_x = _from_grids(grad_grids, ctx.dilation, *ctx.size)
+            grad_x = from_grids(grad_grids, ctx.dilation, *ctx.size)
         if ctx.needs_input_grad[1]:
             grad_weight = _grad_weight(grad, grids, weight, ctx.padding)
         return grad_x, grad_weight, None, None
-
-
-def _to_grids(x: Tensor, rate: int) -> Tensor:
-    """Split (N, C, H, W) into every rate-th row and column: (N * rate**2, C, H / rate, W / rate), rounded up with zeros."""
-    if rate == 1:
-        return x.contiguous(memory_format=torch.channels_last)
-    height, width = x.shape[-2:]
-    x = _pad(x, height + -height % rate, width + -width % rate)
-    rows = x.permute(0, 2, 3, 1).unflatten(2, (-1, rate)).unflatten(1, (-1, rate))  # (N, H / rate, rate, W / rate, rate, C)
-    return rows.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
-
-
-def _from_grids(grids: Tensor, rate: int, height: int, width: int) -> Tensor:
-    """Undo `_to_grids`, cropped to (N, C, height, width)."""
-    if rate == 1:
-        return grids
-    rows = grids.permute(0, 2, 3, 1).unflatten(0, (-1, rate, rate))  # (N, rate, rate, H / rate, W / rate, C)
-    x = rows.permute(0, 3, 1, 4, 2, 5).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
-    return x[..., :height, :width].contiguous(memory_format=torch.channels_last)
-
-
-def _pad(x: Tensor, height: int, width: int) -> Tensor:
-    """Pad with zeros on the right and below."""
-    missing = (0, width - x.shape[-1], 0, height - x.shape[-2])
-    return F.pad(x, missing) if any(missing) else x
 
 
 def _grad_weight(grad: Tensor, x: Tensor, weight: Tensor, padding: int) -> Tensor:
     if weight.shape[-1] == 3:
         return _gradients(grad, x, weight, padding, [False, True, False])[1]
     height, width = grad.shape[-2:]
-    padded = F.pad(x, (padding,) * 4)
+    around = F.pad(x, (padding,) * 4)
     part = weight[..., :3, :3]
     out = torch.empty_like(weight)
     for top in (0, 2):
         for left in (0, 2):
-            moved = padded[..., top : top + height + 2, left : left + width + 2].contiguous(memory_format=torch.channels_last)
+            moved = around[..., top : top + height + 2, left : left + width + 2].contiguous(memory_format=torch.channels_last)
             out[..., top : top + 3, left : left + 3] = _gradients(grad, moved, part, 0, [False, True, False])[1]
     return out
 

@@ -1,14 +1,16 @@
-"""Folds batch norms into convolutions and runs wide 3x3 convolutions by Winograd's algorithm, for less time on a CPU.
+"""Folds norms and activations into convolutions and runs wide 3x3 convolutions by Winograd's algorithm, for less time on a CPU.
 
 The network is not changed. One recorded forward finds what can be folded: a batch norm whose input is the output of a convolution
-and is read by nothing else, each of the two called once. While the accelerated network runs, its calls of `conv2d` and
-`batch_norm` are intercepted. This depends on the calls that a network makes, not on the names of its layers.
+and is read by nothing else, each of the two called once, and likewise the activation of either. While the accelerated network runs,
+these calls are intercepted. This depends on the calls that a network makes, not on the names of its layers.
 
 No result depends on old weights: norms are read in each call, and a folded weight is kept beside the weight and scale that it was
 made from and made anew when they differ.
 """
 
+import functools
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +23,17 @@ from torch.overrides import TorchFunctionMode
 from .winograd import Workspace, winograd_conv2d
 
 _SAMPLE = 128  # pixels a side, at most, of the recorded image
-WIDE = 256
+WIDE = 192
 """Smallest number of input and output channels at which Winograd's algorithm pays."""
 _Key = tuple[int, torch.Size, tuple[int, ...]]
 
 
 class Accelerated:
-    """A network with folded batch norms and Winograd convolutions; safe in threads if the network is.
+    """A network with folded norms and activations and Winograd convolutions; safe in threads if the network is.
 
     Args:
         network: In evaluation mode, with float32 weights on the CPU.
-        winograd: False folds batch norms only.
+        winograd: False folds only.
     """
 
     def __init__(self, network: nn.Module, *, winograd: bool = True) -> None:
@@ -97,8 +99,11 @@ class _Norm:
         mean, var, weight, bias = (_detached(call[name]) for name in ("running_mean", "running_var", "weight", "bias"))
         return cls((mean, var, weight, bias), call["eps"])
 
-    def is_called_by(self, call: dict[str, Any]) -> bool:
-        """Whether a call of `batch_norm` computes this norm, with running statistics."""
+    def is_called_by(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call computes this norm, with running statistics."""
+        if func is not F.batch_norm:
+            return False
+        call = _named(_BATCH_NORM, args, kwargs)
         own, other = ([None if t is None else _key(t) for t in norm.tensors] for norm in (self, _Norm.of(call)))
         return own == other and self.eps == call["eps"] and not call["training"]
 
@@ -109,15 +114,50 @@ class _Norm:
         return scale, (0 if bias is None else bias.double()) - mean.double() * scale
 
 
+@dataclass(frozen=True)
+class _Activation:
+    """The activation that follows a convolution or its norm."""
+
+    func: Callable[..., Tensor]
+    settings: dict[str, Any]
+    """Its other arguments than the input."""
+
+    @classmethod
+    def of(cls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "_Activation | None":
+        """The activation that a call computes; None for another call."""
+        return cls(func, _named(_ACTIVATIONS[func], args[1:], kwargs)) if func in _ACTIVATIONS else None
+
+    def is_called_by(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call computes this activation."""
+        return self == _Activation.of(func, args, kwargs)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Compute it in place."""
+        return self.func(x, **{**self.settings, "inplace": True})
+
+    @property
+    def name(self) -> tuple[str, list[float]]:
+        """Its name and numbers in oneDNN's words."""
+        if self.func is F.relu:
+            return "relu", []
+        return "hardtanh", [float(self.settings["min_val"]), float(self.settings["max_val"])]
+
+
 @dataclass
 class _Convolution:
-    """A convolution of the network, with the batch norm after it where there is one to fold."""
+    """A convolution of the network, with what follows it where that can be folded."""
 
     weight: Tensor
     bias: Tensor | None
     norm: _Norm | None = None
+    activation: _Activation | None = None
     _folded: tuple[Tensor, Tensor, Tensor] | None = None
     """The weight and scale that were folded, and the result; replaced as a whole, so that threads never see parts of two."""
+
+    @property
+    def followers(self) -> list[_Norm | _Activation]:
+        """The norm and activation that are folded into it, in the order of the calls."""
+        return [follower for follower in (self.norm, self.activation) if follower is not None]
 
     def scale_and_bias(self) -> tuple[Tensor | None, Tensor | None]:
         """(O,) float64 scale and (O,) float32 bias that the convolution without a bias lacks."""
@@ -149,6 +189,7 @@ class _Record(TorchFunctionMode):
         self._outputs: dict[int, tuple[_Key, Tensor]] = {}  # tensors are kept so that no other gets their id
         self._readers: Counter[_Key] = Counter()
         self._norms: list[tuple[_Key, _Key, _Norm]] = []
+        self._activations: list[tuple[_Key, _Activation]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -171,21 +212,31 @@ class _Record(TorchFunctionMode):
                 self._times[norm] += 1
                 if id(call["input"]) in self._outputs and not call["training"]:
                     self._norms.append((norm, self._outputs[id(call["input"])][0], _Norm.of(call)))
+                    self._outputs[id(result)] = norm, result
+        elif (activation := _Activation.of(func, args, kwargs)) is not None and args and id(args[0]) in self._outputs:
+            # in place, the result is the same tensor, whose next readers are the activation's
+            producer, _ = self._outputs.pop(id(args[0])) if result is args[0] else self._outputs[id(args[0])]
+            self._activations.append((producer, activation))
         return result
 
     def folded(self) -> dict[_Key, _Convolution]:
         """Every convolution that is called once, by its weight."""
+        last = {key: key for key in self._convolutions}  # the convolution whose output, or norm's output, it is
         for key, convolution, norm in self._norms:
             if self._times[key] == self._times[convolution] == self._readers[convolution] == 1:
                 self._convolutions[convolution].norm = norm
+                last[key] = convolution
+        for key, activation in self._activations:
+            if key in last and self._times[key] == self._readers[key] == 1:
+                self._convolutions[last[key]].activation = activation
         return {key: c for key, c in self._convolutions.items() if self._times[key] == 1}
 
 
 class _Replay(TorchFunctionMode):
-    """Computes recorded convolutions with their norms folded in, and skips those norms.
+    """Computes recorded convolutions with what is folded into them, and skips those calls.
 
     Raises:
-        _Changed: If a folded output reaches anything but its norm.
+        _Changed: If a folded output reaches anything but the calls that were folded.
     """
 
     def __init__(self, calls: dict[_Key, _Convolution], winograd: bool) -> None:
@@ -193,37 +244,39 @@ class _Replay(TorchFunctionMode):
         self._calls = calls
         self._winograd = winograd
         self._workspace = Workspace()
-        self._waiting: dict[int, tuple[Tensor, _Norm]] = {}
-        """Folded outputs whose norm has not been called yet."""
+        self._waiting: dict[int, tuple[Tensor, list[_Norm | _Activation]]] = {}
+        """Folded outputs with the calls that are to be skipped."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is F.batch_norm and self._waiting:
-            call = _named(_BATCH_NORM, args, kwargs)
-            if (waiting := self._waiting.pop(id(call["input"]), None)) is not None:
-                if not waiting[1].is_called_by(call):
-                    raise _Changed("A folded convolution is followed by another batch norm than its own")
-                return call["input"]
-        elif func is F.conv2d:
+        value = args[0] if args else kwargs.get("input")
+        if (waiting := self._waiting.get(id(value))) is not None and waiting[1][0].is_called_by(func, args, kwargs):
+            if not waiting[1][1:]:
+                del self._waiting[id(value)]
+            waiting[1].pop(0)
+            return value
+        if func is F.conv2d:
             call = _named(_CONV2D, args, kwargs)
             convolution = self._calls.get(_key(call["weight"]))
-            if convolution is not None:
+            if convolution is not None and id(call["input"]) not in self._waiting:
                 result = self._convolve(convolution, call)
-                if convolution.norm is not None:
-                    self._waiting[id(result)] = result, convolution.norm
+                if convolution.followers:
+                    self._waiting[id(result)] = result, convolution.followers
                 return result
-        result = func(*args, **kwargs)
+        result = _padded(*args) if func is F.pad and not kwargs and len(args) == 2 else func(*args, **kwargs)
         if self._waiting and _has_tensor(result) and any(id(v) in self._waiting for v in _flat((args, tuple(kwargs.values())))):
-            raise _Changed("The output of a folded convolution is read by something else than its batch norm")
+            raise _Changed(
+                "The output of a folded convolution is read by something else than the batch norm or activation after it"
+            )
         return result
 
     def check_finished(self) -> None:
-        """Raise if a folded output never reached its norm."""
+        """Raise if a folded output never reached its norm or activation."""
         if self._waiting:
-            raise _Changed("The output of a folded convolution did not reach its batch norm")
+            raise _Changed("The output of a folded convolution did not reach the norm or activation after it")
 
     def _convolve(self, convolution: _Convolution, call: dict[str, Any]) -> Tensor:
-        x, weight = call["input"], convolution.weight
+        x, weight, activation = call["input"], convolution.weight, convolution.activation
         dilation = _one(call["dilation"])
         if (
             self._winograd
@@ -236,8 +289,37 @@ class _Replay(TorchFunctionMode):
         ):
             scale, bias = convolution.scale_and_bias()
             scale = None if scale is None else scale.to(weight.dtype)
-            return winograd_conv2d(x, weight, bias, dilation=dilation, scale=scale, workspace=self._workspace)
-        return F.conv2d(x, *convolution.folded(), call["stride"], call["padding"], call["dilation"], call["groups"])
+            result = winograd_conv2d(x, weight, bias, dilation=dilation, scale=scale, workspace=self._workspace)
+        elif activation is not None and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu") and _fuses():
+            sides = [_pair(call[name]) for name in ("padding", "stride", "dilation")]
+            return torch.ops.mkldnn._convolution_pointwise(x, *convolution.folded(), *sides, call["groups"], *activation.name, "")
+        else:
+            result = F.conv2d(x, *convolution.folded(), call["stride"], call["padding"], call["dilation"], call["groups"])
+        return result if activation is None else activation(result)
+
+
+def _padded(x: Tensor, sides: Sequence[int]) -> Tensor:
+    """Compute F.pad(x, sides) without writing each value twice, for (N, C, H, W) with zeros around it."""
+    if x.ndim != 4 or len(sides) != 4 or min(sides) < 0:
+        return F.pad(x, sides)
+    left, right, top, bottom = sides
+    count, channels, height, width = x.shape
+    out = x.new_empty((count, height + top + bottom, width + left + right, channels)).permute(0, 3, 1, 2)
+    out[..., top : top + height, left : left + width] = x
+    for strip in (out[..., :top, :], out[..., top + height :, :], out[..., :left], out[..., left + width :]):
+        strip.zero_()
+    return out
+
+
+@functools.cache
+def _fuses() -> bool:
+    """Whether this PyTorch computes a convolution and its activation in one pass, by an operation made for its own compiler."""
+    x, weight, bias = torch.randn(1, 2, 5, 5), torch.randn(4, 2, 3, 3), torch.randn(4)
+    try:
+        found = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, [1, 1], [1, 1], [1, 1], 1, "hardtanh", [0.0, 6.0], "")
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return torch.allclose(found, F.conv2d(x, weight, bias, padding=1).clamp(0, 6), atol=1e-5)
 
 
 _CONV2D = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
@@ -251,6 +333,11 @@ _BATCH_NORM = {
     "momentum": 0.1,
     "eps": 1e-5,
 }
+_ACTIVATIONS: dict[Any, dict[str, Any]] = {
+    F.relu: {"inplace": False},
+    F.hardtanh: {"min_val": -1.0, "max_val": 1.0, "inplace": False},
+}
+"""Activations that can be folded, with their other arguments than the input; oneDNN's SiLU takes longer than a pass of its own."""
 
 
 def _named(defaults: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -268,6 +355,10 @@ def _one(value: Any) -> int | None:
     if isinstance(value, int):
         return value
     return value[0] if isinstance(value, tuple | list) and len(set(value)) == 1 else None
+
+
+def _pair(value: Any) -> list[int]:
+    return [value, value] if isinstance(value, int) else list(value)
 
 
 def _flat(values: Any) -> list[Any]:

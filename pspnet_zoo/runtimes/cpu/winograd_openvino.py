@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .folding import WIDE
 from .winograd import transforms
+
+WIDE = 256
+"""Smallest number of input and output channels at which it pays, from built-in operations."""
 
 
 def use_winograd(model: Any) -> int:
