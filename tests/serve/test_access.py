@@ -1,5 +1,8 @@
 """Who may use the server: the token, the address, and the command's options."""
 
+import subprocess
+import sys
+
 import pytest
 from typer.testing import CliRunner
 
@@ -63,7 +66,6 @@ def test_a_token_that_is_too_weak_or_cannot_be_sent_is_refused_without_being_sai
         (["{tiny}", "--queue", "-1"], "waiting is -1"),
         (["{tiny}", "--host", "192.0.2.1", "--no-token"], "cannot listen on '192.0.2.1', port 8000"),
         (["{tiny}", "--token-file", "nowhere"], "nowhere"),
-        (["{tiny}", "--device", "nowhere", "--port", "0"], "device is 'nowhere'"),
     ],
     ids=str,
 )
@@ -72,6 +74,12 @@ def test_what_is_wrong_is_told_at_once(tiny, monkeypatch, tmp_path, arguments, t
     monkeypatch.delenv(VARIABLE, raising=False)
     result = CliRunner().invoke(app, ["serve", *[argument.format(tiny=tiny) for argument in arguments]])
     assert isinstance(result.exception, ValueError | OSError) and text in str(result.exception)
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_server(tiny):
+    command = [sys.executable, "-m", "pspnet_zoo.cli", "serve", str(tiny), "--device", "nowhere", "--port", "0"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 2 and "device is 'nowhere'" in run.stderr.splitlines()[-1]
 
 
 def test_the_command_hands_its_options_on(tiny, monkeypatch):
