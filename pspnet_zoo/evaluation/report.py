@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..data.dataset import SegmentationDataset
+from ..data.images import encode_masks
 from ..inference import draw
 from ..inference.scores import SegmentationModel, class_ids
 from ..meta import IGNORE, Preprocess
@@ -96,6 +97,8 @@ def commit() -> str | None:
 def prediction_saver(dataset: SegmentationDataset, folder: Path) -> Callable[[int, Tensor], None]:
     """A function that writes the prediction of an image, given its position and its (H, W) uint8 class ids, as a PNG.
 
+    Masks of multi-label are STEM_mask.tif, as `Prediction.save` writes them.
+
     For Cityscapes it is CITY_SEQUENCE_FRAME_pred_labelIds.png with labelIds (0-33), as the official server and cityscapesScripts
     read it; otherwise STEM_mask.png, whose values are the class ids and whose palette has their colours.
 
@@ -103,7 +106,7 @@ def prediction_saver(dataset: SegmentationDataset, folder: Path) -> Callable[[in
         ValueError: If two images would have one name, or the folder is one of the dataset.
     """
     official = np.array(dataset.labels.official_ids, np.uint8)
-    suffix = "_pred_labelIds.png" if official.size else "_mask.png"
+    suffix = "_pred_labelIds.png" if official.size else "_mask.tif" if dataset.labels.multilabel else "_mask.png"
     paths = [folder / (image.stem.removesuffix("_leftImg8bit" if official.size else "") + suffix) for image in dataset.images]
     if os.path.realpath(folder) in {os.path.dirname(os.path.realpath(path)) for path in (*dataset.images, *dataset.masks)}:
         raise ValueError(f"'{folder}' is a folder of the dataset; choose another one for the predictions")
@@ -114,6 +117,9 @@ def prediction_saver(dataset: SegmentationDataset, folder: Path) -> Callable[[in
 
     def save(index: int, class_ids: Tensor) -> None:
         mask = class_ids.numpy()
+        if mask.ndim == 3:
+            write_atomically(paths[index], encode_masks(mask))
+            return
         rendered = Image.fromarray(official[mask]) if official.size else draw.indexed(mask, dataset.labels)
         buffer = BytesIO()
         rendered.save(buffer, "PNG")

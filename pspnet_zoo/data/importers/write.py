@@ -266,7 +266,7 @@ class _Writer:
         contents = self._result.contents.setdefault(key, SplitContents(self._classes.labels, 0))
         contents.images += 1
         contents.sizes[header.size[1], header.size[0]] += 1
-        contents.pixels += np.bincount(mask.ravel(), minlength=IGNORE + 1)
+        contents.add(mask)
 
     def _put(self, image: Path | bytes, target: Path) -> None:
         if isinstance(image, bytes):
