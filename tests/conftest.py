@@ -17,7 +17,7 @@ from hypothesis import settings
 from PIL import Image
 
 from pspnet_zoo import Labels, PSPNet
-from pspnet_zoo.data.images import encode_masks
+from pspnet_zoo.data.images import encode_class_masks
 from pspnet_zoo.data.labels import CAMVID
 
 settings.register_profile("same", derandomize=True, database=None, deadline=None, max_examples=60)
@@ -79,7 +79,7 @@ def circles(tmp_path) -> Path:
             image = 30 + 180 * masks.transpose(1, 2, 0) + random.normal(0, 8, (64, 64, 3))
             Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(root / split / "images" / f"{split}{i:02}.png")
             masks[0, :4, :4], masks[1:, :2, :6] = 255, 255
-            (root / split / "masks" / f"{split}{i:02}.tif").write_bytes(encode_masks(masks))
+            (root / split / "masks" / f"{split}{i:02}.tif").write_bytes(encode_class_masks(masks))
     classes = {"names": ["red", "green", "blue"], "colors": [[255, 0, 0], [0, 255, 0], [0, 0, 255]], "multilabel": True}
     (root / "classes.json").write_text(json.dumps(classes))
     return root

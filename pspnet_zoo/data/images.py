@@ -208,10 +208,10 @@ def read_prediction(path: Path) -> np.ndarray:
     return _read_ids(path, ("L", "P", "I;16"))
 
 
-def read_masks(path: Path, classes: int) -> np.ndarray:
+def read_class_masks(path: Path, classes: int) -> np.ndarray:
     """Read the masks of several classes a pixel, (classes, H, W) uint8: 1 where it is of the class, 0 where not, 255 where ignored.
 
-    The file is a TIFF with a page a class, 8 bits each, as `encode_masks` makes it.
+    The file is a TIFF with a page a class, 8 bits each, as `encode_class_masks` makes it.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -239,7 +239,7 @@ def read_masks(path: Path, classes: int) -> np.ndarray:
     return found
 
 
-def encode_masks(masks: np.ndarray, description: str = "") -> bytes:
+def encode_class_masks(masks: np.ndarray, description: str = "") -> bytes:
     """A TIFF file of (classes, H, W) masks of 0, 1 and 255, a page a class, with a text in it if wanted."""
     first, *rest = (Image.fromarray(mask) for mask in masks.astype(np.uint8))
     buffer, options = io.BytesIO(), {"description": description} if description else {}

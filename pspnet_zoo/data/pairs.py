@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 
 from ..meta import IGNORE, Preprocess
 from . import rasters
-from .images import SUFFIXES, ImageError, read_image, read_mask, read_masks
+from .images import SUFFIXES, ImageError, read_class_masks, read_image, read_mask
 from .labels import Labels
 
 _ONLY_RASTERS = rasters.SUFFIXES - SUFFIXES
@@ -161,7 +161,7 @@ def read_ids(pairs: Pairs, index: int) -> np.ndarray:
     """
     mask_file = pairs.masks[index]
     if pairs.labels.multilabel:
-        return read_masks(mask_file, len(pairs.labels))
+        return read_class_masks(mask_file, len(pairs.labels))
     return _translate(read_mask(mask_file), mask_file, pairs.ids)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..data.dataset import SegmentationDataset
-from ..data.images import encode_masks
+from ..data.images import encode_class_masks
 from ..inference import draw
 from ..inference.scores import SegmentationModel, class_ids
 from ..meta import IGNORE, Preprocess
@@ -118,7 +118,7 @@ def prediction_saver(dataset: SegmentationDataset, folder: Path) -> Callable[[in
     def save(index: int, class_ids: Tensor) -> None:
         mask = class_ids.numpy()
         if mask.ndim == 3:
-            write_atomically(paths[index], encode_masks(mask))
+            write_atomically(paths[index], encode_class_masks(mask))
             return
         rendered = Image.fromarray(official[mask]) if official.size else draw.indexed(mask, dataset.labels)
         buffer = BytesIO()
@@ -171,16 +171,28 @@ def worst_and_best(
 
 
 def errors_shown(pixels: np.ndarray, ground_truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8: the image in pale gray, wrong pixels in red, and ignored ones in black."""
+    """(H, W, 3) uint8: the image in pale gray, wrong pixels in red, and ignored ones in black.
+
+    Of (K, H, W) masks, a pixel is wrong if it is in any class, and ignored if it is in all.
+    """
     pale = np.repeat(160 + pixels.mean(axis=2, keepdims=True) * (95 / 255), 3, axis=2).astype(np.uint8)
-    pale[(ground_truth != prediction) & (ground_truth != IGNORE)] = (205, 30, 30)
-    pale[ground_truth == IGNORE] = 0
+    ignored = ground_truth == IGNORE
+    wrong = (ground_truth != prediction) & ~ignored
+    pale[wrong if wrong.ndim == 2 else wrong.any(axis=0)] = (205, 30, 30)
+    pale[ignored if ignored.ndim == 2 else ignored.all(axis=0)] = 0
     return pale
 
 
 def confusions_of(ground_truth: np.ndarray, prediction: np.ndarray, names: Sequence[str], most: int = 3) -> tuple[str, ...]:
-    """The most frequent errors of an image, "car as road 4.2 %" of its pixels that count."""
+    """The most frequent errors of an image, "car as road 4.2 %" of its pixels that count; of multi-label "car missed 4.2 %"."""
     counted = ground_truth != IGNORE
+    if counted.ndim == 3:
+        wrong = [
+            (((truth != own) & (truth == value)).sum() / max(known.sum(), 1), f"{name} {what}")
+            for name, truth, own, known in zip(names, ground_truth, prediction, counted, strict=True)
+            for value, what in ((1, "missed"), (0, "wrongly found"))
+        ]
+        return tuple(f"{text} {part:.1%}" for part, text in sorted(wrong, key=lambda each: -each[0])[:most] if part)
     pairs = ground_truth[counted].astype(np.int64) * len(names) + prediction[counted]
     counts = np.bincount(pairs, minlength=len(names) ** 2).reshape(len(names), -1)
     wrong = counts * (1 - np.eye(len(names), dtype=np.int64))

@@ -12,7 +12,7 @@ NEARLY = 1e-7
 
 @dataclass(frozen=True)
 class Decision:
-    """How the classes of a pixel follow from its scores; the only place that tells one class a pixel from several."""
+    """The rule by which the classes of a pixel follow from its scores: the only place that tells one class a pixel from several."""
 
     multilabel: bool = False
     """Whether a pixel may be of several classes or none: each class is then decided for itself, by its sigmoid."""
@@ -40,7 +40,8 @@ class Decision:
         least = self.threshold if isinstance(self.threshold, tuple) else (0.5, self.threshold)
         if scores.shape[1] != len(least):
             raise ValueError(
-                f"threshold is {self.threshold}, which is for {len(least)} classes, and there are {scores.shape[1]}; set it to None"
+                f"threshold is {self.threshold}, which is for {'two' if len(least) == 2 else len(least)} classes, and there are "
+                f"{scores.shape[1]}; set it to None"
             )
         return scores - scores.new_tensor([math.log(t / (1 - t)) for t in least]).view(1, -1, 1, 1)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..data.images import encode_masks
+from ..data.images import encode_class_masks
 from ..meta import IGNORE, Labels
 from ..storage.files import write_atomically
 from . import draw
@@ -107,7 +107,7 @@ class Prediction:
     def save(self, path: str | PathLike[str]) -> None:
         """Write the mask, whole or not at all, as an indexed image of the class ids with the colors of the classes.
 
-        Masks of multi-label are a TIFF file with a page a class, as `pspnet_zoo.data.images.encode_masks` makes it.
+        Masks of multi-label are a TIFF file with a page a class, as `pspnet_zoo.data.images.encode_class_masks` makes it.
 
         Raises:
             ValueError: If the path does not end in .png, which keeps the ids exact; or for multi-label, in .tif.
@@ -118,7 +118,7 @@ class Prediction:
             raise ValueError(f"'{path}' does not end in .tif; masks of several classes a pixel are a TIFF file with a page a class")
         if not is_multilabel and path.suffix.lower() != ".png":
             raise ValueError(f"'{path}' does not end in .png; other formats would change the class ids")
-        write_atomically(path, encode_masks(self.mask) if is_multilabel else self.png())
+        write_atomically(path, encode_class_masks(self.mask) if is_multilabel else self.png())
 
     def png(self) -> bytes:
         """The mask as a PNG file.

@@ -149,7 +149,7 @@ def confidences(scores: Tensor, ids: Tensor) -> Tensor:
 
 
 def decision_of(model: SegmentationModel) -> Decision:
-    """How the classes follow from the scores of a model."""
+    """The rule by which the classes follow from the scores of a model."""
     return Decision(getattr(model, "multilabel", False), getattr(model, "threshold", None))
 
 

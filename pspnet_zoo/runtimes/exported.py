@@ -113,7 +113,7 @@ class Exported:
 
     @property
     def decision(self) -> Decision:
-        """How the classes follow from the scores."""
+        """The rule by which the classes follow from the scores."""
         return Decision(self.multilabel, self.threshold)
 
 
