@@ -154,6 +154,55 @@ def test_what_is_of_one_class_a_pixel_is_refused(run, model, circles, tmp_path, 
     assert not (tmp_path / "net").exists()
 
 
+def annotations(folder):
+    """A COCO source: two squares of different classes that overlap, one of a category that is not defined, and another image."""
+    (folder / "images").mkdir(parents=True)
+    for name in ("a", "b"):
+        Image.new("RGB", (40, 30)).save(folder / "images" / f"{name}.png")
+
+    def square(image, category, left, right):
+        ring = [left, 5, right, 5, right, 25, left, 25]
+        return {"image_id": image, "category_id": category, "segmentation": [ring], "iscrowd": 0}
+
+    objects = [square(1, 1, 5, 20), square(1, 2, 15, 30), square(1, 9, 25, 38), square(2, 2, 0, 10)]
+    values = {
+        "images": [{"id": i, "file_name": f"{name}.png", "width": 40, "height": 30} for i, name in enumerate("ab", 1)],
+        "categories": [{"id": 1, "name": "tree"}, {"id": 2, "name": "road"}],
+        "annotations": [{"id": i, **each} for i, each in enumerate(objects)],
+    }
+    (folder / "annotations.json").write_text(json.dumps(values))
+    return folder
+
+
+def test_import_keeps_objects_that_overlap(run, tmp_path):
+    source, output = annotations(tmp_path / "source"), tmp_path / "data"
+    code, text, err = run("data", "import", source, "-o", output, "--multilabel", "--split", 0.5, 0.5)
+    assert code == 2 and "category" in err  # of the object that has none
+    assert json.loads((output / "classes.json").read_text())["names"] == ["tree", "road"]
+    masks = read_class_masks(next(output.glob("*/masks/a.tif")), 2)
+    tree, road, unknown = (np.zeros((30, 40), bool) for _ in range(3))
+    tree[5:25, 5:20], road[5:25, 15:30], unknown[5:25, 25:38] = True, True, True
+    assert np.array_equal(masks[0] == 1, tree) and np.array_equal(masks[1] == 1, road)
+    assert np.array_equal(masks[0] == 255, unknown) and np.array_equal(masks[1] == 255, unknown & ~road)
+    assert "covered" not in text and (output / "contact_sheet.png").exists()
+    assert open_dataset("folder", output, "val").labels.multilabel
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--priority", "first"], "--priority decides which of several objects a pixel is of"),
+        (["--background", "sky"], "what nobody drew is of no class; leave out --background"),
+        (["--classes", "{classes}"], '--multilabel goes with a --classes file that has "multilabel": true'),
+    ],
+)
+def test_import_refuses_what_contradicts_multilabel(run, tmp_path, options, message):
+    (tmp_path / "classes.json").write_text(json.dumps({"names": ["tree", "road"]}))
+    options = [option.format(classes=tmp_path / "classes.json") for option in options]
+    code, _, err = run("data", "import", annotations(tmp_path / "source"), "-o", tmp_path / "data", "--multilabel", *options)
+    assert code == 2 and message in " ".join(err.split()) and not (tmp_path / "data").exists()
+
+
 def test_a_prediction_shows_overlapping_colors(multilabel_net):
     prediction = Predictor(multilabel_net)(np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8))
     object.__setattr__(prediction, "mask", np.zeros((3, 32, 48), bool))
