@@ -189,21 +189,13 @@ def predict(
     from ..streams.pipeline import WORKERS
 
     tiles = {"tile": tile, "overlap": overlap, "blend": blend}
-    look = {k: v for k, v in (("overlay_bands", (overlay_bands or "").split(",")), ("stretch", stretch)) if v and v != [""]}
+    bands: Any = overlay_bands.split(",") if overlay_bands else None
+    look: dict[str, Any] = {k: v for k, v in (("overlay_bands", bands), ("stretch", stretch)) if v is not None}
     predictor = Predictor(model, precision=precision, **tiles, **look)
     planned = jobs = with_class_masks(jobs, masks) if predictor.labels.multilabel else jobs
     options = {key: value for key, value in {"precision": precision, **tiles}.items() if value is not None}
-    sink = ResultSink(
-        model,
-        model_digest(predictor),
-        alpha,
-        options,
-        VideoOptions(every, smooth, masks),
-        look,
-        cog,
-        confidence,
-        predictor.labels.multilabel,
-    )
+    kinds = {"cloud_optimized": cog, "confidence": confidence, "multilabel": predictor.labels.multilabel}
+    sink = ResultSink(model, model_digest(predictor), alpha, options, VideoOptions(every, smooth, masks), look, **kinds)
     output.mkdir(parents=True, exist_ok=True)
     writer = nullcontext() if report is None else ReportWriter(report, predictor.labels.names, video=has_videos)
     try:

@@ -336,7 +336,7 @@ class _Gdal:
         if self.alpha in indexes:  # read as a band, it says nothing of the others
             return np.ones((len(indexes), region.height, region.width), bool)
         with self._env:
-            return self._file.read_class_masks([i + 1 for i in indexes], window=self._place(region)) > 0
+            return self._file.read_masks([i + 1 for i in indexes], window=self._place(region)) > 0
 
     def _place(self, region: Region) -> Any:
         return self._window(region.left, region.top, region.width, region.height)
