@@ -96,7 +96,7 @@ def check_dataset(
         for index, image_file in enumerate(pairs.images):
             try:
                 if pairs.masks:
-                    image, mask = read_pair(pairs, index)
+                    image, mask = read_pair(image_file, pairs.masks[index], pairs.labels, pairs.ids, pairs.preprocess)
                     contents[each].add(mask)
                 else:
                     image = read_image(image_file)

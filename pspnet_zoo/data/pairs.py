@@ -51,15 +51,14 @@ class PairedFiles(Dataset):
     def __init__(self, pairs: Pairs) -> None:
         for image, mask in zip(pairs.images, pairs.masks, strict=bool(pairs.masks)):
             _require_mask(image, mask)
-        self.images, self.masks, self.labels, self.preprocess = pairs.images, pairs.masks, pairs.labels, pairs.preprocess
-        self._pairs = pairs
+        self.images, self.masks, self.labels, self._ids = pairs.images, pairs.masks, pairs.labels, pairs.ids
+        self.preprocess = pairs.preprocess
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        self._mask_file(index)
-        image, mask = read_pair(self._pairs, index)
+        image, mask = read_pair(self.images[index], self._mask_file(index), self.labels, self._ids, self.preprocess)
         return tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)), tv_tensors.Mask(torch.from_numpy(mask))
 
     def window_size(self, index: int) -> tuple[int, int] | None:
@@ -81,11 +80,11 @@ class PairedFiles(Dataset):
             pixels, valid = raster.filled(fill, region)
             size = raster.shape[1:]
         if self.labels.multilabel:
-            whole = read_ids(self._pairs, index)
+            whole = read_ids(mask_file, self.labels, self._ids)
             _require_size(whole.shape[-2:], mask_file, size)
             ids = whole[:, region.top : region.top + region.height, region.left : region.left + region.width]
         else:
-            ids = _translate(_read_mask_window(mask_file, region, size), mask_file, self._pairs.ids)
+            ids = _translate(_read_mask_window(mask_file, region, size), mask_file, self._ids)
         ids = np.where(valid.any(axis=0), ids, np.uint8(IGNORE))
         return tv_tensors.Image(torch.from_numpy(pixels)), tv_tensors.Mask(torch.from_numpy(ids))
 
@@ -103,8 +102,7 @@ class PairedFiles(Dataset):
 
     def mask(self, index: int) -> tv_tensors.Mask:
         """The second of an item, without reading the image."""
-        self._mask_file(index)
-        return tv_tensors.Mask(torch.from_numpy(read_ids(self._pairs, index)))
+        return tv_tensors.Mask(torch.from_numpy(read_ids(self._mask_file(index), self.labels, self._ids)))
 
     def _mask_file(self, index: int) -> Path:
         if not self.masks:
@@ -112,16 +110,17 @@ class PairedFiles(Dataset):
         return self.masks[index]
 
 
-def read_pair(pairs: Pairs, index: int) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(
+    image_file: Path, mask_file: Path, labels: Labels, ids: Mapping[int, int], preprocess: Preprocess | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, 3) uint8 RGB or (H, W, bands), and the mask as `read_ids` reads it, 255 where there is no data.
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ImageError: If a file is unreadable, the sizes differ, or the mask holds an id that is not in the dataset.
+        ImageError: If a file is unreadable, the sizes differ, or the mask holds an id that is not in `ids`.
     """
-    image_file, mask_file = pairs.images[index], pairs.masks[index]
     _require_mask(image_file, mask_file)
-    (image, known), mask = _read_pixels(image_file, pairs.preprocess), read_ids(pairs, index)
+    (image, known), mask = _read_pixels(image_file, preprocess), read_ids(mask_file, labels, ids)
     _require_size(mask.shape[-2:], mask_file, image.shape[:2])
     return image, mask if known is None else np.where(known, mask, np.uint8(IGNORE))
 
@@ -153,16 +152,15 @@ def _require_size(mask: tuple[int, ...], mask_file: Path, image: tuple[int, ...]
         raise ImageError(f"'{mask_file}' is {mask[1]}x{mask[0]}, its image is {image[1]}x{image[0]}; they must be of one size")
 
 
-def read_ids(pairs: Pairs, index: int) -> np.ndarray:
-    """(H, W) uint8 class ids of a mask, translated by `Pairs.ids`; of multi-label, (classes, H, W) of 0, 1 and 255.
+def read_ids(mask_file: Path, labels: Labels, ids: Mapping[int, int]) -> np.ndarray:
+    """(H, W) uint8 class ids of a mask, translated by `ids`; of multi-label, (classes, H, W) of 0, 1 and 255.
 
     Raises:
-        ImageError: If the file is unreadable, or holds an id that is not in the dataset.
+        ImageError: If the file is unreadable, or holds an id that is not in `ids`.
     """
-    mask_file = pairs.masks[index]
-    if pairs.labels.multilabel:
-        return read_class_masks(mask_file, len(pairs.labels))
-    return _translate(read_mask(mask_file), mask_file, pairs.ids)
+    if labels.multilabel:
+        return read_class_masks(mask_file, len(labels))
+    return _translate(read_mask(mask_file), mask_file, ids)
 
 
 def _translate(mask: np.ndarray, mask_file: Path, ids: Mapping[int, int]) -> np.ndarray:
