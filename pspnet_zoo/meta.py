@@ -28,6 +28,8 @@ class Labels:
     """Class ids of each category, by name; evaluation measures categories too. Not stored with weights."""
     official_ids: Sequence[int] = field(default=(), compare=False, repr=False)
     """Ids of the classes on an evaluation server, where they differ. Not stored with weights."""
+    multilabel: bool = False
+    """Whether a pixel may be of several of the classes, or of none. Networks state it in their config."""
 
     def __post_init__(self) -> None:
         names = tuple(self.names)

@@ -1,5 +1,6 @@
 """Small real data and networks that the tests share."""
 
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,8 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-from pspnet_zoo import PSPNet
+from pspnet_zoo import Labels, PSPNet
+from pspnet_zoo.data.images import encode_class_masks
 from pspnet_zoo.data.labels import CAMVID
 
 settings.register_profile("same", derandomize=True, database=None, deadline=None, max_examples=60)
@@ -61,6 +63,34 @@ def camvid(tmp_path) -> Path:
             Image.fromarray(frame).save(root / split / f"{i:03}.png")
             Image.fromarray(mask).save(root / f"{split}annot" / f"{i:03}.png")
     return root
+
+
+@pytest.fixture
+def circles(tmp_path) -> Path:
+    """The folder layout with several classes a pixel: circles of three colors that overlap, and an ignored corner."""
+    random, root = np.random.default_rng(0), tmp_path / "circles"
+    rows, columns = np.mgrid[:64, :64]
+    for split, count in (("train", 14), ("val", 6)):
+        for folder in ("images", "masks"):
+            (root / split / folder).mkdir(parents=True)
+        for i in range(count):
+            places = random.uniform((14, 14, 9), (50, 50, 17), (3, 3))
+            masks = np.stack([(rows - y) ** 2 + (columns - x) ** 2 < r * r for y, x, r in places]).astype(np.uint8)
+            image = 30 + 180 * masks.transpose(1, 2, 0) + random.normal(0, 8, (64, 64, 3))
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(root / split / "images" / f"{split}{i:02}.png")
+            masks[0, :4, :4], masks[1:, :2, :6] = 255, 255
+            (root / split / "masks" / f"{split}{i:02}.tif").write_bytes(encode_class_masks(masks))
+    classes = {"names": ["red", "green", "blue"], "colors": [[255, 0, 0], [0, 255, 0], [0, 0, 255]], "multilabel": True}
+    (root / "classes.json").write_text(json.dumps(classes))
+    return root
+
+
+@pytest.fixture
+def multilabel_net() -> PSPNet:
+    """A tiny multi-label PSPNet for `circles`, in training mode."""
+    network = PSPNet("test_efficientnet", None, classes=3, psp_out_channels=16, aux_head=True, multilabel=True)
+    network.labels = Labels(("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), multilabel=True)
+    return network
 
 
 @pytest.fixture

@@ -147,6 +147,18 @@ def test_the_commands_of_other_bands_work_on_the_dataset_of_their_page(name, tmp
 
 
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_the_commands_of_several_classes_a_pixel_work_on_the_dataset_of_their_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "how-to" / "several-classes-a-pixel.md"
+    exec(compile(blocks(page, "python")[0], page.name, "exec"), {"__name__": "__main__"})
+    for command in re.findall("^pspnet-zoo (.+)$", "\n".join(blocks(page, "sh")), re.MULTILINE):
+        shorter = ["--iterations", "2", "--batch-size", "2", "--cpu", "--log", "none"] if command.startswith("train") else []
+        result = CliRunner().invoke(app, [*shlex.split(command.replace("pspnet_r18", "pspnet_test_resnet")), *shorter])
+        assert result.exit_code == 0, (command, result.output)
+    assert Path("out/0_mask.tif").exists() and Path("out/0.json").exists()
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_the_commands_of_teaching_work_with_stand_ins(cityscapes, tmp_path, monkeypatch):
     """Small untrained networks in place of the teachers and the student's encoder, few steps."""
     monkeypatch.chdir(tmp_path)

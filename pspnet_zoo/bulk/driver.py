@@ -275,6 +275,7 @@ def pack_model(
     """
     predictor = Predictor(model, tile=tile, overlap=overlap, blend=blend)
     predictor.require_photos("Bulk work")
+    predictor.require_one_class("Bulk work")
     digest = model_digest(predictor)
     if isinstance(predictor.runtime, ExportedRuntime):
         return {path.name: path.read_bytes() for path in files_of(predictor.runtime.path)}, digest

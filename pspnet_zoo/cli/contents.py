@@ -47,5 +47,5 @@ def _fractions_table(contents: "dict[str, SplitContents]") -> "Table":
     for name in next(iter(contents.values())).labels.names:
         table.add_row(escape(name), *(f"{s[name]:.2%}" if s else "-" for s in class_fractions))
     table.add_section()
-    table.add_row("ignored, of all", *(f"{c.ignored:.2%}" if c.pixels.any() else "-" for c in contents.values()))
+    table.add_row("ignored, of all", *(f"{c.ignored:.2%}" if (c.pixels + c.counted).any() else "-" for c in contents.values()))
     return table

@@ -50,7 +50,8 @@ def evaluate(
         bool,
         typer.Option(
             "--tune-threshold",
-            help="First choose the threshold of a two-class network with the best Dice on val, and store it in its folder.",
+            help="First choose the threshold of a two-class network, or those of the classes of a multi-label one, with the best "
+            "Dice on val, and store them in its folder.",
         ),
     ] = False,
     precision: PrecisionOption = None,
@@ -156,7 +157,12 @@ def _tune(network: Any, folder: Path, images: Any, protocol: str, bar: "Progress
         found = tune_threshold(network, images, PROTOCOLS[protocol], progress=lambda done: bar.update(task, completed=done))
     network.network.threshold = found.threshold
     update_config(folder, threshold=found.threshold)
-    say(f"Threshold {found.threshold:g}: Dice {found.dice:.4f}, and {found.dice_of_half:.4f} at 0.5; stored in {folder}")
+    if isinstance(found.threshold, tuple):
+        each = ", ".join(f"{name} {value:g}" for name, value in zip(images.labels.names, found.threshold, strict=True))
+        what = f"Thresholds {each}: mean Dice"
+    else:
+        what = f"Threshold {found.threshold:g}: Dice"
+    say(f"{what} {found.dice:.4f}, and {found.dice_of_half:.4f} at 0.5; stored in {folder}")
 
 
 def _table(result: "Evaluation") -> "Table":

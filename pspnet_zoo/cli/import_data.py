@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .contents import show_contents
-from .terminal import progress_bar, say
+from .terminal import progress_bar, refuse_idle, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +64,10 @@ def import_data(
             rich_help_panel=_CLASSES,
         ),
     ] = "last",
+    multilabel: Annotated[
+        bool,
+        typer.Option("--multilabel", help="Keep all objects that overlap: several classes a pixel.", rich_help_panel=_CLASSES),
+    ] = False,
     split: Annotated[
         tuple[float, float] | None,
         typer.Option(metavar="TRAIN VAL", help="Parts of the images, such as 0.8 0.2.", rich_help_panel=_SPLITS),
@@ -100,12 +104,14 @@ def import_data(
     wanted = {path.stem: list_of_stems(path) for path in sorted(lists.glob("*.txt"))} if lists else None
     if lists and not wanted:
         raise FileNotFoundError(f"No lists such as train.txt and val.txt in '{lists}'")
-    options = WriteOptions(priority, link, split, group_by, wanted, folds)
+    if multilabel:
+        refuse_idle("decides which of several objects a pixel is of, and --multilabel keeps all; leave one of them out", "priority")
+    options = WriteOptions(priority, link, split, group_by, wanted, multilabel, folds)
     stated = MaskOptions(masks, colors, tuple(name.strip() for name in names.split(",")) if names else (), field=class_field)
     with progress_bar() as bar:
         task = bar.add_task("importing", total=None)
         read = read_source(_local(source), kind, images=images, masks=stated)
-        made, table = resolve_classes(read, chosen, background, ignore_undrawn)
+        made, table = resolve_classes(read, chosen, background, ignore_undrawn, multilabel)
         written = write_dataset(
             read, output, made, table, options, lambda done, total: bar.update(task, completed=done, total=total)
         )

@@ -165,7 +165,7 @@ def predict(
     Images that cannot be read are reported, the others are segmented, and the exit code is 2.
     """
     check_name(model)
-    from ..results.jobs import VideoOptions, plan_jobs
+    from ..results.jobs import VideoOptions, plan_jobs, with_class_masks
     from ..results.report import ReportWriter, check_report
 
     if masks_only:
@@ -184,17 +184,18 @@ def predict(
         found, output, masks_only=masks_only, tiles=tile is not None, confidence=confidence, kind=kind, fail=totals.fail
     )
     has_videos = _check_jobs(jobs, masks_only, masks, confidence)
-    planned = jobs
     from ..inference.predictor import Predictor
     from ..results.sink import ResultSink, model_digest
     from ..streams.pipeline import WORKERS
 
     tiles = {"tile": tile, "overlap": overlap, "blend": blend}
-    look = {"overlay_bands": overlay_bands.split(",") if overlay_bands else None, "stretch": stretch}
+    bands: Any = overlay_bands.split(",") if overlay_bands else None
+    look: dict[str, Any] = {k: v for k, v in (("overlay_bands", bands), ("stretch", stretch)) if v is not None}
     predictor = Predictor(model, precision=precision, **tiles, **look)
+    planned = jobs = with_class_masks(jobs, masks) if predictor.labels.multilabel else jobs
     options = {key: value for key, value in {"precision": precision, **tiles}.items() if value is not None}
-    look = {key: value for key, value in look.items() if value is not None}
-    sink = ResultSink(model, model_digest(predictor), alpha, options, VideoOptions(every, smooth, masks), look, cog, confidence)
+    kinds = {"cloud_optimized": cog, "confidence": confidence, "multilabel": predictor.labels.multilabel}
+    sink = ResultSink(model, model_digest(predictor), alpha, options, VideoOptions(every, smooth, masks), look, **kinds)
     output.mkdir(parents=True, exist_ok=True)
     writer = nullcontext() if report is None else ReportWriter(report, predictor.labels.names, video=has_videos)
     try:

@@ -56,7 +56,9 @@ def serve(
     def load() -> "Predictor":
         from ..inference.predictor import Predictor
 
-        return Predictor(model, device=device, precision=precision, threads=threads)
+        predictor = Predictor(model, device=device, precision=precision, threads=threads)
+        predictor.require_one_class("The server")
+        return predictor
 
     listener = listen(host, port)
     host, port = listener.getsockname()[:2]

@@ -256,7 +256,7 @@ class StartOptions:
         from ..factory import create, load
 
         torch.manual_seed(seed)  # the first weights of what is not pretrained
-        options: dict[str, Any] = {"classes": len(labels)}
+        options: dict[str, Any] = {"classes": len(labels), "multilabel": labels.multilabel}
         if self.output_stride is not None:
             options["encoder_output_stride"] = self.output_stride
         if self.drop_path_rate is not None:

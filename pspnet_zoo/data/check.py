@@ -24,20 +24,41 @@ class SplitContents:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """Number of images of each (width, height)."""
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(IGNORE + 1, np.int64))
-    """(256,) int64: the number of pixels of each class id; of 255, the ignored ones."""
+    """(256,) int64: the number of pixels of each class id; of 255, the ignored ones. Of multi-label, 255 are those of any class."""
+    counted: np.ndarray = field(default_factory=lambda: np.zeros(IGNORE + 1, np.int64))
+    """(256,) int64: the number of pixels of which it is known whether they are of the class id."""
+
+    def add(self, mask: np.ndarray) -> None:
+        """Count the pixels of a mask, (H, W) or (classes, H, W)."""
+        pixels, counted = count_pixels(mask)
+        self.pixels += pixels
+        self.counted += counted
 
     @property
     def class_fractions(self) -> dict[str, float] | None:
         """The fraction of the pixels that count, 0 to 1, of each class; None if no pixel counts."""
-        counts = self.pixels[: len(self.labels)]
-        if not counts.any():
+        counts, counted = self.pixels[: len(self.labels)], self.counted[: len(self.labels)]
+        if not counted.any():
             return None
-        return dict(zip(self.labels.names, (counts / counts.sum()).tolist(), strict=True))
+        return dict(zip(self.labels.names, (counts / counted.clip(1)).tolist(), strict=True))
 
     @property
     def ignored(self) -> float:
         """The fraction of all pixels, 0 to 1."""
-        return float(self.pixels[IGNORE] / max(self.pixels.sum(), 1))
+        ignored, counted = self.pixels[IGNORE], self.counted
+        known = counted[: len(self.labels)].sum() if self.labels.multilabel else counted[0]
+        return float(ignored / max(ignored + known, 1))
+
+
+def count_pixels(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of `SplitContents.pixels` and `SplitContents.counted` of a mask, (H, W) or (classes, H, W)."""
+    if mask.ndim == 2:
+        pixels = np.bincount(mask.ravel(), minlength=IGNORE + 1)
+        return pixels, np.full(IGNORE + 1, pixels[:IGNORE].sum())
+    pixels, counted = np.zeros((2, IGNORE + 1), np.int64)
+    pixels[: len(mask)], counted[: len(mask)] = (mask == 1).sum((1, 2)), (mask != IGNORE).sum((1, 2))
+    pixels[IGNORE] = mask.size - counted.sum()
+    return pixels, counted
 
 
 def check_dataset(
@@ -75,8 +96,8 @@ def check_dataset(
         for index, image_file in enumerate(pairs.images):
             try:
                 if pairs.masks:
-                    image, mask = read_pair(image_file, pairs.masks[index], pairs.ids, pairs.preprocess)
-                    contents[each].pixels += np.bincount(mask.ravel(), minlength=IGNORE + 1)
+                    image, mask = read_pair(image_file, pairs.masks[index], pairs.labels, pairs.ids, pairs.preprocess)
+                    contents[each].add(mask)
                 else:
                     image = read_image(image_file)
                 contents[each].sizes[image.shape[1], image.shape[0]] += 1
@@ -98,10 +119,10 @@ def doubts(contents: dict[str, SplitContents], split: str | None = None) -> list
     found = []
     if split is None and "train" in contents and "val" not in contents:
         found.append("There is no val split to evaluate on; make one, or train with --evaluate-every 0")
-    counted = [each for each in contents.values() if each.pixels.any()]
+    counted = [each for each in contents.values() if (each.pixels + each.counted).any()]
     if counted:
-        names, pixels = counted[0].labels.names, sum((each.pixels for each in counted), np.zeros(IGNORE + 1, np.int64))
-        found += filter(None, [_only_ignored_beside_the_first(names, pixels) or _missing(names, pixels)])
+        labels, pixels = counted[0].labels, sum((each.pixels for each in counted), np.zeros(IGNORE + 1, np.int64))
+        found += filter(None, [_only_ignored_beside_the_first(labels, pixels) or _missing(labels.names, pixels)])
     return found
 
 
@@ -121,14 +142,15 @@ def mask_doubts(dataset: SegmentationDataset, most: int = 64) -> tuple[str | Non
     pixels = np.zeros(IGNORE + 1, np.int64)
     chosen = sorted({round(i) for i in np.linspace(0, len(dataset) - 1, min(most, len(dataset)))})
     for index in chosen:
-        pixels += np.bincount(dataset.mask(index).numpy().ravel(), minlength=IGNORE + 1)
-    error = _only_ignored_beside_the_first(dataset.labels.names, pixels)
+        pixels += count_pixels(dataset.mask(index).numpy())[0]
+    error = _only_ignored_beside_the_first(dataset.labels, pixels)
     missing = _missing(dataset.labels.names, pixels) if len(chosen) == len(dataset) else None
     return error, [missing] if missing and not error else []
 
 
-def _only_ignored_beside_the_first(names: Sequence[str], pixels: np.ndarray) -> str | None:
-    if not (pixels[0] and pixels[IGNORE] and pixels.sum() == pixels[0] + pixels[IGNORE] and len(names) > 1):
+def _only_ignored_beside_the_first(labels: Labels, pixels: np.ndarray) -> str | None:
+    names = labels.names
+    if labels.multilabel or not (pixels[0] and pixels[IGNORE] and pixels.sum() == pixels[0] + pixels[IGNORE] and len(names) > 1):
         return None
     return f"The masks hold nothing but 0, which is '{names[0]}', and 255, which is ignored. If 255 is '{names[1]}', write 1"
 

@@ -37,7 +37,7 @@ class SegmentationDataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        """(3, H, W) uint8 RGB and (H, W) uint8 class ids, 255 where ignored."""
+        """(3, H, W) uint8 RGB and (H, W) uint8 class ids, 255 where ignored; or (classes, H, W) of 0, 1 and 255 of multi-label."""
         ...
 
     def mask(self, index: int) -> tv_tensors.Mask:
@@ -51,6 +51,7 @@ class CheckedDataset(Dataset):
     Args:
         dataset: Its items are (image, mask) or {"image": ..., "mask": ...}, as albumentations gives them. An image is a uint8
             tensor (C, H, W), a uint8 array (H, W, C) or a PIL image; a mask is (H, W) or (1, H, W) class ids, 255 where ignored.
+            Where the labels are `multilabel`, it is (classes, H, W), 1 or True where a pixel is of the class, 255 where ignored.
             Where the dataset has a `preprocess`, images are of any type and as many channels as it states. A
             `torch.utils.data.Subset` has the labels and file names of the dataset that it is a part of.
         labels: Used where the dataset has none.
@@ -85,7 +86,7 @@ class CheckedDataset(Dataset):
         return len(self._chosen)
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        """(C, H, W), uint8 unless the dataset has a `preprocess`, and (H, W) uint8 class ids, 255 where ignored."""
+        """(C, H, W), uint8 unless the dataset has a `preprocess`; and (H, W) uint8 class ids, or (classes, H, W) of multi-label."""
         try:
             item = self.dataset[index]
         except StopIteration:  # a loader would take it for the end of the run
@@ -94,7 +95,7 @@ class CheckedDataset(Dataset):
             ) from None
         image, mask = _pair(item, self.images[index])
         image, mask = self._image(image, index), self._ids(mask, index)
-        if image.shape[-2:] != mask.shape:
+        if image.shape[-2:] != mask.shape[-2:]:
             raise ValueError(
                 f"{self._name(index)}: the image is {image.shape[-1]}x{image.shape[-2]} pixels and the mask "
                 f"{mask.shape[-1]}x{mask.shape[-2]}; they must be of one size"
@@ -139,6 +140,8 @@ class CheckedDataset(Dataset):
 
     def _ids(self, mask: Any, index: int) -> tv_tensors.Mask:
         ids = torch.as_tensor(np.array(mask) if isinstance(mask, Image.Image) else mask)
+        if self.labels.multilabel:
+            return self._checked_masks(ids, index)
         if ids.ndim == 3 and ids.shape[0] == 1:
             ids = ids[0]
         if ids.ndim != 2 or ids.is_floating_point():
@@ -150,6 +153,20 @@ class CheckedDataset(Dataset):
                 f"{len(self.labels)} classes, 0 to {len(self.labels) - 1}, and {IGNORE} for ignored pixels"
             )
         return tv_tensors.Mask(ids.to(torch.uint8))
+
+    def _checked_masks(self, masks: Tensor, index: int) -> tv_tensors.Mask:
+        classes = len(self.labels)
+        if masks.ndim != 3 or masks.shape[0] != classes or masks.is_floating_point():
+            raise ValueError(
+                f"{self._name(index)}: the mask is {tuple(masks.shape)} of {masks.dtype}; of multi-label labels it must be "
+                f"({classes}, H, W), 1 where a pixel is of the class"
+            )
+        if (unknown := masks[(masks != 0) & (masks != 1) & (masks != IGNORE)]).numel():
+            raise ValueError(
+                f"{self._name(index)}: the mask holds the values {unknown.unique().tolist()[:5]}; multi-label masks hold 0, 1 for "
+                f"the class, and {IGNORE} for ignored pixels"
+            )
+        return tv_tensors.Mask(masks.to(torch.uint8))
 
     def _name(self, index: int) -> str:
         return f"'{self.images[index]}'"

@@ -1,5 +1,6 @@
 """Images and masks from files of any format, as arrays. Pixels of more than 8 bits are scaled by what their type states."""
 
+import io
 import logging
 import threading
 import warnings
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """File name endings of images in a folder, lower case."""
@@ -205,6 +206,45 @@ def read_prediction(path: Path) -> np.ndarray:
         ImageError: If it is something else.
     """
     return _read_ids(path, ("L", "P", "I;16"))
+
+
+def read_class_masks(path: Path, classes: int) -> np.ndarray:
+    """Read the masks of several classes a pixel, (classes, H, W) uint8: 1 where it is of the class, 0 where not, 255 where ignored.
+
+    The file is a TIFF with a page a class, 8 bits each, as `encode_class_masks` makes it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImageError: If it is something else, or has another number of pages.
+    """
+    check_file(path)
+    try:
+        with _HEADERS, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(path, formats=["TIFF"])
+        with opened as image:
+            if (pages := getattr(image, "n_frames", 1)) != classes:
+                raise ImageError(f"'{path}' has {pages} pages; multi-label masks of {classes} classes have a page a class")
+            masks = [np.array(page) for page in ImageSequence.Iterator(image) if page.mode == "L"]
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow fails in every way on damaged files
+        raise _unreadable(path, error) from None
+    if len(masks) != classes or len({mask.shape for mask in masks}) != 1:
+        raise ImageError(f"'{path}' has pages of other sizes or types; masks are pages of one size, in 8-bit grayscale")
+    found = np.stack(masks)
+    values = np.flatnonzero(np.bincount(found.ravel(), minlength=256)).tolist()
+    if unknown := [value for value in values if value not in (0, 1, 255)]:
+        raise ImageError(f"'{path}' holds the values {unknown[:5]}; multi-label masks hold 0, 1 for the class, and 255 for ignored")
+    return found
+
+
+def encode_class_masks(masks: np.ndarray, description: str = "") -> bytes:
+    """A TIFF file of (classes, H, W) masks of 0, 1 and 255, a page a class, with a text in it if wanted."""
+    first, *rest = (Image.fromarray(mask) for mask in masks.astype(np.uint8))
+    buffer, options = io.BytesIO(), {"description": description} if description else {}
+    first.save(buffer, "TIFF", save_all=True, append_images=rest, compression="tiff_adobe_deflate", **options)
+    return buffer.getvalue()
 
 
 def _read_ids(path: Path, modes: Sequence[str]) -> np.ndarray:

@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 
 from ..meta import IGNORE, Preprocess
 from . import rasters
-from .images import SUFFIXES, ImageError, read_image, read_mask
+from .images import SUFFIXES, ImageError, read_class_masks, read_image, read_mask
 from .labels import Labels
 
 _ONLY_RASTERS = rasters.SUFFIXES - SUFFIXES
@@ -35,8 +35,9 @@ class Pairs:
 class PairedFiles(Dataset):
     """The images and masks of a split.
 
-    Items are (Image, Mask (H, W) uint8 class ids, 255 where ignored), as tv_tensors. The image is (3, H, W) uint8 RGB, or
-    (bands, H, W) of the files' own type where the dataset states its preprocessing; no-data pixels are ignored in the mask.
+    Items are (Image, Mask (H, W) uint8 class ids, 255 where ignored), as tv_tensors; of multi-label, the mask is (classes, H, W), 1
+    where a pixel is of the class. The image is (3, H, W) uint8 RGB, or (bands, H, W) of the files' own type where the dataset
+    states its preprocessing; no-data pixels are ignored in the mask.
 
     Args:
         pairs: The files; `pspnet_zoo.data.open.open_dataset` finds those of a layout.
@@ -57,7 +58,7 @@ class PairedFiles(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        image, mask = read_pair(self.images[index], self._mask_file(index), self._ids, self.preprocess)
+        image, mask = read_pair(self.images[index], self._mask_file(index), self.labels, self._ids, self.preprocess)
         return tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)), tv_tensors.Mask(torch.from_numpy(mask))
 
     def window_size(self, index: int) -> tuple[int, int] | None:
@@ -78,8 +79,13 @@ class PairedFiles(Dataset):
             fill = self.preprocess.mean_color if self.preprocess else (0,) * raster.shape[0]
             pixels, valid = raster.filled(fill, region)
             size = raster.shape[1:]
-        mask = _read_mask_window(mask_file, region, size)
-        ids = np.where(valid.any(axis=0), _translate(mask, mask_file, self._ids), np.uint8(IGNORE))
+        if self.labels.multilabel:
+            whole = read_ids(mask_file, self.labels, self._ids)
+            _require_size(whole.shape[-2:], mask_file, size)
+            ids = whole[:, region.top : region.top + region.height, region.left : region.left + region.width]
+        else:
+            ids = _translate(_read_mask_window(mask_file, region, size), mask_file, self._ids)
+        ids = np.where(valid.any(axis=0), ids, np.uint8(IGNORE))
         return tv_tensors.Image(torch.from_numpy(pixels)), tv_tensors.Mask(torch.from_numpy(ids))
 
     def _open(self, path: Path) -> rasters.Raster:
@@ -95,8 +101,8 @@ class PairedFiles(Dataset):
         return raster
 
     def mask(self, index: int) -> tv_tensors.Mask:
-        """(H, W) uint8 class ids, 255 where ignored, without reading the image."""
-        return tv_tensors.Mask(torch.from_numpy(read_ids(self._mask_file(index), self._ids)))
+        """The second of an item, without reading the image."""
+        return tv_tensors.Mask(torch.from_numpy(read_ids(self._mask_file(index), self.labels, self._ids)))
 
     def _mask_file(self, index: int) -> Path:
         if not self.masks:
@@ -105,19 +111,18 @@ class PairedFiles(Dataset):
 
 
 def read_pair(
-    image_file: Path, mask_file: Path, ids: Mapping[int, int], preprocess: Preprocess | None = None
+    image_file: Path, mask_file: Path, labels: Labels, ids: Mapping[int, int], preprocess: Preprocess | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W, 3) uint8 RGB or (H, W, bands), and (H, W) uint8 class ids translated by `ids`, 255 where there is no data.
+    """(H, W, 3) uint8 RGB or (H, W, bands), and the mask as `read_ids` reads it, 255 where there is no data.
 
     Raises:
         FileNotFoundError: If a file is missing.
         ImageError: If a file is unreadable, the sizes differ, or the mask holds an id that is not in `ids`.
     """
     _require_mask(image_file, mask_file)
-    (image, known), mask = _read_pixels(image_file, preprocess), read_mask(mask_file)
-    _require_size(mask.shape, mask_file, image.shape[:2])
-    ids_of_pixels = _translate(mask, mask_file, ids)
-    return image, ids_of_pixels if known is None else np.where(known, ids_of_pixels, np.uint8(IGNORE))
+    (image, known), mask = _read_pixels(image_file, preprocess), read_ids(mask_file, labels, ids)
+    _require_size(mask.shape[-2:], mask_file, image.shape[:2])
+    return image, mask if known is None else np.where(known, mask, np.uint8(IGNORE))
 
 
 def _read_pixels(path: Path, preprocess: Preprocess | None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -147,12 +152,14 @@ def _require_size(mask: tuple[int, ...], mask_file: Path, image: tuple[int, ...]
         raise ImageError(f"'{mask_file}' is {mask[1]}x{mask[0]}, its image is {image[1]}x{image[0]}; they must be of one size")
 
 
-def read_ids(mask_file: Path, ids: Mapping[int, int]) -> np.ndarray:
-    """(H, W) uint8 class ids of a mask, translated by `ids`.
+def read_ids(mask_file: Path, labels: Labels, ids: Mapping[int, int]) -> np.ndarray:
+    """(H, W) uint8 class ids of a mask, translated by `ids`; of multi-label, (classes, H, W) of 0, 1 and 255.
 
     Raises:
         ImageError: If the file is unreadable, or holds an id that is not in `ids`.
     """
+    if labels.multilabel:
+        return read_class_masks(mask_file, len(labels))
     return _translate(read_mask(mask_file), mask_file, ids)
 
 

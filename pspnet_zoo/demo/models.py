@@ -60,6 +60,7 @@ class Models:
             network = PSPNet.from_pretrained(fetch(found, progress=progress)) if isinstance(found, Checkpoint) else name
             predictor = Predictor(network)
             predictor.require_photos("The page")
+            predictor.require_one_class("The page")
             self._kept[name] = predictor
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)

@@ -72,7 +72,7 @@ def write_space(folder: Path, models: Sequence[str]) -> None:
     if len({path.name for path in copied.values()}) < len(copied):
         raise ValueError(f"{', '.join(copied)}: two have the same name; rename one")
     for name in copied:
-        Predictor(name)  # a model that cannot be loaded here cannot be there
+        Predictor(name).require_one_class("The page")  # a model that cannot be loaded here cannot be there
     folder.mkdir(parents=True, exist_ok=True)
     for name, path in copied.items():
         source = sources[name]

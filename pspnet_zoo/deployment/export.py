@@ -70,8 +70,9 @@ def export(
         precision: "float32"; "float16" and "bfloat16" store and compute in half the bytes, which loses some digits; "int8" needs
             `calibration`. OpenVINO's files store both as float16; this package runs the first in float32, the second in bfloat16.
         input: "float32" for (N, channels, H, W) normalised images, named "image"; "uint8" for (N, 3, H, W) RGB as it is.
-        output: "logits" for (N, classes, H, W) float32; "ids" for (N, H, W) uint8, the most probable class; "ids+confidence" for
-            its probability times 255 too, (N, H, W) uint8. Names the outputs too.
+        output: "logits" for (N, classes, H, W) float32; "ids" for (N, H, W) uint8, the most probable class, or where the network is
+            multi-label for (N, classes, H, W) uint8 of 0 and 1; "ids+confidence" for its probability times 255 too, (N, H, W)
+            uint8. Names the outputs too.
         size: For ExecuTorch, whose memory is planned: height and width of the images, in pixels.
         calibration: For int8, images like those that the file is for: a folder, files, or a dataset; at most 100 are used.
         step: Called with each step that begins.
@@ -195,6 +196,12 @@ def _specification(network: PSPNet, precision: Any, input: Any, output: Any) -> 
         raise ValueError(f"input 'uint8' is for RGB images, and this network takes {channels} channels; use input 'float32'")
     if input == "uint8" and network.image_size and network.preprocess.input_scale != 1:
         raise ValueError("This network takes one size and resizes images to it, which no graph does; use input 'float32'")
+    if network.multilabel and (precision == "int8" or output == "ids+confidence"):
+        what = "int8 is checked by" if precision == "int8" else "A confidence is of"
+        raise ValueError(
+            f"{what} the one class of each pixel, and this network is multi-label; export it in float32 or "
+            "float16, with the output 'ids', a mask a class, or 'logits'"
+        )
     activation = network.activation
     return Exported(
         input=input,
@@ -208,6 +215,7 @@ def _specification(network: PSPNet, precision: Any, input: Any, output: Any) -> 
         preprocess=network.preprocess,
         provenance=network.provenance,
         threshold=network.threshold,
+        multilabel=network.multilabel,
         versions={
             name: found for name in ("pspnet-zoo", "torch", "onnx", "openvino", "nncf", "executorch") if (found := _version(name))
         },

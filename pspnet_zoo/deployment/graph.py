@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..inference.scores import as_logits, decisive
+from ..inference.scores import as_logits
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported
 from .cubic import CubicByMatrices
@@ -45,13 +45,13 @@ class Deployed(nn.Module):
         output = self.network(x.to(self.dtype))
         logits = (output[0] if isinstance(output, tuple) else output).float()
         if self.spec.output != "logits":
-            logits = as_logits(logits, self.activation, self.classes)
+            logits = as_logits(logits, self.activation, self.classes, self.spec.multilabel)
         if self.spec.input == "uint8" and input_scale != 1:
             logits = F.interpolate(logits, size=size, mode="bilinear")
         if self.spec.output == "logits":
             return logits
-        ids = decisive(logits, self.spec.threshold).argmax(dim=1)
-        found = ids.to(torch.uint8 if self.spec.classes <= 256 else torch.int32)
+        ids = self.spec.decision(logits)
+        found = ids.to(torch.uint8 if self.spec.classes <= 256 or self.spec.multilabel else torch.int32)
         if self.spec.output == "ids":
             return found
         return found, (logits.softmax(dim=1).gather(1, ids[:, None])[:, 0] * 255).round().to(torch.uint8)

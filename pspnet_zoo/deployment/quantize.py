@@ -13,7 +13,7 @@ from torch import Tensor
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
 from ..data.pairs import list_images
-from ..inference.scores import class_scores, decisive, reads_photos
+from ..inference.scores import class_scores, reads_photos
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported, ExportedRuntime
 from .graph import RuntimeCall
@@ -89,10 +89,12 @@ class Calibration:
             ValueError: If it is below `AGREEMENT`.
         """
         files = self.files[:: max(len(self.files) // _COMPARED, 1)][:_COMPARED]
-        same, total, threshold = 0, 0, None if self.spec.output == "logits" else self.spec.threshold
+        same, total = 0, 0
         for file in files:
             images = torch.from_numpy(self.read(file))
-            found, wanted = _ids(run(images)), _ids(decisive(logits_of(network, self.spec, images), threshold))
+            logits = logits_of(network, self.spec, images)
+            found = _ids(run(images))
+            wanted = logits.argmax(dim=1) if self.spec.output == "logits" else self.spec.decision(logits)
             same, total = same + int((found == wanted).sum()), total + wanted.numel()
         fraction = same / total
         if fraction < AGREEMENT:

@@ -8,6 +8,7 @@ import json
 from os import PathLike
 from pathlib import Path
 
+from ..factory import load
 from ..model_source import Repository, parse_weights
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import KEY, Exported, Precision
@@ -50,9 +51,15 @@ def write_repository(
     target = Path(folder) / (name or _name(model))
     if target.exists():
         raise FileExistsError(f"'{target}' exists already. Delete it, or give another folder")
+    network = load(model)
+    if network.multilabel:
+        raise ValueError(
+            "A repository's model gives ids and confidence, one class a pixel, and this network is multi-label; write an ONNX file "
+            "with the output 'ids' by pspnet-zoo export, and its config.pbtxt yourself"
+        )
     with replacing(target) as draft:
         file = draft / "1" / "model.onnx"
-        export(model, file, precision=precision, input="uint8", output="ids+confidence", step=step)
+        export(network, file, precision=precision, input="uint8", output="ids+confidence", step=step)
         write_atomically(draft / "config.pbtxt", configuration(target.name, OnnxRuntime(file, device="cpu").spec).encode())
     return target
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..inference.scores import as_logits, decisive
+from ..inference.scores import as_logits
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported
 from .graph import RuntimeCall, enlarged, example
@@ -35,7 +35,7 @@ def verify(
 
     Returns:
         For the metadata: sizes, and the largest difference relative to the largest logit. Of class ids: how far below the largest
-        the logits of its pixels' ids are at most, likewise.
+        the logits of its pixels' ids are at most, likewise; of multi-label, how far from its threshold a wrong one is.
 
     Raises:
         ValueError: If the file is wrong; the message says by how much.
@@ -74,7 +74,7 @@ def logits_of(network: PSPNet, spec: Exported, images: Tensor) -> Tensor:
     output: Any = network(images)
     logits = output[0] if isinstance(output, tuple) else output
     if spec.output != "logits":
-        logits = as_logits(logits, network.activation, network.classes)
+        logits = as_logits(logits, network.activation, network.classes, spec.multilabel)
     return F.interpolate(logits, size=size, mode="bilinear") if spec.input == "uint8" and logits.shape[-2:] != size else logits
 
 
@@ -83,14 +83,16 @@ def _difference(logits: Tensor, found: Any, spec: Exported) -> float:
 
     A probability differs by at most half of what its logits differ by, so a wrong confidence counts double, beyond its rounding.
     """
-    wanted = logits.shape if spec.output == "logits" else logits[:, 0].shape
+    wanted = logits.shape if spec.output == "logits" or spec.multilabel else logits[:, 0].shape
     found, confidence = found if spec.output == "ids+confidence" else (found, None)
     if found.shape != wanted or (confidence is not None and confidence.shape != wanted):
         return float("inf")
     largest = logits.abs().max().clamp(min=1e-30)
     if spec.output == "logits":
         return ((found - logits).abs().max() / largest).nan_to_num(float("inf")).item()
-    shifted = decisive(logits, spec.threshold)
+    shifted = spec.decision.shifted(logits)
+    if spec.multilabel:
+        return (shifted.abs() * (found != (shifted > 0))).max().item() / largest.item()
     worst = (shifted.amax(dim=1) - shifted.gather(1, found.long()[:, None])[:, 0]).max()
     if confidence is not None:
         probability = logits.softmax(dim=1).gather(1, found.long()[:, None])[:, 0]

@@ -61,9 +61,13 @@ def compare_reports(first: Mapping[str, Any], second: Mapping[str, Any]) -> Repo
     sums = [resampled(counts_of(report, len(names))) for report in (first, second)]
     before, after = map(measures, sums)
     changes = {name: after[name] - before[name] for name in before}
+    without: list[str] = list(_WITHOUT_INTERVAL)
+    if isinstance(first["confusion"][0][0], list):  # of multi-label the counts do not give it
+        changes.pop("pixel_accuracy")
+        without.append("pixel_accuracy")
     iou = [iou_of(s) for s in sums]
     found = [Difference(name, first[name], second[name], _pair(interval(change))) for name, change in changes.items()]
-    found += [Difference(name, first.get(name), second.get(name)) for name in _WITHOUT_INTERVAL]
+    found += [Difference(name, first.get(name), second.get(name)) for name in without]
     classes = [
         Difference(name, first["iou"][name], second["iou"][name], _pair(interval(change)))
         for name, change in zip(names, (iou[1] - iou[0]).T, strict=True)

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..inference.decision import Decision
 from ..meta import IGNORE
+from .metrics import ConfusionMatrix
 
 BINS = 15
 """Bins of the reliability curve, of equal width."""
@@ -53,28 +55,36 @@ class DetailCounts:
     Args:
         classes: Number of classes.
         images: Number of images of the dataset.
+        decision: How classes follow from scores.
     """
 
-    def __init__(self, classes: int, images: int) -> None:
+    def __init__(self, classes: int, images: int, decision: Decision = Decision()) -> None:  # noqa: B008
+        self.decision = decision
         self.images = torch.zeros(images, classes, 3, dtype=torch.int64)
         self.boundaries = torch.zeros(classes, 4, dtype=torch.int64)
         self.bins = torch.zeros(BINS, 3, dtype=torch.float64)
 
-    def update(self, index: int, confusion: Tensor, scores: Tensor, prediction: Tensor, ground_truth: Tensor) -> None:
+    def update(self, index: int, confusion: ConfusionMatrix, scores: Tensor, prediction: Tensor, ground_truth: Tensor) -> None:
         """Count an image.
 
         Args:
             index: Of the image in the dataset.
-            confusion: (classes, classes) pixels of this image, rows the ground truth.
-            scores: (classes, H, W); their softmax are the probabilities.
-            prediction: (H, W) ids.
-            ground_truth: (H, W) ids, 255 where ignored.
+            confusion: Of this image.
+            scores: (classes, H, W).
+            prediction: (H, W) ids; of multi-label, (classes, H, W) bool.
+            ground_truth: (H, W) ids, 255 where ignored; of multi-label, (classes, H, W) of 0, 1 and 255.
         """
-        self.images[index] = torch.stack([confusion.diagonal(), confusion.sum(0), confusion.sum(1)], 1)
-        self.boundaries += boundary_counts(prediction, ground_truth, len(confusion)).cpu()
+        self.images[index] = torch.stack([confusion.hits, confusion.predicted, confusion.occurring], 1)
         counted = ground_truth != IGNORE
-        probability = scores.softmax(0).gather(0, prediction[None])[0][counted].double()
-        self.bins += reliability_counts(probability, (prediction == ground_truth)[counted]).cpu()
+        probability = self.decision.probabilities(scores[None])[0]
+        if self.decision.multilabel:  # each class is a task of two
+            for own, predicted, true in zip(self.boundaries, prediction.long(), ground_truth, strict=True):
+                own += boundary_counts(predicted, true, 2)[1].cpu()
+            sure = torch.where(prediction, probability, 1 - probability)
+        else:
+            self.boundaries += boundary_counts(prediction, ground_truth, len(self.boundaries)).cpu()
+            sure = probability.gather(0, prediction[None])[0]
+        self.bins += reliability_counts(sure[counted].double(), (prediction == ground_truth)[counted]).cpu()
 
     def result(self, names: Sequence[str], sum_up: Callable[[Tensor], Tensor]) -> Details:
         """The measures; `sum_up` sums a tensor over processes."""
@@ -83,6 +93,8 @@ class DetailCounts:
         pixels, confidence, right = bins.T
         per_bin = bins[pixels > 0]
         intervals, iou = bootstrap(counts)
+        if self.decision.multilabel:  # pixels that are rightly of no class are not among the counts
+            intervals.pop("pixel_accuracy", None)
         return Details(
             boundary_f1={name: None if v != v else v for name, v in zip(names, f1.tolist(), strict=True)},
             mean_boundary_f1=f1.nanmean().item(),

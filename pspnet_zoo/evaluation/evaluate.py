@@ -18,12 +18,12 @@ from ..inference.scores import (
     SegmentationModel,
     class_ids,
     class_scores,
+    decided,
+    decision_of,
     labels_of,
-    largest,
     number_of_ids,
     protocol_for,
     stored,
-    threshold_of,
 )
 from ..meta import IGNORE, Labels
 from ..streams.pipeline import in_order
@@ -33,7 +33,8 @@ from .metrics import ConfusionMatrix
 _log = logging.getLogger(__name__)
 
 Save = Callable[[int, Tensor], None]
-"""Called with the index of an image in the dataset and its predicted (H, W) class ids, on the CPU; uint8 up to 255 classes."""
+"""Called with the index of an image in the dataset and its predicted (H, W) class ids, on the CPU; uint8 up to 255 classes. Of
+multi-label, (classes, H, W) bool."""
 
 Progress = Callable[[int], None]
 """Called after each image with the number of images that this process has done."""
@@ -58,15 +59,17 @@ class Evaluation:
     category_iou: dict[str, float | None] | None
     """IoU by category name; None where the labels have none."""
     pixel_accuracy: float
-    """Fraction of the counted pixels that is predicted correctly."""
+    """Fraction of the counted pixels that is predicted correctly; of multi-label, each class of a pixel counts."""
     mean_accuracy: float
     """Mean recall over the classes that occur."""
     loss: float
-    """Mean cross entropy over the counted pixels, in nats; of the averaged probabilities where the protocol averages."""
+    """Mean cross entropy over the counted pixels, in nats; of the averaged probabilities where the protocol averages. Of
+    multi-label, the mean binary cross entropy over the classes of the pixels."""
     images: int
     protocol: InferenceProtocol
-    confusion: list[list[int]]
-    """Numbers of pixels; a row for each class of the ground truth, a column for each predicted class."""
+    confusion: list[list[Any]]
+    """Numbers of pixels; a row for each class of the ground truth, a column for each predicted class. Of multi-label, such a
+    matrix of 2x2 for each class, in which the second row and column are of the pixels of the class."""
     image_miou: list[float | None]
     """mIoU of each image alone, to rank images; None where no pixel counts. `miou` is not their mean."""
     details: Details | None = None
@@ -110,23 +113,24 @@ def evaluate(
     """
     dataset = as_segmentation_dataset(dataset, labels_of(model), channels=len(model.preprocess.mean))
     check_classes(model, dataset.labels)
-    confusion = ConfusionMatrix(len(dataset.labels))
-    detailed = DetailCounts(len(dataset.labels), len(dataset)) if details else None
+    decision = decision_of(model)
+    confusion = ConfusionMatrix(len(dataset.labels), decision.multilabel)
+    detailed = DetailCounts(len(dataset.labels), len(dataset), decision) if details else None
     losses, image_miou = torch.zeros(2, len(dataset), dtype=torch.float64)
     pairs = in_order(lambda index: (index, *dataset[index]), _share(len(dataset)))
     for done, (index, image, ground_truth) in enumerate(pairs, start=1):
         size = (image.shape[-2], image.shape[-1])
         scores = class_scores(model, image[None], protocol)
-        ground_truth, prediction = ground_truth.to(scores.device), largest(scores, size, threshold_of(model))[0]
-        one = ConfusionMatrix(len(dataset.labels))
+        ground_truth, prediction = ground_truth.to(scores.device), decided(scores, size, decision)[0]
+        one = ConfusionMatrix(len(dataset.labels), decision.multilabel)
         one.update(prediction, ground_truth)
         confusion.counts += one.counts
         image_miou[index] = one.miou
         if scores.shape[-2:] != size:
             scores = F.interpolate(scores, size=size, mode="bilinear")
         if detailed:
-            detailed.update(index, one.counts, scores[0], prediction, ground_truth)
-        losses[index] = F.cross_entropy(scores, ground_truth[None].long(), ignore_index=IGNORE, reduction="sum").item()
+            detailed.update(index, one, scores[0], prediction, ground_truth)
+        losses[index] = _summed_loss(scores[0], ground_truth, decision.multilabel).item()
         if save:
             save(index, stored(prediction, len(dataset.labels)))
         if progress:
@@ -137,7 +141,8 @@ def evaluate(
     counted = int(confusion.counts.sum())
     if not counted:
         raise ValueError("Every pixel of the dataset is ignored; there is nothing to measure")
-    _warn_of_one_class(confusion, dataset.labels)
+    if not decision.multilabel:
+        _warn_of_one_class(confusion, dataset.labels)
     categories = dataset.labels.categories
     by_category = confusion.merged(list(categories.values())) if categories else None
     return Evaluation(
@@ -184,14 +189,28 @@ def check_classes(model: SegmentationModel, labels: Labels) -> None:
     """Refuse a dataset whose classes are not the network's.
 
     Raises:
-        ValueError: If their number, names or order differ.
+        ValueError: If their number, names or order differ, or one of both has several classes a pixel.
     """
+    if (multilabel := decision_of(model).multilabel) != labels.multilabel:
+        kinds = ("one class a pixel", "several (multi-label)")
+        raise ValueError(
+            f"The model gives {kinds[multilabel]} and the dataset has {kinds[labels.multilabel]}; use a model that was built with "
+            f"multilabel={labels.multilabel}"
+        )
     count = number_of_ids(model)
     if count != len(labels):
         raise ValueError(f"The model has {count} classes and the dataset {len(labels)}; they must be the same")
     known = labels_of(model)
     if known is not None and known.names != labels.names and (len(model.labels or ()) > 1 or known.names[1:] != labels.names[1:]):
         raise ValueError(f"The model's classes are {known.names}, the dataset's {labels.names}")
+
+
+def _summed_loss(scores: Tensor, ground_truth: Tensor, multilabel: bool) -> Tensor:
+    """The cross entropy of (C, H, W) scores, summed over the counted pixels."""
+    if not multilabel:
+        return F.cross_entropy(scores[None], ground_truth[None].long(), ignore_index=IGNORE, reduction="sum")
+    counted = ground_truth != IGNORE
+    return F.binary_cross_entropy_with_logits(scores[counted], ground_truth[counted].float(), reduction="sum")
 
 
 def _warn_of_one_class(confusion: ConfusionMatrix, labels: Labels) -> None:

@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 
 from ..data.dataset import SegmentationDataset
 from ..data.layouts.classes import DROPPED, Classes
-from ..inference.scores import SegmentationModel, as_logits, labels_of
+from ..inference.scores import SegmentationModel, as_logits, decision_of, labels_of
 from ..meta import IGNORE, Labels
 
 
@@ -24,10 +24,15 @@ class MappedNetwork:
         classes: What its classes become, by their names.
 
     Raises:
-        ValueError: If a class of the model is nowhere in `classes`, or none becomes one of them.
+        ValueError: If a class of the model is nowhere in `classes`, none becomes one of them, or it is multi-label.
     """
 
     def __init__(self, network: SegmentationModel, classes: Classes) -> None:
+        if decision_of(network).multilabel:
+            raise ValueError(
+                "A mapping sums probabilities of classes that exclude each other, and the model is multi-label; measure its own "
+                "classes, without a mapping"
+            )
         own = labels_of(network)
         if own is None:
             raise ValueError("The model has no labels, so that its classes cannot be mapped by name")
@@ -64,6 +69,8 @@ class MappedDataset:
     """
 
     def __init__(self, dataset: SegmentationDataset, classes: Classes) -> None:
+        if dataset.labels.multilabel:
+            raise ValueError("A mapping is for masks of one class a pixel, and the dataset is multi-label; leave the mapping out")
         self._dataset, self.labels = dataset, classes.labels
         self.images: Sequence[Path] = dataset.images
         self.masks: Sequence[Path] = dataset.masks

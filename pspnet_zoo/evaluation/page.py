@@ -84,9 +84,15 @@ def _curve(history: Sequence[Mapping[str, float]], key: str, title: str) -> dict
 
 
 def _classes(report: dict[str, Any], labels: Labels, confusion: np.ndarray) -> list[dict[str, Any]]:
-    """A table entry for each class; measures and fractions are 0..1."""
-    pixels = confusion.sum(axis=1)
-    class_fractions = confusion / np.maximum(pixels, 1)[:, None]
+    """A table entry for each class; measures and fractions are 0..1. Of multi-label, no class is predicted as another."""
+    if labels.multilabel:
+        pixels, counted, predicted = confusion[:, 1].sum(axis=1), confusion.sum(axis=(1, 2)), [[]] * len(labels)
+    else:
+        pixels, counted = confusion.sum(axis=1), np.full(len(labels), confusion.sum())
+        class_fractions = confusion / np.maximum(pixels, 1)[:, None]
+        predicted = [
+            [_entry(class_fractions[i, j], confusion[i, j], i == j) for j in range(len(labels))] for i in range(len(labels))
+        ]
     return [
         {
             "name": name,
@@ -94,8 +100,8 @@ def _classes(report: dict[str, Any], labels: Labels, confusion: np.ndarray) -> l
             **{key: report[key][name] for key in ("iou", "precision", "recall")},
             "boundary_f1": report.get("boundary_f1", {}).get(name),
             "interval": report.get("iou_intervals", {}).get(name),
-            "fraction": pixels[i] / confusion.sum(),
-            "predicted": [_entry(class_fractions[i, j], confusion[i, j], i == j) for j in range(len(labels))],
+            "fraction": pixels[i] / max(counted[i], 1),
+            "predicted": predicted[i],
         }
         for i, (name, color) in enumerate(zip(labels.names, labels.colors, strict=True))
     ]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..inference.scores import SegmentationModel, class_scores, largest, threshold_of
+from ..inference.scores import SegmentationModel, class_scores, decided, decision_of
 from ..models.pspnet import PSPNet
 
 Criterion = Literal["both", "uncertainty", "novelty"]
@@ -37,7 +37,10 @@ def uncertainty_of(model: SegmentationModel, image: Tensor) -> tuple[Uncertainty
     """Measure how unsure a network is of an image, (C, H, W) as it reads it, and its (H, W) ids."""
     size = (image.shape[-2], image.shape[-1])
     scores = class_scores(model, image[None])
-    ids, mirrored = (largest(s, size, threshold_of(model))[0] for s in (scores, class_scores(model, image[None].flip(-1)).flip(-1)))
+    decision = decision_of(model)
+    if decision.multilabel:
+        raise ValueError("Ranking measures how unsure one class a pixel is, and the model is multi-label; label images by chance")
+    ids, mirrored = (decided(s, size, decision)[0] for s in (scores, class_scores(model, image[None].flip(-1)).flip(-1)))
     probabilities = scores.softmax(1)
     entropy = -(probabilities * scores.log_softmax(1)).sum(1).mean().item() / math.log(scores.shape[1])
     first, second = probabilities.topk(2, dim=1).values.unbind(1)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..data.dataset import SegmentationDataset
+from ..data.images import encode_class_masks
 from ..inference import draw
 from ..inference.scores import SegmentationModel, class_ids
 from ..meta import IGNORE, Preprocess
@@ -96,6 +97,8 @@ def commit() -> str | None:
 def prediction_saver(dataset: SegmentationDataset, folder: Path) -> Callable[[int, Tensor], None]:
     """A function that writes the prediction of an image, given its position and its (H, W) uint8 class ids, as a PNG.
 
+    Masks of multi-label are STEM_mask.tif, as `Prediction.save` writes them.
+
     For Cityscapes it is CITY_SEQUENCE_FRAME_pred_labelIds.png with labelIds (0-33), as the official server and cityscapesScripts
     read it; otherwise STEM_mask.png, whose values are the class ids and whose palette has their colours.
 
@@ -103,7 +106,7 @@ def prediction_saver(dataset: SegmentationDataset, folder: Path) -> Callable[[in
         ValueError: If two images would have one name, or the folder is one of the dataset.
     """
     official = np.array(dataset.labels.official_ids, np.uint8)
-    suffix = "_pred_labelIds.png" if official.size else "_mask.png"
+    suffix = "_pred_labelIds.png" if official.size else "_mask.tif" if dataset.labels.multilabel else "_mask.png"
     paths = [folder / (image.stem.removesuffix("_leftImg8bit" if official.size else "") + suffix) for image in dataset.images]
     if os.path.realpath(folder) in {os.path.dirname(os.path.realpath(path)) for path in (*dataset.images, *dataset.masks)}:
         raise ValueError(f"'{folder}' is a folder of the dataset; choose another one for the predictions")
@@ -114,6 +117,9 @@ def prediction_saver(dataset: SegmentationDataset, folder: Path) -> Callable[[in
 
     def save(index: int, class_ids: Tensor) -> None:
         mask = class_ids.numpy()
+        if mask.ndim == 3:
+            write_atomically(paths[index], encode_class_masks(mask))
+            return
         rendered = Image.fromarray(official[mask]) if official.size else draw.indexed(mask, dataset.labels)
         buffer = BytesIO()
         rendered.save(buffer, "PNG")
@@ -165,16 +171,28 @@ def worst_and_best(
 
 
 def errors_shown(pixels: np.ndarray, ground_truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8: the image in pale gray, wrong pixels in red, and ignored ones in black."""
+    """(H, W, 3) uint8: the image in pale gray, wrong pixels in red, and ignored ones in black.
+
+    Of (K, H, W) masks, a pixel is wrong if it is in any class, and ignored if it is in all.
+    """
     pale = np.repeat(160 + pixels.mean(axis=2, keepdims=True) * (95 / 255), 3, axis=2).astype(np.uint8)
-    pale[(ground_truth != prediction) & (ground_truth != IGNORE)] = (205, 30, 30)
-    pale[ground_truth == IGNORE] = 0
+    ignored = ground_truth == IGNORE
+    wrong = (ground_truth != prediction) & ~ignored
+    pale[wrong if wrong.ndim == 2 else wrong.any(axis=0)] = (205, 30, 30)
+    pale[ignored if ignored.ndim == 2 else ignored.all(axis=0)] = 0
     return pale
 
 
 def confusions_of(ground_truth: np.ndarray, prediction: np.ndarray, names: Sequence[str], most: int = 3) -> tuple[str, ...]:
-    """The most frequent errors of an image, "car as road 4.2 %" of its pixels that count."""
+    """The most frequent errors of an image, "car as road 4.2 %" of its pixels that count; of multi-label "car missed 4.2 %"."""
     counted = ground_truth != IGNORE
+    if counted.ndim == 3:
+        wrong = [
+            (((truth != own) & (truth == value)).sum() / max(known.sum(), 1), f"{name} {what}")
+            for name, truth, own, known in zip(names, ground_truth, prediction, counted, strict=True)
+            for value, what in ((1, "missed"), (0, "wrongly found"))
+        ]
+        return tuple(f"{text} {part:.1%}" for part, text in sorted(wrong, key=lambda each: -each[0])[:most] if part)
     pairs = ground_truth[counted].astype(np.int64) * len(names) + prediction[counted]
     counts = np.bincount(pairs, minlength=len(names) ** 2).reshape(len(names), -1)
     wrong = counts * (1 - np.eye(len(names), dtype=np.int64))

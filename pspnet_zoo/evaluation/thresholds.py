@@ -1,4 +1,4 @@
-"""The threshold of a two-class network that gives the best Dice on a dataset."""
+"""The threshold of a two-class network that gives the best Dice on a dataset, and those of the classes of a multi-label one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ..data.dataset import as_segmentation_dataset
 from ..inference.protocols import PROTOCOLS, InferenceProtocol
-from ..inference.scores import SegmentationModel, class_probabilities, labels_of, number_of_ids
+from ..inference.scores import SegmentationModel, class_probabilities, decision_of, labels_of, number_of_ids
 from ..meta import IGNORE
 from ..streams.pipeline import in_order
+from .evaluate import check_classes
 
 STEPS = 200
 """Thresholds that are tried: 1 / STEPS, 2 / STEPS, ..."""
@@ -19,9 +20,9 @@ STEPS = 200
 
 @dataclass(frozen=True)
 class TunedThreshold:
-    """A threshold, and the Dice coefficient of id 1 that it gives."""
+    """A threshold, or one a class of multi-label, and the Dice coefficient that it gives: of id 1, or the mean of the classes."""
 
-    threshold: float
+    threshold: float | tuple[float, ...]
     dice: float
     dice_of_half: float
     """Dice at 0.5, which is the more probable class."""
@@ -37,28 +38,38 @@ def tune_threshold(
 ) -> TunedThreshold:
     """Find the threshold with the largest Dice coefficient of id 1, which is also the one with the largest IoU.
 
-    Of several that are equally good, the one nearest to 0.5 is taken.
+    Of several that are equally good, the one nearest to 0.5 is taken. For a multi-label model, that is done for each class; one
+    without pixels gets 0.5.
 
     Raises:
-        ValueError: If there are not two classes, the model gives no probabilities, or no pixel is of id 1.
+        ValueError: If there are not two classes, the model gives no probabilities, or no pixel is of id 1, or of any class of
+            multi-label.
     """
-    if number_of_ids(model) != 2:
+    multilabel = decision_of(model).multilabel
+    if not multilabel and number_of_ids(model) != 2:
         raise ValueError(f"A threshold is for two classes, and the model has {number_of_ids(model)}; measure it without one")
     if model.activation in ("argmax", "argmax2d"):
         raise ValueError("The file gives ids and no probabilities; tune the network that it was exported from, and export it again")
     dataset = as_segmentation_dataset(dataset, labels_of(model), channels=len(model.preprocess.mean))
-    counts = torch.zeros(2, STEPS, dtype=torch.int64)
+    check_classes(model, dataset.labels)
+    names = dataset.labels.names if multilabel else dataset.labels.names[1:]
+    counts = torch.zeros(len(names), 2, STEPS, dtype=torch.int64)
     for done, (image, ground_truth) in enumerate(in_order(dataset.__getitem__, range(len(dataset))), start=1):
-        probability = class_probabilities(model, image[None], protocol)[0, 1].cpu()
-        counts += histogram(probability, ground_truth)
+        probability = class_probabilities(model, image[None], protocol)[0].cpu()
+        planes = zip(probability, ground_truth, strict=True) if multilabel else ((probability[1], ground_truth),)
+        for own, plane in zip(counts, planes, strict=True):
+            own += histogram(*plane)
         if progress:
             progress(done)
-    if not counts[1].any():
-        raise ValueError(f"No pixel is of '{dataset.labels.names[1]}'; choose a split that has some")
-    dice = dice_by_threshold(counts)
+    occurs = counts[:, 1].any(1)
+    if not occurs.any():
+        raise ValueError(f"No pixel is of {' or '.join(map(repr, names))}; choose a split that has some")
+    dice = torch.stack([dice_by_threshold(own) for own in counts])
     tried = torch.arange(1, STEPS) / STEPS
-    best = torch.where(dice == dice.max(), (tried - 0.5).abs(), torch.inf).argmin()
-    return TunedThreshold(round(float(tried[best]), 4), float(dice[best]), float(dice[STEPS // 2 - 1]))
+    best = [int(torch.where(own == own.max(), (tried - 0.5).abs(), torch.inf).argmin()) for own in dice.where(occurs[:, None], 0)]
+    found = tuple(round(float(tried[i]), 4) for i in best)
+    means = [dice[range(len(best)), at][occurs].mean().item() for at in (best, [STEPS // 2 - 1] * len(best))]
+    return TunedThreshold(found if multilabel else found[0], *means)
 
 
 def histogram(probability: Tensor, ground_truth: Tensor) -> Tensor:

@@ -9,8 +9,14 @@ from ..meta import IGNORE, Labels, Preprocess
 
 
 def colorize(mask: np.ndarray, labels: Labels) -> np.ndarray:
-    """Replace (H, W) ids by the colors of the classes, (H, W, 3) uint8 RGB; ignored pixels are black."""
-    return palette(labels)[mask]
+    """Replace (H, W) ids by the colors of the classes, (H, W, 3) uint8 RGB; ignored pixels are black.
+
+    Of (K, H, W) masks, a pixel of several classes has the mean of their colors, and one of none is black.
+    """
+    if mask.ndim == 2:
+        return palette(labels)[mask]
+    own, colors = (mask == 1).astype(np.float32), np.array(labels.colors, np.float32)
+    return (np.einsum("khw,kc->hwc", own, colors) / own.sum(axis=0).clip(1)[..., None]).round().astype(np.uint8)
 
 
 def palette(labels: Labels) -> np.ndarray:
@@ -68,7 +74,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, labels: Labels, alpha: float) -
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        mask: (H, W) ids; ignored pixels keep the image.
+        mask: (H, W) ids; ignored pixels keep the image. Or (K, H, W) masks; pixels of no class keep it.
         labels: Labels of the ids.
         alpha: Opacity of the colors: 0 shows the image only, 1 the colors only.
 
@@ -78,7 +84,8 @@ def overlay(image: np.ndarray, mask: np.ndarray, labels: Labels, alpha: float) -
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; it must be between 0 (image only) and 1 (colors only)")
     mixed = (image * np.float32(1 - alpha) + colorize(mask, labels) * np.float32(alpha)).round().astype(np.uint8)
-    ignored = (mask == IGNORE) & (len(labels) <= IGNORE)  # with more classes, one of them has that id
+    # with more classes than ignored ids, one of them has that id
+    ignored = (mask == IGNORE) & (len(labels) <= IGNORE) if mask.ndim == 2 else ~(mask == 1).any(axis=0)
     return np.where(ignored[..., None], image, mixed)
 
 

@@ -62,7 +62,7 @@ def find_polygons(mask: np.ndarray, class_id: int, *, simplify: float = 0, min_a
     objects.
 
     Args:
-        mask: (H, W) class ids.
+        mask: (H, W) class ids, or (K, H, W) masks of several classes a pixel, 1 where it is of the class.
         class_id: Which.
         simplify: Distance in pixels by which an outline may be moved to spare corners (Douglas-Peucker); needs shapely.
         min_area: Pixels of the smallest object that is kept.
@@ -74,7 +74,7 @@ def find_polygons(mask: np.ndarray, class_id: int, *, simplify: float = 0, min_a
     """
     if simplify < 0 or min_area < 0:
         raise ValueError(f"simplify is {simplify} and min_area {min_area}; both are in pixels, 0 or more")
-    labels, count = components(np.asarray(mask) == class_id)
+    labels, count = components(mask[class_id] == 1 if mask.ndim == 3 else mask == class_id)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     exteriors: list[np.ndarray | None] = [None] * (count + 1)
     inner: list[list[np.ndarray]] = [[] for _ in range(count + 1)]

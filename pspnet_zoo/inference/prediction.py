@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..data.images import encode_class_masks
 from ..meta import IGNORE, Labels
 from ..storage.files import write_atomically
 from . import draw
@@ -16,11 +17,15 @@ from .outlines import Polygon, find_polygons
 
 
 def class_fractions_of(mask: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """Fraction of a mask's pixels in each class, by name; the sum is 1. Pixels without data, 255, do not count.
+    """Fraction of a mask's pixels in each class, by name. Pixels without data, 255, do not count.
+
+    The sum is 1, unless they are the (K, H, W) masks of several classes a pixel.
 
     Raises:
         ValueError: If an id has no name.
     """
+    if mask.ndim == 3:
+        return dict(zip(names, (mask == 1).mean(axis=(1, 2)).tolist(), strict=True))
     return fractions_of(np.bincount(mask.ravel(), minlength=len(names)), names)
 
 
@@ -41,7 +46,8 @@ class Prediction:
     image: np.ndarray
     """(H, W, 3) uint8 RGB."""
     mask: np.ndarray
-    """(H, W) class ids; uint8, or uint16 where there are more than 255 classes."""
+    """(H, W) class ids; uint8, or uint16 where there are more than 255 classes. Of multi-label, (K, H, W) bool: the pixels of each
+    class, none of them where there is no data."""
     labels: Labels
     """Names and colors of the ids."""
     probabilities: np.ndarray | None = None
@@ -59,7 +65,7 @@ class Prediction:
 
     @property
     def class_fractions(self) -> dict[str, float]:
-        """Fraction of the image in each class, by name; the sum is 1."""
+        """Fraction of the image in each class, by name; the sum is 1 unless it is multi-label."""
         return class_fractions_of(self.mask, self.labels.names)
 
     def colorize(self) -> Image.Image:
@@ -101,16 +107,27 @@ class Prediction:
     def save(self, path: str | PathLike[str]) -> None:
         """Write the mask, whole or not at all, as an indexed image of the class ids with the colors of the classes.
 
+        Masks of multi-label are a TIFF file with a page a class, as `pspnet_zoo.data.images.encode_class_masks` makes it.
+
         Raises:
-            ValueError: If the path does not end in .png, which keeps the ids exact.
+            ValueError: If the path does not end in .png, which keeps the ids exact; or for multi-label, in .tif.
             OSError: If it cannot be written.
         """
-        if Path(path).suffix.lower() != ".png":
+        path, is_multilabel = Path(path), self.mask.ndim == 3
+        if is_multilabel and path.suffix.lower() not in (".tif", ".tiff"):
+            raise ValueError(f"'{path}' does not end in .tif; masks of several classes a pixel are a TIFF file with a page a class")
+        if not is_multilabel and path.suffix.lower() != ".png":
             raise ValueError(f"'{path}' does not end in .png; other formats would change the class ids")
-        write_atomically(Path(path), self.png())
+        write_atomically(path, encode_class_masks(self.mask) if is_multilabel else self.png())
 
     def png(self) -> bytes:
-        """The bytes that `save` writes."""
+        """The mask as a PNG file.
+
+        Raises:
+            ValueError: If it is multi-label, which no PNG holds.
+        """
+        if self.mask.ndim == 3:
+            raise ValueError("A PNG holds one class a pixel, and this prediction is multi-label; save it as .tif")
         buffer = BytesIO()
         draw.indexed(self.mask, self.labels).save(buffer, "png")
         return buffer.getvalue()

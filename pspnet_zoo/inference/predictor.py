@@ -21,9 +21,10 @@ from ..runtimes.torch import TorchRuntime
 from ..streams.pipeline import WORKERS, segment_all
 from ..streams.video import segment_video
 from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
+from .decision import Decision
 from .draw import band_indexes, check_stretch, stretched
 from .prediction import Prediction
-from .scores import class_scores, confidences, labels_of, largest, probabilities_of, reads_photos, stored, threshold_of, to_luma
+from .scores import class_scores, confidences, decided, decision_of, labels_of, probabilities_of, reads_photos, stored, to_luma
 from .tiles import open_image, segment_raster, tiled_scores, tiling_for
 
 ImageInput = str | PathLike[str] | BinaryIO | Image.Image | np.ndarray | torch.Tensor
@@ -126,7 +127,7 @@ class Predictor:
         prediction = self._predictions(scores, [pixels])[0]
         if not probabilities:
             return prediction
-        found = probabilities_of(scores, (pixels.shape[0], pixels.shape[1]))[0]
+        found = probabilities_of(scores, (pixels.shape[0], pixels.shape[1]), decision_of(self.runtime))[0]
         return replace(prediction, probabilities=found.cpu().numpy())
 
     def read(self, image: ImageInput) -> np.ndarray:
@@ -222,6 +223,14 @@ class Predictor:
                 "files of them by pspnet-zoo predict, or arrays by Predictor"
             )
 
+    def require_one_class(self, what: str) -> None:
+        """Raise a ValueError if the network is multi-label, and `what`, the subject of a sentence, is of one class a pixel."""
+        if self.labels.multilabel:
+            raise ValueError(
+                f"{what} is of one class a pixel, and this network is multi-label; use Predictor or pspnet-zoo predict, which give "
+                "a mask a class"
+            )
+
     def video(self, path: str | PathLike[str], *, every: int = 1, smooth: float = 0.0) -> Iterator[tuple[float, Prediction]]:
         """Segment the frames of a video while the next ones are decoded. Needs the extra `video`.
 
@@ -267,9 +276,11 @@ class Predictor:
 
         def segment(pixels: np.ndarray) -> Prediction:
             nonlocal average
-            now = self._scores([pixels]).softmax(dim=1)
+            decision = decision_of(self.runtime)
+            now = decision.probabilities(self._scores([pixels]))
             average = now if average is None or average.shape != now.shape else average.mul_(past).add_(now, alpha=1 - past)
-            scores = average if threshold_of(self.runtime) is None else average.clamp(min=torch.finfo(average.dtype).tiny).log()
+            # the argmax of probabilities is that of their scores, but for rounding
+            scores = average if decision == Decision() else decision.scores(average)
             return self._predictions(scores, [pixels])[0]
 
         return segment
@@ -280,7 +291,12 @@ class Predictor:
         Args:
             images: The arrays.
             confidence: Also compute `Prediction.confidence`.
+
+        Raises:
+            ValueError: If a confidence is asked of a multi-label network.
         """
+        if confidence:
+            self.require_one_class("A confidence")
         if self.device.type == "cpu" and len(images) > 1:
             return [self.segment([image], confidence=confidence)[0] for image in images]
         return self._predictions(self._scores(images), images, confidence)
@@ -306,12 +322,12 @@ class Predictor:
         return [self._prediction(one[None], pixels, confidence) for one, pixels in zip(scores, images, strict=True)]
 
     def _prediction(self, scores: torch.Tensor, pixels: np.ndarray, confidence: bool) -> Prediction:
-        ids = largest(scores, (pixels.shape[0], pixels.shape[1]), threshold_of(self.runtime))
+        ids = decided(scores, (pixels.shape[0], pixels.shape[1]), decision_of(self.runtime))
         mask = stored(ids[0], len(self.labels)).numpy()
         sure = confidences(scores, ids)[0].cpu().numpy() if confidence else None
         if isinstance(pixels, np.ma.MaskedArray):
             gaps = np.ma.getmaskarray(pixels).all(axis=-1)
-            mask[gaps] = IGNORE
+            mask[..., gaps] = False if self.labels.multilabel else IGNORE
             if sure is not None:
                 sure[gaps] = 0
         return Prediction(self.shown(pixels), mask, self.labels, confidence=sure)

@@ -4,7 +4,6 @@ The same image and protocol give the same ids everywhere. This module handles wh
 encoders of one size, binary networks with one channel, outputs after an activation, and number types.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..meta import IGNORE, Labels, Preprocess
+from .decision import NEARLY, Decision
 from .protocols import PROTOCOLS, InferenceProtocol
 from .windows import segment
 
 _TINY = torch.finfo(torch.float32).tiny
-_NEARLY = 1e-7  # smallest distance from 0 and 1 at which a float32 probability has finite log-odds
 _MAX_SIDE = 16384
 """Longest side of the network's input, in pixels: the memory of resizing grows with its square."""
 
@@ -69,7 +68,7 @@ class SegmentationModel(Protocol):
 
 @torch.inference_mode()
 def class_scores(model: SegmentationModel, images: Tensor, protocol: InferenceProtocol = PROTOCOLS["whole"]) -> Tensor:
-    """Compute the scores of the classes: their argmax is the class, their softmax the probabilities.
+    """Compute the scores of the classes, from which `decision_of` the model gives the classes and probabilities.
 
     A module is put into evaluation mode meanwhile, and back into its own afterwards; a runtime is safe in threads.
 
@@ -87,6 +86,7 @@ def class_scores(model: SegmentationModel, images: Tensor, protocol: InferencePr
         FloatingPointError: If scores are NaN.
     """
     model.preprocess.check_type(images)
+    decision = decision_of(model)
     height, width = images.shape[-2:]
     x = images.to(model.device)
     factor = size_factor(model.preprocess, height, width, protocol)
@@ -100,13 +100,13 @@ def class_scores(model: SegmentationModel, images: Tensor, protocol: InferencePr
     def net(window: Tensor) -> Tensor:
         # in channels_last, dilated depthwise convolutions are several times faster on CPUs
         output = model(window.to(model.dtype).contiguous(memory_format=torch.channels_last))
-        logits = as_logits(output[0] if isinstance(output, tuple) else output, model.activation, model.classes)
+        logits = as_logits(output[0] if isinstance(output, tuple) else output, model.activation, model.classes, decision.multilabel)
         if logits.shape[-2:] != window.shape[-2:]:  # a network that stops at its stride
             logits = F.interpolate(logits, size=window.shape[-2:], mode="bilinear")
         return logits
 
     with _evaluation_mode(model):
-        scores = segment(net, x, protocol_for(model, protocol))
+        scores = segment(net, x, protocol_for(model, protocol), decision)
     if scores.amax().isnan():  # its argmax would be the first class, everywhere
         raise FloatingPointError(
             "The model's scores are NaN: its weights are damaged, or their outputs exceed its precision. Copy or train the weights "
@@ -116,22 +116,22 @@ def class_scores(model: SegmentationModel, images: Tensor, protocol: InferencePr
 
 
 def class_ids(model: SegmentationModel, images: Tensor, protocol: InferenceProtocol = PROTOCOLS["whole"]) -> Tensor:
-    """Compute the argmax of `class_scores` at the size of the images, (N, H, W) int64 on the model's device."""
+    """Compute the class ids at the size of the images, (N, H, W) int64 on the model's device; of multi-label, (N, C, H, W) bool."""
     height, width = images.shape[-2:]
-    return largest(class_scores(model, images, protocol), (height, width), threshold_of(model))
+    return decided(class_scores(model, images, protocol), (height, width), decision_of(model))
 
 
 def class_probabilities(model: SegmentationModel, images: Tensor, protocol: InferenceProtocol = PROTOCOLS["whole"]) -> Tensor:
     """Compute class probabilities at the size of the images, (N, C, H, W) float32 of 0 to 1 on the model's device."""
     height, width = images.shape[-2:]
-    return probabilities_of(class_scores(model, images, protocol), (height, width))
+    return probabilities_of(class_scores(model, images, protocol), (height, width), decision_of(model))
 
 
-def probabilities_of(scores: Tensor, size: tuple[int, int]) -> Tensor:
+def probabilities_of(scores: Tensor, size: tuple[int, int], decision: Decision) -> Tensor:
     """Turn (N, C, h, w) scores into (N, C, *size) probabilities of 0 to 1."""
     if scores.shape[-2:] != size:
         scores = F.interpolate(scores, size=size, mode="bilinear")
-    return scores.softmax(dim=1)
+    return decision.probabilities(scores)
 
 
 def confidences(scores: Tensor, ids: Tensor) -> Tensor:
@@ -148,39 +148,40 @@ def confidences(scores: Tensor, ids: Tensor) -> Tensor:
     return ((own - total).exp() * 255).round().to(torch.uint8)
 
 
-def threshold_of(model: SegmentationModel) -> float | None:
-    """Probability above which a pixel has id 1 of two; None for the more probable one."""
-    return getattr(model, "threshold", None)
+def decision_of(model: SegmentationModel) -> Decision:
+    """The rule by which the classes follow from the scores of a model."""
+    return Decision(getattr(model, "multilabel", False), getattr(model, "threshold", None))
 
 
-def decisive(scores: Tensor, threshold: float | None) -> Tensor:
-    """(N, C, h, w) scores whose argmax are the ids by a threshold of `threshold_of`."""
-    if threshold is None:
-        return scores
-    if scores.shape[1] != 2:
-        raise ValueError(f"threshold is {threshold}, which is for two classes, and there are {scores.shape[1]}; set it to None")
-    return scores - scores.new_tensor([0.0, math.log(threshold / (1 - threshold))]).view(1, 2, 1, 1)
+def decided(scores: Tensor, size: tuple[int, int], decision: Decision) -> Tensor:
+    """Turn (N, C, h, w) scores into (N, *size) int64 ids, or (N, C, *size) bool of multi-label.
 
-
-def largest(scores: Tensor, size: tuple[int, int], threshold: float | None = None) -> Tensor:
-    """Turn (N, C, h, w) scores into (N, *size) int64 ids; upsampled one class at a time, in the memory of two instead of C."""
-    scores = decisive(scores, threshold)
+    They are upsampled one class at a time, in the memory of two instead of C.
+    """
     same = scores.shape[-2:] == size
-    if same and scores.device.type != "cpu":
-        return scores.argmax(dim=1)
+    if same and (decision.multilabel or scores.device.type != "cpu"):
+        return decision(scores)
+    scores = decision.shifted(scores)
+    each = (scores[:, class_id : class_id + 1] for class_id in range(scores.shape[1]))
+    upsampled = ((score if same else F.interpolate(score, size=size, mode="bilinear"))[:, 0] for score in each)
+    if decision.multilabel:
+        return torch.stack([score > 0 for score in upsampled], dim=1)
     best = torch.full((len(scores), *size), -torch.inf, device=scores.device)
     # on CPUs a running maximum over small ids takes a ninth of the time of argmax, which reads one pixel of all classes at a time
     ids = torch.zeros((len(scores), *size), dtype=torch.uint8 if scores.shape[1] <= 256 else torch.int64, device=scores.device)
-    for class_id in range(scores.shape[1]):
-        score = scores[:, class_id : class_id + 1]
-        score = (score if same else F.interpolate(score, size=size, mode="bilinear"))[:, 0]
+    for class_id, score in enumerate(upsampled):
         ids.masked_fill_(score > best, class_id)
         torch.maximum(best, score, out=best)
     return ids.long()
 
 
 def stored(ids: Tensor, count: int) -> Tensor:
-    """Move ids to the CPU, in the smallest unsigned type that holds `count` of them and, up to 255 of them, the ignored 255."""
+    """Move ids to the CPU, in the smallest unsigned type that holds `count` of them and, up to 255 of them, the ignored 255.
+
+    Masks of multi-label stay bool.
+    """
+    if ids.dtype == torch.bool:
+        return ids.cpu()
     kinds = ((IGNORE, torch.uint8), (2**16, torch.uint16))
     return ids.to("cpu", next((kind for most, kind in kinds if count <= most), torch.uint32))
 
@@ -225,7 +226,7 @@ def protocol_for(model: SegmentationModel, protocol: InferenceProtocol) -> Infer
 
 def number_of_ids(model: SegmentationModel) -> int:
     """Number of ids in the masks of a network: its classes, or background and foreground of a binary one."""
-    return max(model.classes, 2)
+    return model.classes if decision_of(model).multilabel else max(model.classes, 2)
 
 
 def labels_of(model: SegmentationModel) -> Labels | None:
@@ -236,21 +237,26 @@ def labels_of(model: SegmentationModel) -> Labels | None:
     """
     labels = model.labels
     if labels is None or len(labels) == number_of_ids(model):
-        return labels
+        multilabel = decision_of(model).multilabel
+        return labels if labels is None or labels.multilabel == multilabel else replace(labels, multilabel=multilabel)
     if len(labels) == model.classes == 1:
         return Labels(("background", *labels.names), ((0, 0, 0), *labels.colors))
     raise ValueError(f"The network has {number_of_ids(model)} classes and {len(labels)} labels; set model.labels to one a class")
 
 
-def as_logits(output: Tensor, activation: str | Callable[[], nn.Module] | None, classes: int) -> Tensor:
+def as_logits(output: Tensor, activation: str | Callable[[], nn.Module] | None, classes: int, multilabel: bool = False) -> Tensor:
     """Undo the activation of a network's output: (N, number of ids, h, w) float32 whose softmax are the probabilities.
 
     The one channel of a binary network is the logit of the foreground, id 1, against 0 for the background: ids are 1 where the
-    logit is above 0, and its sigmoid above 0.5.
+    logit is above 0, and its sigmoid above 0.5. Of a multi-label network, the sigmoid of each channel is the probability.
 
     Raises:
-        ValueError: If the activation makes a single channel the same everywhere.
+        ValueError: If the activation makes a single channel the same everywhere, or classes exclude each other in multi-label.
     """
+    if multilabel and activation in ("softmax", "softmax2d", "logsoftmax", "argmax", "argmax2d"):
+        raise ValueError(
+            f"activation is {activation!r}, in which one class excludes the others, and the network is multi-label; use 'sigmoid'"
+        )
     if classes == 1 and activation in ("softmax", "softmax2d", "logsoftmax", "argmax", "argmax2d"):
         raise ValueError(
             f"activation is {activation!r}, which is the same everywhere for one class; a binary network has 'sigmoid'"
@@ -261,10 +267,10 @@ def as_logits(output: Tensor, activation: str | Callable[[], nn.Module] | None, 
     if activation in ("softmax", "softmax2d", "argmax", "argmax2d"):
         output = output.clamp(min=_TINY).log()
     elif activation in ("sigmoid", "clamp"):
-        output = output.logit(eps=_NEARLY)
+        output = output.logit(eps=NEARLY)
     elif activation == "tanh":
-        output = output.clamp(_NEARLY - 1, 1 - _NEARLY).atanh()
-    return with_background(output)
+        output = output.clamp(NEARLY - 1, 1 - NEARLY).atanh()
+    return output if multilabel else with_background(output)
 
 
 def with_background(logits: Tensor) -> Tensor:

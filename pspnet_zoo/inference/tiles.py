@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ..data.images import SUFFIXES, ImageError, is_too_large, read_image
 from ..data.rasters import Raster, Region, is_map, matching_bands, open_raster, pixels_of
 from ..meta import IGNORE, Preprocess
-from .scores import SegmentationModel, class_scores, decisive, number_of_ids, reads_photos, threshold_of, to_luma
+from .scores import SegmentationModel, class_scores, decision_of, number_of_ids, reads_photos, to_luma
 
 CHUNK = 128
 """Most rows that are merged at once."""
@@ -167,7 +167,12 @@ def segment_raster(
 
     Raises:
         ImageError: If a tile cannot be read, or no pixel has data.
+        ValueError: If the model is multi-label.
     """
+    if decision_of(model).multilabel:
+        raise ValueError(
+            "Rows of large images have one class a pixel, and the model is multi-label; segment whole images, by Predictor(image)"
+        )
     image = _Filled(raster, model.preprocess)
     if not any(raster.valid(region).any() for region in row_regions(raster)):
         raise ImageError(f"'{raster.path}' has no data in any pixel")
@@ -178,7 +183,7 @@ def segment_raster(
         return _tile_scores(model, torch.from_numpy(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)))
 
     for top, scores in merged_scores(score, image, tiling, first_row=first_row, tile_done=tile_done):
-        ids = decisive(scores[None], threshold_of(model))[0].argmax(dim=0).to(torch.uint8).numpy()
+        ids = decision_of(model)(scores[None])[0].to(torch.uint8).numpy()
         known = raster.valid(Region(top, 0, *ids.shape)).any(axis=0)
         yield np.where(known, ids, np.uint8(IGNORE))
 

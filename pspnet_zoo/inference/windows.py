@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .decision import Decision
 from .protocols import InferenceProtocol, check_windows
 
 Net = Callable[[Tensor], Tensor]
@@ -16,8 +17,8 @@ Net = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
-def segment(net: Net, x: Tensor, protocol: InferenceProtocol) -> Tensor:
-    """Compute the scores of the classes for every pixel; their log-softmax are log-probabilities.
+def segment(net: Net, x: Tensor, protocol: InferenceProtocol, decision: Decision = Decision()) -> Tensor:  # noqa: B008
+    """Compute the scores of the classes for every pixel, of which `decision` gives the probabilities.
 
     Beside the network's own memory this takes a few score maps at the largest scale, for any number of windows, scales and flips.
 
@@ -25,10 +26,11 @@ def segment(net: Net, x: Tensor, protocol: InferenceProtocol) -> Tensor:
         net: See `Net`; its output has the size of its input.
         x: (N, 3, H, W) float, normalised, so that 0 is the mean color.
         protocol: Inference protocol.
+        decision: How probabilities follow from logits.
 
     Returns:
-        (N, C, H, W) float32: the logits where there is one view, else the logarithm of the averaged probabilities, which is finite:
-        probabilities below 1.2e-38 count as that.
+        (N, C, H, W) float32: the logits where there is one view, else the scores of the averaged probabilities, which are finite:
+        for one class a pixel their logarithm, where those below 1.2e-38 count as that.
 
     Raises:
         ValueError: If `net` gives another size than it got.
@@ -47,16 +49,16 @@ def segment(net: Net, x: Tensor, protocol: InferenceProtocol) -> Tensor:
         scaled = _resize(x, (height, width))
         if protocol.merging == "semseg":
             padded, top, left = _pad(scaled, protocol.crop or (1, 1))
-            probabilities = over_windows(lambda w: _probabilities(net, w, protocol.flip), padded)
+            probabilities = over_windows(lambda w: _probabilities(net, w, protocol.flip, decision), padded)
             probabilities = probabilities[..., top : top + height, left : left + width]
             scores = _resize(probabilities, size, protocol.align_corners)
         else:
             logits = _resize(over_windows(net, scaled.flip(-1) if flip else scaled), size, protocol.align_corners)
             if len(views) == 1:
                 return logits
-            scores = (logits.flip(-1) if flip else logits).softmax(dim=1)
+            scores = decision.probabilities(logits.flip(-1) if flip else logits)
         total = scores.add_(total)
-    return total.div_(len(views)).clamp_(min=torch.finfo(torch.float32).tiny).log_()
+    return decision.scores(total.div_(len(views)))
 
 
 @torch.no_grad()
@@ -113,10 +115,10 @@ def _run(net: Net, x: Tensor) -> Tensor:
     return scores.to(torch.float32)
 
 
-def _probabilities(net: Net, x: Tensor, flip: bool) -> Tensor:
-    """Softmax, averaged with that of the mirrored windows."""
-    probabilities = net(x).float().softmax(dim=1)
-    return (probabilities + net(x.flip(-1)).float().softmax(dim=1).flip(-1)) / 2 if flip else probabilities
+def _probabilities(net: Net, x: Tensor, flip: bool, decision: Decision) -> Tensor:
+    """Probabilities, averaged with those of the mirrored windows."""
+    probabilities = decision.probabilities(net(x).float())
+    return (probabilities + decision.probabilities(net(x.flip(-1)).float()).flip(-1)) / 2 if flip else probabilities
 
 
 def _pad(x: Tensor, crop: tuple[int, int]) -> tuple[Tensor, int, int]:

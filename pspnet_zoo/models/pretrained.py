@@ -44,7 +44,7 @@ class Pretrained(nn.Module):
     config: dict[str, Any]
     preprocess: Preprocess
     labels: Labels | None
-    threshold: float | None = None
+    threshold: float | tuple[float, ...] | None = None
     provenance: dict[str, Any] | None
     _built_shapes: dict[str, tuple[int, ...]]
     """Shapes of the tensors of the network that `config` builds."""
@@ -155,7 +155,7 @@ class Pretrained(nn.Module):
             "provenance": self.provenance,
         }
         if self.threshold is not None:
-            config["threshold"] = checked_threshold(self.threshold, self.config["classes"])
+            config["threshold"] = checked_threshold(self.threshold, self.config["classes"], self.multilabel)
         tensors = self.state_dict()
         self._check_loadable(tensors)
         if dtype is not None:
@@ -217,6 +217,11 @@ class Pretrained(nn.Module):
         if self.labels is not None and not _fit(self.labels, self.config["classes"]):
             raise ValueError(f"The network has {len(self.labels)} labels for {self.config['classes']} classes; set .labels anew")
 
+    @property
+    def multilabel(self) -> bool:
+        """Whether a pixel may be of several classes, or of none."""
+        return self.config["multilabel"]
+
     def reset_classifier(self, classes: int) -> list[str]:
         """Give the network new classifiers; implemented by PSPNet."""
         raise NotImplementedError
@@ -236,7 +241,8 @@ def _read_folder(cls: type[_Network], folder: Path, strict: bool, options: dict[
             model = cls(encoder_weights=None, **{**own, **options})
         model.preprocess = _preprocess(config["preprocess"], model.config["in_channels"])
         model.labels = _labels(config["labels"], own["classes"])
-        model.threshold = checked_threshold(config.get("threshold"), own["classes"])
+        if model.multilabel == own.get("multilabel", False):  # else the thresholds are of another decision
+            model.threshold = checked_threshold(config.get("threshold"), own["classes"], model.multilabel)
     except Exception as error:  # what a foreign config asks of torch and timm can fail in any way
         if options and isinstance(error, TypeError | ValueError | KeyError):
             raise
@@ -295,19 +301,28 @@ def _labels(values: dict[str, Any] | None, classes: int) -> Labels | None:
     return labels
 
 
-def checked_threshold(threshold: Any, classes: int) -> float | None:
-    """The threshold itself, if a network with so many classes can have it.
+def checked_threshold(threshold: Any, classes: int, multilabel: bool = False) -> float | tuple[float, ...] | None:
+    """The threshold itself, if a network with so many classes can have it; a list of multi-label as a tuple.
 
     Raises:
-        ValueError: If it is not between 0 and 1, or the network tells more than two classes apart.
+        ValueError: If it is not between 0 and 1, the network tells more than two classes apart, or does not have one a class.
     """
     if threshold is None:
         return None
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold < 1:
+    is_list = isinstance(threshold, list | tuple)
+    each = list(threshold) if is_list else [threshold]
+    if any(isinstance(t, bool) or not isinstance(t, int | float) or not 0 < t < 1 for t in each):
         raise ValueError(f"threshold is {threshold!r}; it must be between 0 and 1, or None for the more probable class")
-    if classes > 2:
+    if multilabel != is_list or (is_list and len(each) != classes):
+        kind = (
+            f"a multi-label network of {classes} classes has a tuple of one a class"
+            if multilabel
+            else "this network has one number"
+        )
+        raise ValueError(f"threshold is {threshold!r}; {kind}, or None")
+    if not multilabel and classes > 2:
         raise ValueError(f"threshold is {threshold}, which is for two classes, and the network has {classes}; set it to None")
-    return float(threshold)
+    return tuple(map(float, each)) if multilabel else float(each[0])
 
 
 def _fit(labels: Labels, classes: int) -> bool:

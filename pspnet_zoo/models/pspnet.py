@@ -57,12 +57,13 @@ class PSPNet(Pretrained):
         drop_path_rate: Rate of the encoder's stochastic depth in training, 0 to 1, for models that have it.
         align_corners: Of every resize in the network. True, as in the paper's code, fits sizes 8k + 1 best; any size works. None
             resizes logits by the true centres of the encoder's positions, at any size (and the pyramid as with False).
+        multilabel: Whether a pixel may be of several classes or none, each by its sigmoid, see `pspnet_zoo.inference.decision`.
 
     Attributes:
         encoder, decoder, segmentation_head, classification_head, auxiliary_head: The parts; the last two may be None.
         config: The arguments that rebuild this network; weights are not among them.
         preprocess: What the encoder expects of an image.
-        threshold: Probability above which a pixel has id 1 of two, 0 to 1; None for the more probable one. Stored with the weights.
+        threshold: Probability above which a pixel has id 1 of two, or one a class if `multilabel`; None for 0.5. Stored.
         labels, provenance: What the classes are and where the weights come from; None until weights are loaded.
 
     Raises:
@@ -101,6 +102,7 @@ class PSPNet(Pretrained):
         shortcut_pool: ShortcutPool = "dilated",
         drop_path_rate: float = 0.0,
         align_corners: bool | None = True,
+        multilabel: bool = False,
     ) -> None:
         super().__init__()
         # the arguments as they came; weights are loaded, not rebuilt

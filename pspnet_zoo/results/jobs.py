@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Literal
@@ -77,6 +77,31 @@ def plan_jobs(
         else:
             jobs.append(job)
     return jobs
+
+
+def with_class_masks(jobs: Sequence[Job], frames: Path | None = None) -> list[Job]:
+    """The jobs of `plan_jobs` for a multi-label network, whose masks are TIFF files with a page a class.
+
+    Args:
+        jobs: The jobs.
+        frames: Folder for the masks of a video's frames.
+
+    Raises:
+        ValueError: If something would have one class a pixel, or a mask would overwrite one of the images.
+    """
+    for given, what in ((any(job.confidence for job in jobs), "A confidence (--confidence)"), (frames, "A frame's mask (--masks)")):
+        if given:
+            raise ValueError(f"{what} is of one class a pixel, and this network is multi-label; leave it out")
+    if maps := [job for job in jobs if job.mask is not None and job.mask.suffix == ".tif"]:
+        raise ValueError(
+            f"'{maps[0].source}' is a GeoTIFF or segmented in tiles, whose masks have one class a pixel, and the network is "
+            "multi-label; leave out --tile, or save a GeoTIFF as PNG"
+        )
+    changed = [replace(job, mask=job.mask and job.mask.with_suffix(".tif")) for job in jobs]
+    sources = {os.path.realpath(job.source) for job in jobs}
+    if taken := [job.mask for job in changed if job.mask and os.path.realpath(job.mask) in sources]:
+        raise ValueError(f"'{taken[0]}' is one of the images to segment; choose another folder with -o")
+    return changed
 
 
 def _unique_stems(names: Sequence[Path]) -> list[str]:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..data.images import read_prediction
+from ..data.images import read_class_masks, read_prediction
 from ..inference.outlines import Polygon, find_polygons
 from ..meta import Labels
 from ..storage.files import write_atomically
@@ -46,10 +46,10 @@ def write_shapes(
         if job.mask is None:
             continue
         try:
-            mask = read_prediction(job.mask)
+            mask = read_class_masks(job.mask, len(labels)) if labels.multilabel else read_prediction(job.mask)
             ids = [i for i, name in enumerate(labels.names) if name != "background"]
             polygons = [p for i in ids for p in find_polygons(mask, i, simplify=simplify, min_area=min_area)]
-            height, width = mask.shape
+            height, width = mask.shape[-2:]
             if kind == "coco":
                 found[job.stem + job.source.suffix] = ((height, width), polygons)
             else:

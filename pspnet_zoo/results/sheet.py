@@ -18,7 +18,7 @@ def contact_sheet(items: Iterable[tuple[str, np.ndarray, np.ndarray]], labels: L
     Ignored pixels are hatched in black and white; a class whose color is black, as background is, has none.
 
     Args:
-        items: Of each a name, the image (H, W, 3) uint8 RGB, and the mask (H, W) of class ids, 255 where ignored.
+        items: Of each a name, the image (H, W, 3) uint8 RGB, and the mask, (H, W) class ids or (classes, H, W), 255 where ignored.
         labels: Names and colors of the ids.
         columns: Images in a row.
     """
@@ -37,11 +37,12 @@ def contact_sheet(items: Iterable[tuple[str, np.ndarray, np.ndarray]], labels: L
 
 
 def _cell(name: str, image: np.ndarray, mask: np.ndarray, labels: Labels) -> Image.Image:
-    colored = draw.palette(labels)[mask].any(2, keepdims=True)
+    colored = draw.colorize(mask, labels).any(2, keepdims=True)
     mixed = np.where(colored, draw.overlay(image, mask, labels, 0.5), image)
-    rows, columns = np.indices(mask.shape)
-    period = max(8, max(mask.shape) // 40)
-    hatched = (mask == IGNORE) & ((rows + columns) % period < period // 4)
+    rows, columns = np.indices(mask.shape[-2:])
+    period = max(8, max(mask.shape[-2:]) // 40)
+    ignored = mask == IGNORE if mask.ndim == 2 else (mask == IGNORE).all(axis=0)
+    hatched = ignored & ((rows + columns) % period < period // 4)
     mixed[hatched] = np.where((rows + columns)[hatched] % (2 * period) < period, 0, 255)[:, None]
     shown = Image.fromarray(mixed)
     shown.thumbnail((_SIDE - 8, _SIDE - 8))

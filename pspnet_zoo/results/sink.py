@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..data.images import read_prediction
+from ..data.images import encode_class_masks, read_class_masks, read_prediction
 from ..data.rasters import open_raster
 from ..inference.draw import with_legend
 from ..inference.prediction import Prediction, class_fractions_of, fractions_of
@@ -26,7 +26,7 @@ from ..streams.video import overlay_video, read_comment, segment_video
 from .jobs import Job, VideoOptions
 from .maps import MapWriter, map_counts, quick_look
 from .rows import ResultRow, named_error
-from .stamp import make_stamp, read_stamp, stamp_png
+from .stamp import TIFF_TAG, make_stamp, read_stamp, stamp_png
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +57,8 @@ class ResultSink:
     """Write maps as cloud-optimised GeoTIFF."""
     confidence: bool = False
     """Whether the jobs of images have a file for the confidence."""
+    multilabel: bool = False
+    """Whether masks are TIFF files with a page a class, see `with_class_masks`."""
     unclaimed: dict[Job, ResultRow] = field(default_factory=dict, init=False)
     """Rows of images whose files are written, and that `segment` has not given out yet: left over when it is interrupted."""
     _digests: dict[Job, str] = field(default_factory=dict, init=False)
@@ -73,7 +75,7 @@ class ResultSink:
         """The stamp of one of a job's files, made from an input with this digest."""
         options = {**self.options, **({key: str(v) for key, v in asdict(self.video).items()} if job.is_video else {})}
         options |= {"alpha": self.alpha, **self.look} if target == job.overlay else {}
-        options |= {"cog": True} if self.cloud_optimized and _is_map(target) else {}
+        options |= {"cog": True} if self.cloud_optimized and self._is_map(target) else {}
         return make_stamp(digest, self.model_sha256, **options)
 
     def is_done(self, job: Job) -> bool:
@@ -90,12 +92,12 @@ class ResultSink:
         try:
             if job.mask is None:
                 raise ValueError("its rows cannot be made again without the video")
-            if _is_map(job.mask):
+            if self._is_map(job.mask):
                 (height, width), counts = map_counts(job.mask)
                 fractions = fractions_of(counts, classes)
             else:
-                ids = read_prediction(job.mask)
-                (height, width), fractions = ids.shape, class_fractions_of(ids, classes)
+                ids = read_class_masks(job.mask, len(classes)) if self.multilabel else read_prediction(job.mask)
+                (height, width), fractions = ids.shape[-2:], class_fractions_of(ids, classes)
             digest = file_digest(job.source, "sha256")
         except (ValueError, OSError) as error:
             return self.failure(job, error)
@@ -145,12 +147,15 @@ class ResultSink:
             if job.confidence is not None and prediction.confidence is not None:
                 png = _gray_png(prediction.confidence)
                 write_atomically(job.confidence, stamp_png(png, self.stamp(job, job.confidence, digest)))
-            if job.mask is not None and _is_map(job.mask):
+            if job.mask is not None and self._is_map(job.mask):
                 with open_raster(job.source) as raster:
                     place = {"crs": raster.crs, "transform": raster.transform}
                 with self._map(job, job.mask, prediction.mask.shape, prediction.labels, digest, place) as writer:
                     if writer.next_row < len(prediction.mask):
                         writer.add(prediction.mask[writer.next_row :])
+            elif job.mask is not None and self.multilabel:
+                stamp = f"{TIFF_TAG} {self.stamp(job, job.mask, digest)}"
+                write_atomically(job.mask, encode_class_masks(prediction.mask, stamp))
             elif job.mask is not None:
                 write_atomically(job.mask, stamp_png(prediction.png(), self.stamp(job, job.mask, digest)))
         except (ValueError, OSError, MemoryError) as error:
@@ -219,9 +224,12 @@ class ResultSink:
             yield self._done(job, prediction, digest, seconds, frame=frame.index, time=frame.time)
 
     def _done(self, job: Job, prediction: Prediction, digest: str, seconds: float, **values: Any) -> ResultRow:
-        height, width = prediction.mask.shape
+        height, width = prediction.mask.shape[-2:]
         fractions = prediction.class_fractions
         return self.row(job, height=height, width=width, class_fractions=fractions, seconds=seconds, input_sha256=digest, **values)
+
+    def _is_map(self, path: Path) -> bool:
+        return path.suffix == ".tif" and not self.multilabel
 
     def _overlay(self, prediction: Prediction, fractions: Mapping[str, float] | None = None) -> bytes:
         buffer = io.BytesIO()
@@ -229,10 +237,6 @@ class ResultSink:
         # the fastest level of zlib: a quarter of the time, an eighth more bytes
         image.save(buffer, "png", compress_level=1)
         return buffer.getvalue()
-
-
-def _is_map(path: Path) -> bool:
-    return path.suffix == ".tif"
 
 
 def _gray_png(pixels: np.ndarray) -> bytes:

@@ -1,7 +1,7 @@
 """Stamps: every result file says in itself which input and model it was made from, and with which options.
 
 A stamp is a line of JSON inside the file, so that a file and its stamp appear, move and vanish together: a text chunk of a PNG, a
-tag of a GeoTIFF, the comment of an mp4. `--skip-existing` skips a file only if its stamp is the one that would be written.
+tag of a TIFF, the comment of an mp4. `--skip-existing` skips a file only if its stamp is the one that would be written.
 """
 
 import json
@@ -10,13 +10,16 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ..data.rasters import quiet
 
 _KEY = b"pspnet_zoo\0"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_DESCRIPTION = 270  # TIFF's tag
 _HEADER = 33  # bytes of the signature and the chunk IHDR, which come first in every PNG
 TIFF_TAG = "PSPNET_ZOO"
-"""Name of the stamp in a GeoTIFF."""
+"""Name of the stamp in a GeoTIFF; with a space behind, the beginning of the description of a multi-label mask."""
 LONGEST_HEAD = _HEADER + 4096
 """Bytes at the beginning of a PNG file that hold its stamp."""
 
@@ -46,11 +49,15 @@ def read_stamp(path: Path) -> str | None:
     if path.suffix != ".tif" or not path.is_file():
         return read_png_stamp(path)
     try:
+        with quiet(), Image.open(path, formats=["TIFF"]) as image:
+            description = str(getattr(image, "tag_v2", {}).get(_DESCRIPTION, ""))
+        if description.startswith(f"{TIFF_TAG} "):
+            return description.removeprefix(f"{TIFF_TAG} ")
         import rasterio
 
         with quiet(), rasterio.open(path, driver="GTiff") as file:
             return file.tags().get(TIFF_TAG)
-    except (OSError, ImportError):  # rasterio's errors are of OSError
+    except (OSError, ImportError, Image.DecompressionBombError):  # rasterio's and Pillow's other errors are of OSError
         return None
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from ..inference.decision import Decision
 from ..meta import Labels, Preprocess
 from ..storage.errors import WeightsError
 from ..storage.files import file_digest
@@ -28,8 +29,9 @@ class Exported:
     input: Literal["float32", "uint8"]
     """"float32": (N, channels, H, W), normalised by `preprocess`. "uint8": (N, 3, H, W), RGB, 0 to 255; normalised inside."""
     output: Output
-    """"logits": (N, classes, H, W) float32. "ids": (N, H, W), the argmax, uint8 (int32 above 256 classes). "ids+confidence": the
-    ids, and (N, H, W) uint8, the probability of each pixel's class times 255."""
+    """"logits": (N, classes, H, W) float32. "ids": (N, H, W), the argmax, uint8 (int32 above 256 classes); of a multi-label network
+    (N, classes, H, W) uint8, 1 where a pixel is of the class. "ids+confidence": the ids, and (N, H, W) uint8, the probability of
+    each pixel's class times 255."""
     classes: int
     channels: int
     """Number of channels of the input."""
@@ -46,8 +48,11 @@ class Exported:
     """Versions of the packages that made the file, by name."""
     check: dict[str, Any]
     """Result of the comparison with the network before the file was kept."""
-    threshold: float | None = None
-    """Probability above which a pixel has id 1 of two; ids obey it already. None for the more probable one."""
+    threshold: float | tuple | None = None
+    """Probability above which a pixel has id 1 of two, or one a class of multi-label; ids obey it already. None for the more
+    probable one."""
+    multilabel: bool = False
+    """Whether a pixel may be of several classes, or of none."""
     beside_sha256: str | None = None
     """sha256 of the file beside this one that has the weights; None where there is none."""
 
@@ -70,6 +75,8 @@ class Exported:
             values["labels"] = Labels(tuple(labels["names"]), tuple(map(tuple, labels["colors"]))) if labels else None
             values["preprocess"] = Preprocess.from_dict(preprocess)
             values["image_size"] = tuple(size) if size else None
+            if isinstance(values.get("threshold"), list):
+                values["threshold"] = tuple(values["threshold"])
             spec = cls(**values)
             spec.check_kinds()
             return spec
@@ -95,8 +102,19 @@ class Exported:
         # one class may have the background's label too
         if self.labels is not None and len(self.labels) not in (self.classes, max(self.classes, 2)):
             raise ValueError(f"there are {self.classes} classes, and {len(self.labels)} labels")
-        if self.threshold is not None and not (0 < self.threshold < 1 and self.classes <= 2):
-            raise ValueError(f"threshold is {self.threshold}; it is between 0 and 1, of at most two classes")
+        if self.multilabel and self.output == "ids+confidence":
+            raise ValueError("output is 'ids+confidence', and the network is multi-label")
+        each = self.threshold if isinstance(self.threshold, tuple) else (self.threshold,)
+        fits = len(each) == self.classes if self.multilabel else self.classes <= 2 and not isinstance(self.threshold, tuple)
+        if self.threshold is not None and not (fits and all(isinstance(t, float) and 0 < t < 1 for t in each)):
+            raise ValueError(
+                f"threshold is {self.threshold}; it is between 0 and 1, of at most two classes, or one a class of multi-label"
+            )
+
+    @property
+    def decision(self) -> Decision:
+        """The rule by which the classes follow from the scores."""
+        return Decision(self.multilabel, self.threshold)
 
 
 class ExportedRuntime:
@@ -119,11 +137,12 @@ class ExportedRuntime:
         self.labels: Labels | None = spec.labels
         self.provenance = spec.provenance
         self.threshold = None if spec.output == "ids" else spec.threshold
+        self.multilabel = spec.multilabel
         self.classes = spec.classes
         self.image_size = spec.image_size
         self.activation: str | Callable[[], nn.Module] | None = {
             "logits": spec.activation,
-            "ids": "argmax",
+            "ids": "clamp" if spec.multilabel else "argmax",
             "ids+confidence": "softmax",
         }[spec.output]
         self.preprocess = spec.preprocess
@@ -164,7 +183,7 @@ class ExportedRuntime:
         return _probabilities(found[0], found[1], self.classes, self.threshold) if self.spec.output == "ids+confidence" else found
 
 
-def _probabilities(ids: Tensor, confidence: Tensor, classes: int, threshold: float | None) -> Tensor:
+def _probabilities(ids: Tensor, confidence: Tensor, classes: int, threshold: Any) -> Tensor:
     """(N, classes, H, W) float32 that give the ids by the threshold or the largest, though the confidence is rounded."""
     least = torch.full((classes,), 1 / classes) if threshold is None else torch.tensor([1 - threshold, threshold])
     own = torch.maximum(confidence.float() / 255, least[ids.long()] + 1e-6)[:, None]

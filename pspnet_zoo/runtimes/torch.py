@@ -132,7 +132,12 @@ class TorchRuntime:
         return self.network.labels
 
     @property
-    def threshold(self) -> float | None:
+    def multilabel(self) -> bool:
+        """Whether a pixel may be of several classes."""
+        return self.network.multilabel
+
+    @property
+    def threshold(self) -> float | tuple[float, ...] | None:
         """The network's threshold, as it is set now."""
         return self.network.threshold
 

@@ -28,7 +28,8 @@ def segmentation_loss(
     Args:
         logits: (N, C, H, W), or the pair with the auxiliary head's, as of `PSPNet.forward(x, return_aux=True)`. One channel is a
             binary network's, and its loss the binary cross entropy of the ids 0 and 1.
-        masks: (N, H, W) int64 ids, 255 where ignored.
+        masks: (N, H, W) int64 ids, 255 where ignored. Of multi-label, (N, C, H, W) of 0, 1 and 255; the cross entropy is then the
+            binary one of each class, over all of them that count.
         aux_weight: Weight of the auxiliary loss; the paper has 0.4.
         class_weights: (C,) float; None for all alike. The mean is then a weighted one, as torch's.
         ohem_threshold: Only pixels with a lower probability of their own class count, 0 to 1; 0 for all.
@@ -61,9 +62,12 @@ def segmentation_loss(
         )
         return main + aux_weight * auxiliary
     others = library(logits, masks) if library else 0.0
+    if masks.ndim == logits.ndim:  # multi-label: each class is a binary network of its own
+        others = others + (dice_weight * multilabel_dice_loss(logits, masks) if dice_weight else 0.0)
+        logits, masks = logits.flatten(0, 1)[:, None], masks.flatten(0, 1)
+    elif dice_weight:
+        others = others + dice_weight * dice_loss(with_background(logits), masks)
     logits = with_background(logits)
-    if dice_weight:
-        others = others + dice_weight * dice_loss(logits, masks)
     if not ce_weight:
         return logits.sum() * 0 + others
     if ohem_threshold:
@@ -96,13 +100,26 @@ def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
     overlap = own.new_zeros(logits.shape[1]).index_add(0, classes, own)
     predicted = (probability * counted[:, None]).sum(dim=(0, 2, 3))
     true = torch.bincount(classes, minlength=logits.shape[1])
+    return _one_minus_dice(overlap, predicted, true)
+
+
+def multilabel_dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """`dice_loss` of (N, C, H, W) logits and (N, C, H, W) masks of 0, 1 and 255, by the sigmoid of each class."""
+    counted, own = masks != IGNORE, masks == 1
+    probability = logits.float().sigmoid()
+    overlap, predicted = ((probability * pixels).sum(dim=(0, 2, 3)) for pixels in (own, counted))
+    return _one_minus_dice(overlap, predicted, own.sum(dim=(0, 2, 3)))
+
+
+def _one_minus_dice(overlap: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
+    """The mean over the classes that occur, of (C,) sums."""
     occurs = true > 0
     dice = 2 * overlap / (predicted + true).clamp(min=1e-6)
     return ((1 - dice) * occurs).sum() / occurs.sum().clamp(min=1)
 
 
 def pixel_mass(masks: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """A float scalar: the pixels that count, each with its class's weight."""
+    """A float scalar: the pixels that count, each with its class's weight; of multi-label, a pixel counts once for each class."""
     counted = masks[masks != IGNORE]
     return class_weights[counted].sum() if class_weights is not None else torch.tensor(float(counted.numel()), device=masks.device)
 

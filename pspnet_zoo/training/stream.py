@@ -78,7 +78,7 @@ class Stream(Dataset):
     def _cached(self, position: int) -> tuple[Any, ...]:
         features, mask = self.cache[self.index(position), self.view(position)]
         image = torch.zeros(len(self.mean), *self.crop, dtype=torch.uint8)
-        return image, mask.long(), position, torch.zeros(0, *mask.shape, dtype=torch.half), *features
+        return image, mask.long(), position, torch.zeros(0, *mask.shape[-2:], dtype=torch.half), *features
 
     def _read(self, position: int) -> tuple[Tensor, Tensor, int, Tensor]:
         image, mask, target = self.augmented(self.index(position), self.view(position))
@@ -96,7 +96,7 @@ class Stream(Dataset):
             torch.manual_seed(seed_of(self.seed, number))
             image, mask, *where = self.transform(*pair, *where)
         mask = mask.as_subclass(Tensor).long()
-        target = sample(self.teacher[index], where[0]) if self.teacher else mask.new_zeros(0, *mask.shape)
+        target = sample(self.teacher[index], where[0]) if self.teacher else mask.new_zeros(0, *mask.shape[-2:])
         return image.as_subclass(Tensor), mask, target.half()
 
     def _region(self, index: int, number: int) -> Region | None:

@@ -139,6 +139,8 @@ def train(
     for each in filter(None, (dataset, validation)):
         check_classes(model, each.labels)
         _check_pixels(model, each.preprocess)
+    if model.multilabel:
+        _check_multilabel(recipe, has_teacher=teacher is not None)
     with nullcontext(trainer) if trainer else Trainer(folder, leads=accelerator.is_main_process) as trainer:
         if accelerator.is_main_process:
             _check_masks(dataset)
@@ -261,6 +263,17 @@ def _check_pixels(model: PSPNet, stated: Preprocess | None) -> None:
         raise ValueError(
             f"The dataset states its preprocessing, {stated}, and the network has {model.preprocess}; set "
             "net.preprocess = dataset.preprocess, with as many in_channels"
+        )
+
+
+def _check_multilabel(recipe: Recipe, *, has_teacher: bool) -> None:
+    """Refuse what is of classes that exclude each other."""
+    if has_teacher:
+        raise ValueError("A teacher's soft labels are of one class a pixel, and this network is multi-label; train it on masks")
+    if recipe.class_weight_power:
+        raise ValueError(
+            f"class_weight_power is {recipe.class_weight_power}, which weighs classes that exclude each other, and this network is "
+            "multi-label; set it to 0, and dice_weight to 1 to count rare classes alike"
         )
 
 

@@ -136,8 +136,8 @@ class RandomCrop(v2.Transform):
         window = self._draw(mask, angle)
         if self.cat_max_ratio < 1:
             for _ in range(10):
-                counts = torch.bincount(_rotate_and_crop(mask, window, angle, IGNORE).flatten(), minlength=IGNORE + 1)[:IGNORE]
-                if counts.max().item() < self.cat_max_ratio * counts.sum().item():
+                counts, counted = _class_pixels(_rotate_and_crop(mask, window, angle, IGNORE))
+                if counts.max().item() < self.cat_max_ratio * counted:
                     break
                 window = self._draw(mask, angle)
         return {"window": window, "angle": angle}
@@ -146,7 +146,7 @@ class RandomCrop(v2.Transform):
         return _rotate_and_crop(inpt, params["window"], params["angle"], _fill(inpt, self.fill))
 
     def _draw(self, mask: Tensor, angle: float) -> Window:
-        full_height, full_width = mask.shape
+        full_height, full_width = mask.shape[-2:]
         height, width = min(full_height, self.crop[0]), min(full_width, self.crop[1])
         if self.rare and torch.rand(()) < self.rare and (pixel := _rare_pixel(mask)):
             # where the rotation takes the pixel
@@ -242,13 +242,21 @@ class PadTo(v2.Transform):
 def _rare_pixel(mask: Tensor) -> tuple[int, int] | None:
     """A pixel of a class that is drawn in inverse proportion to its pixels; None where all are ignored."""
     ids = mask.as_subclass(Tensor)
-    counts = torch.bincount(ids.flatten(), minlength=IGNORE + 1)[:IGNORE]
+    counts, _ = _class_pixels(ids)
     if not counts.any():
         return None
     chosen = torch.multinomial(torch.where(counts > 0, 1 / counts.clamp(min=1), 0.0), 1)
-    pixels = (ids == chosen).nonzero()
+    pixels = (ids[chosen[0]] == 1 if ids.ndim == 3 else ids == chosen).nonzero()
     row, column = pixels[torch.randint(len(pixels), ())].tolist()
     return row, column
+
+
+def _class_pixels(mask: Tensor) -> tuple[Tensor, int]:
+    """The number of pixels of each class, and of all that count, of (H, W) ids or (classes, H, W) masks of 0, 1 and 255."""
+    if mask.ndim == 3:
+        return (mask == 1).sum((1, 2)), int((mask != IGNORE).any(0).sum())
+    counts = torch.bincount(mask.flatten(), minlength=IGNORE + 1)[:IGNORE]
+    return counts, int(counts.sum())
 
 
 def _fill(inpt: Tensor, color: list[float]) -> float | list[float]:

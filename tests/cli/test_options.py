@@ -247,6 +247,7 @@ ELSEWHERE = {
         **{option: "cli/test_import.py" for option in ("--colors", "--names", "--split", "--group-by", "--lists", "--folds")},
         "--class-field": "data/importers/test_vectors.py",
         **{option: "data/importers/test_write.py" for option in ("--background", "--ignore-undrawn", "--priority")},
+        "--multilabel": "cli/test_multilabel.py",
     },
 }
 """Options whose effect needs a test of its own, and the file that has it."""

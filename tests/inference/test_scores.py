@@ -13,14 +13,15 @@ from pspnet_zoo.data.labels import Labels, distinct_colors
 from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.evaluation.evaluate import evaluate
 from pspnet_zoo.evaluation.report import worst_and_best
+from pspnet_zoo.inference.decision import Decision
 from pspnet_zoo.inference.protocols import PROTOCOLS, InferenceProtocol
 from pspnet_zoo.inference.scores import (
     as_logits,
     class_ids,
     class_probabilities,
     class_scores,
+    decided,
     labels_of,
-    largest,
     protocol_for,
     size_factor,
     stored,
@@ -190,9 +191,9 @@ def test_another_number_of_labels_than_classes_is_refused():
 def test_enlarged_scores_are_compared_where_they_are_enlarged():
     scores = torch.randn(2, 5, 7, 9)
     whole = torch.nn.functional.interpolate(scores, size=(20, 31), mode="bilinear").argmax(1)
-    assert torch.equal(largest(scores, (20, 31)), whole)
-    assert torch.equal(largest(scores, (7, 9)), scores.argmax(1))
-    assert (largest(torch.full((1, 3, 2, 2), -1e30), (4, 4)) == 0).all()
+    assert torch.equal(decided(scores, (20, 31), Decision()), whole)
+    assert torch.equal(decided(scores, (7, 9), Decision()), scores.argmax(1))
+    assert (decided(torch.full((1, 3, 2, 2), -1e30), (4, 4), Decision()) == 0).all()
 
 
 def test_an_image_is_shrunk_to_the_most_pixels_or_enlarged_up_to_them():

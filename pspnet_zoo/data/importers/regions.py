@@ -1,11 +1,14 @@
 """Regions as pixels: the inside of polygons, and run lengths of several tools."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from ..labels import IGNORE
 from .sample import Object, SourceError
 
+PRIORITIES = ("last", "first", "smallest")
+"""Which object is on top where several overlap."""
 _LARGEST_CHUNK = 1 << 22  # crossings of edges and rows that are held at once
 
 
@@ -36,6 +39,59 @@ def draw(region: Object, height: int, width: int) -> tuple[tuple[slice, slice], 
     if not pixels.any():
         raise SourceError(f"{region.where} is empty: no centre of a pixel is inside")
     return box, pixels, doubts
+
+
+def draw_classes(
+    objects: Sequence[Object], size: tuple[int, int], table: Mapping[int, int], classes: int
+) -> tuple[np.ndarray, list[str]]:
+    """The masks of several classes a pixel, (classes, H, W) uint8 of 0 and 1, and a line for each problem and doubt.
+
+    Ignored objects, which have the class id 255 or no category, are 255 in the masks of the classes that nobody drew there; others
+    with an id that is no class are left out.
+    """
+    masks, ignored, problems = np.zeros((classes, *size), np.uint8), np.zeros(size, bool), []
+    for each in objects:
+        try:
+            box, pixels, doubts = draw(each, *size)
+        except SourceError as error:
+            problems.append(str(error))
+            continue
+        problems += doubts
+        number = IGNORE if each.category is None else table[each.category]
+        if number == IGNORE:
+            ignored[box] |= pixels
+        elif number >= 0:
+            masks[number][box] |= pixels
+    masks[(masks == 0) & ignored] = IGNORE
+    return masks, problems
+
+
+def drawing_order(
+    priority: str, names: Sequence[str], table: Mapping[int, int]
+) -> Callable[[Sequence[Object], tuple[int, int]], Sequence[Object]]:
+    """Sort key of the objects of an image, the uppermost last.
+
+    Raises:
+        ValueError: If the priority is neither one of `PRIORITIES` nor a list of classes.
+    """
+    if priority == "last":
+        return lambda objects, size: objects
+    if priority == "first":
+        return lambda objects, size: objects[::-1]
+    if priority == "smallest":
+        return lambda objects, size: sorted(objects, key=lambda each: -_area(each, size))
+    upper = [name.strip() for name in priority.split(",")]
+    if unknown := [name for name in upper if name not in names]:
+        raise ValueError(f"--priority has {unknown[0]!r}; it can be {', '.join(PRIORITIES)}, or classes: {', '.join(names)}")
+    rank = {names.index(name): len(upper) - place for place, name in enumerate(upper)}
+    return lambda objects, size: sorted(objects, key=lambda each: rank.get(table.get(each.category, -1), 0))  # type: ignore
+
+
+def _area(each: Object, size: tuple[int, int]) -> int:
+    try:
+        return int(draw(each, *size)[1].sum())
+    except SourceError:
+        return 0
 
 
 def fill(ring: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -15,14 +15,13 @@ import numpy as np
 from PIL import Image
 
 from ..check import SplitContents
-from ..images import SUFFIXES, ImageError
+from ..images import SUFFIXES, ImageError, encode_class_masks
 from ..labels import IGNORE, Labels, distinct_colors
 from ..layouts.classes import DROPPED, Classes
-from .regions import draw
-from .sample import Header, Object, Sample, Source, SourceError, decode, image_header
+from .regions import draw, draw_classes, drawing_order
+from .sample import Header, Sample, Source, SourceError, decode, image_header
 from .values import show_value
 
-PRIORITIES = ("last", "first", "smallest")
 _TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))  # of EXIF's orientations 2 to 8
 _ENDINGS = {"JPEG": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
 
@@ -32,7 +31,7 @@ class WriteOptions:
     """Options for writing a dataset."""
 
     priority: str = "last"
-    """Which object is on top where several overlap: one of `PRIORITIES`, or names of classes, the uppermost first."""
+    """Which object is on top where several overlap: one of `regions.PRIORITIES`, or names of classes, the uppermost first."""
     link: bool = False
     """Make hard links to images that are files of their own, instead of copies."""
     fractions: tuple[float, float] | None = None
@@ -41,6 +40,8 @@ class WriteOptions:
     """Regular expression: images whose names match it with the same first group, or the same text, are in one split."""
     lists: Mapping[str, Sequence[str]] | None = None
     """Names of the images of each split."""
+    multilabel: bool = False
+    """Keep every object where several overlap: a mask a class, see `pspnet_zoo.data.images.encode_class_masks`."""
     folds: int = 0
     """Write this many datasets fold_1, fold_2, ..., each with another part of the images as val."""
 
@@ -58,7 +59,7 @@ class Written:
 
 
 def resolve_classes(
-    source: Source, chosen: Classes | None, background: str | None, ignore_undrawn: bool
+    source: Source, chosen: Classes | None, background: str | None, ignore_undrawn: bool, multilabel: bool = False
 ) -> tuple[Classes, dict[int, int]]:
     """The classes of the result, and the class id of each category: 255 if ignored, or `DROPPED`.
 
@@ -69,12 +70,20 @@ def resolve_classes(
         chosen: From a `classes.json` of the user.
         background: Name of the class of what nobody drew; None for "background", or the source's name for it.
         ignore_undrawn: Ignore it instead.
+        multilabel: Whether every object is kept where several overlap; what nobody drew is then of no class.
 
     Raises:
         ValueError: If a category is nowhere in the chosen classes, or there are too many.
     """
     categories = source.categories
+    if multilabel and (background or ignore_undrawn or any(sample.values for sample in source.samples)):
+        raise ValueError(
+            "--multilabel keeps objects that overlap, and what nobody drew is of no class; leave out --background and "
+            "--ignore-undrawn, and --multilabel where the source has an id for each pixel"
+        )
     if chosen is not None:
+        if multilabel != chosen.labels.multilabel:
+            raise ValueError('--multilabel goes with a --classes file that has "multilabel": true, and only with such a one')
         if background or ignore_undrawn:
             raise ValueError('With --classes, "background" in that file says what becomes of pixels that nobody drew')
         table = {key: chosen.find(each.name, key) for key, each in categories.items()}
@@ -88,10 +97,10 @@ def resolve_classes(
     rest = [each for key, each in categories.items() if key != own]
     undrawn = categories[own].name if own is not None else "background"
     undrawn = background or undrawn
-    has_undrawn = own is not None or any(sample.values is None for sample in source.samples)
+    has_undrawn = not multilabel and (own is not None or any(sample.values is None for sample in source.samples))
     named = [*([(undrawn, (0, 0, 0))] if has_undrawn and not ignore_undrawn else []), *((each.name, each.color) for each in rest)]
     names = list(dict.fromkeys(name for name, _ in named))
-    if not 2 <= len(names) <= IGNORE:
+    if not 2 - multilabel <= len(names) <= IGNORE:
         how = "Merge some with --classes" if len(names) > IGNORE else "Keep the background as one"
         first = f". The first problem of the source: {source.problems[0]}" if source.problems else ""
         raise ValueError(f"There are {len(names)} classes ({', '.join(names[:9])}); there can be 2 to {IGNORE}. {how}{first}")
@@ -99,9 +108,10 @@ def resolve_classes(
     if len(colors) != len(names) or None in colors or len(set(colors)) != len(colors):
         drawn_first = int(has_undrawn and not ignore_undrawn)
         colors = [(0, 0, 0)] * drawn_first + list(distinct_colors(len(names) - drawn_first))
-    result = Classes(Labels(tuple(names), tuple(colors)), background=undrawn if has_undrawn and not ignore_undrawn else None)
+    labels = Labels(tuple(names), tuple(colors), multilabel=multilabel)
+    result = Classes(labels, background=undrawn if has_undrawn and not ignore_undrawn else None)
     table = {key: names.index(each.name) for key, each in categories.items() if key != own}
-    return result, table if own is None else {**table, own: result.undrawn}
+    return result, table if own is None else {**table, own: DROPPED if multilabel else result.undrawn}
 
 
 def _without_suffix(name: str) -> str:
@@ -190,8 +200,6 @@ def write_dataset(
     result = Written(classes.labels, problems=list(source.problems), notes=[*source.notes, note])
     stems = _short_names([s.name for s in source.samples])
     writer = _Writer(output, source, classes, table, options, result)
-    stems = _short_names([s.name for s in source.samples])
-    writer = _Writer(output, source, classes, table, options, result)
     try:
         for done, (sample, stem, split) in enumerate(zip(source.samples, stems, splits, strict=True), 1):
             try:
@@ -236,7 +244,7 @@ class _Writer:
         self._output, self._source, self._classes, self._table = output, source, classes, table
         self._options, self._result = options, result
         self._taken: set[tuple[str, str]] = set()
-        self._order = _drawing_order(options.priority, classes.labels.names, table)
+        self._order = drawing_order(options.priority, classes.labels.names, table)
 
     def write(self, sample: Sample, stem: str, split: str) -> None:
         """Write an image and its mask under a name.
@@ -250,8 +258,9 @@ class _Writer:
         image = sample.image if isinstance(sample.image, Path) else sample.image()
         header = image_header(image)
         mask = self._mask(sample, header)
-        if mask.shape != header.size:
-            mask = np.array(Image.fromarray(mask).transpose(_TURNS[header.orientation]))
+        if mask.shape[-2:] != header.size:
+            turned = [np.array(Image.fromarray(plane).transpose(_TURNS[header.orientation])) for plane in np.atleast_3d(mask.T).T]
+            mask = np.stack(turned) if mask.ndim == 3 else turned[0]
         decode(image)  # a damaged one would be noticed in training
         ending = image.suffix if isinstance(image, Path) else _ENDINGS.get(header.format, f".{header.format.lower()}")
         if ending.lower() not in SUFFIXES:
@@ -261,12 +270,15 @@ class _Writer:
         for name in ("images", "masks"):
             (place / name).mkdir(parents=True, exist_ok=True)
         self._put(image, place / "images" / f"{stem}{ending}")
-        Image.fromarray(mask).save(place / "masks" / f"{stem}.png")
+        if mask.ndim == 3:
+            (place / "masks" / f"{stem}.tif").write_bytes(encode_class_masks(mask))
+        else:
+            Image.fromarray(mask).save(place / "masks" / f"{stem}.png")
         key = f"fold_{split}" if self._options.folds else split
         contents = self._result.contents.setdefault(key, SplitContents(self._classes.labels, 0))
         contents.images += 1
         contents.sizes[header.size[1], header.size[0]] += 1
-        contents.pixels += np.bincount(mask.ravel(), minlength=IGNORE + 1)
+        contents.add(mask)
 
     def _put(self, image: Path | bytes, target: Path) -> None:
         if isinstance(image, bytes):
@@ -286,7 +298,12 @@ class _Writer:
             size = _agreed_size(values.shape, sample, header, "its mask")
             _agreed_size(sample.size or size, sample, header, "the size that the source states")
             return self._translate(values, sample)
-        return self._draw(sample, _agreed_size(sample.size or header.size, sample, header, "the size that the source states"))
+        size = _agreed_size(sample.size or header.size, sample, header, "the size that the source states")
+        if not self._options.multilabel:
+            return self._draw(sample, size)
+        mask, problems = draw_classes(sample.objects, size, self._table, len(self._classes.labels))
+        self._result.problems += problems
+        return mask
 
     def _translate(self, values: np.ndarray, sample: Sample) -> np.ndarray:
         found, place = np.unique(values, return_inverse=True)
@@ -333,7 +350,9 @@ class _Writer:
             reason = f" The first problem: {self._result.problems[0]}" if self._result.problems else ""
             raise ValueError(f"No image could be imported.{reason}")
         labels = self._classes.labels
-        text = json.dumps({"names": list(labels.names), "colors": [list(c) for c in labels.colors]}, indent=2, ensure_ascii=False)
+        values = {"names": list(labels.names), "colors": [list(c) for c in labels.colors]}
+        values |= {"multilabel": True} if labels.multilabel else {}
+        text = json.dumps(values, indent=2, ensure_ascii=False)
         for folder in [self.folder / key for key in self._result.contents] if self._options.folds else [self.folder]:
             (folder / "classes.json").write_text(text + "\n", "utf-8")
         if self._options.folds:
@@ -365,31 +384,3 @@ def _agreed_size(size: tuple[int, ...], sample: Sample, header: Header, what: st
         height, width = header.size
         raise SourceError(f"The image '{sample.name}' is {width}x{height}, and {what} {size[1]}x{size[0]}; they must be equal")
     return size[0], size[1]
-
-
-def _drawing_order(
-    priority: str, names: Sequence[str], table: Mapping[int, int]
-) -> Callable[[Sequence[Object], tuple[int, int]], Sequence[Object]]:
-    """Sort key of the objects of an image, the uppermost last.
-
-    Raises:
-        ValueError: If the priority is neither one of `PRIORITIES` nor a list of classes.
-    """
-    if priority == "last":
-        return lambda objects, size: objects
-    if priority == "first":
-        return lambda objects, size: objects[::-1]
-    if priority == "smallest":
-        return lambda objects, size: sorted(objects, key=lambda each: -_area(each, size))
-    upper = [name.strip() for name in priority.split(",")]
-    if unknown := [name for name in upper if name not in names]:
-        raise ValueError(f"--priority has {unknown[0]!r}; it can be {', '.join(PRIORITIES)}, or classes: {', '.join(names)}")
-    rank = {names.index(name): len(upper) - place for place, name in enumerate(upper)}
-    return lambda objects, size: sorted(objects, key=lambda each: rank.get(table.get(each.category, -1), 0))  # type: ignore
-
-
-def _area(each: Object, size: tuple[int, int]) -> int:
-    try:
-        return int(draw(each, *size)[1].sum())
-    except SourceError:
-        return 0

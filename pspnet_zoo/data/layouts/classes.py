@@ -10,7 +10,7 @@ from ..labels import IGNORE, Labels, distinct_colors
 
 DROPPED = -1
 """Class id of what is taken for not drawn."""
-_KEYS = {"names", "colors", "ignore", "mapping", "drop", "background"}
+_KEYS = {"names", "colors", "ignore", "mapping", "drop", "background", "multilabel"}
 _CATEGORY = int | str
 
 
@@ -93,14 +93,18 @@ def parse_classes(values: Any) -> Classes:
         ValueError: If it has another form.
     """
     if not isinstance(values, dict) or not {"names"} <= values.keys() <= _KEYS:
-        raise ValueError('it must be an object with "names", and if wanted "colors", "ignore", "mapping", "drop" and "background"')
-    names = values["names"]
+        raise ValueError(
+            'it must be an object with "names", and if wanted "colors", "ignore", "mapping", "drop", "background" and "multilabel"'
+        )
+    names, multilabel = values["names"], values.get("multilabel", False)
+    if not isinstance(multilabel, bool):
+        raise ValueError(f'"multilabel" is {multilabel!r}; it must be true, where a pixel may be of several classes, or false')
     if not isinstance(names, list) or not 1 <= len(names) <= IGNORE:
-        raise ValueError(f'"names" must be a list of 2 to {IGNORE} names')
+        raise ValueError(f'"names" must be a list of {1 if multilabel else 2} to {IGNORE} names')
     for number, name in enumerate(names):
         if not isinstance(name, str) or not name.strip() or not name.isprintable() or name in names[:number]:
             raise ValueError(f"the name of class {number} is {name!r}; it must be a text of its own, on one line")
-    if len(names) == 1:
+    if len(names) == 1 and not multilabel:
         raise ValueError(
             f"it names one class, {names[0]!r}, and a network tells at least two apart; name what the other pixels are too, as "
             f"'background' for id 0 and {names[0]!r} for id 1"
@@ -122,7 +126,12 @@ def parse_classes(values: Any) -> Classes:
     background = values.get("background")
     if background is not None and not isinstance(background, str):
         raise ValueError(f'"background" is {background!r}; it must be the name of a class')
-    labels = Labels(tuple(names), tuple(map(tuple, colors)))
+    if multilabel and (background or by_id or any(isinstance(each, int) and each != IGNORE for each in ignore)):
+        raise ValueError(
+            'with "multilabel", masks have a page a class, no ids and no background; leave out "background", and ids in "mapping" '
+            'and "ignore"'
+        )
+    labels = Labels(tuple(names), tuple(map(tuple, colors)), multilabel=multilabel)
     given = "colors" in values and not by_id
     return Classes(labels, mapping, ignore, _categories(values.get("drop", []), "drop"), background, given)
 

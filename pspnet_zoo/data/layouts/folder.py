@@ -2,8 +2,8 @@
 
 With `SPLIT/images/` and `SPLIT/masks/`, the splits are those folders. Where the folder holds `images/` and `masks/` itself, every
 fifth image by name, from the first on, is "val", and the others are "train". A mask is a PNG, or a TIFF, with its image's stem; 255
-is ignored. Images that are not 8-bit RGB have a `preprocess.json` beside the classes, which `pspnet-zoo data stats DIR --write`
-makes.
+is ignored. Where `classes.json` has `"multilabel": true`, a pixel may be of several classes, and a mask is a TIFF with a page a
+class. Images that are not 8-bit RGB have a `preprocess.json` beside the classes, which `pspnet-zoo data stats DIR --write` makes.
 """
 
 from pathlib import Path
@@ -44,16 +44,16 @@ def find(root: Path, split: str) -> Pairs:
             raise FileNotFoundError(f"'{root / 'images'}' has one image, and it is in val; nothing is left to train on")
     else:
         masks, images = root / split / "masks", list_images(root / split / "images")
-    pairs = Pairs(images, tuple(_mask(masks, p) for p in images), labels, ids, read_preprocess(root))
-    if colors_given:
+    pairs = Pairs(images, tuple(_mask(masks, p, labels.multilabel) for p in images), labels, ids, read_preprocess(root))
+    if colors_given and not labels.multilabel:
         _check_palettes(pairs)
     return pairs
 
 
-def _mask(folder: Path, image: Path) -> Path:
-    """A PNG, or a TIFF where there is no PNG."""
+def _mask(folder: Path, image: Path, multilabel: bool) -> Path:
+    """A PNG, or a TIFF where there is no PNG; of multi-label always a TIFF."""
     tiff = folder / f"{image.stem}.tif"
-    return tiff if tiff.is_file() and not tiff.with_suffix(".png").is_file() else tiff.with_suffix(".png")
+    return tiff if multilabel or (tiff.is_file() and not tiff.with_suffix(".png").is_file()) else tiff.with_suffix(".png")
 
 
 def _listed(folder: Path) -> tuple[Path, ...]:
@@ -99,8 +99,8 @@ def read_classes(root: Path) -> tuple[Labels, dict[int, int], bool]:
     """Labels, the class id of each id that a mask may hold, and whether the colours were given.
 
     `classes.txt` has the name of a class on each line, id 0 first. `classes.json` has "names", and if wanted "colors", each three
-    integers of 0 to 255, "ignore", ids that are ignored like 255, "mapping", the ids in masks of each class, and "drop" and
-    "background"; see `pspnet_zoo.data.layouts.classes`. Without colours they are `distinct_colors`.
+    integers of 0 to 255, "ignore", ids that are ignored like 255, "mapping", the ids in masks of each class, "drop",
+    "background" and "multilabel"; see `pspnet_zoo.data.layouts.classes`. Without colours they are `distinct_colors`.
 
     Raises:
         FileNotFoundError: If there is neither file.

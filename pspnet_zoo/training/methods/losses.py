@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ...extras import missing_extra
@@ -12,7 +13,8 @@ from ...meta import IGNORE
 class LibraryLosses:
     """A weighted sum of losses as segmentation_models_pytorch has them, over all pixels of the batch that are not ignored.
 
-    Networks of one channel have the library's binary losses, others those of several classes.
+    Networks of one channel have the library's binary losses, others those of several classes. Multi-label ones have the mean over
+    the classes of the binary losses: the library's own multi-label focal loss takes no ignored pixels.
     """
 
     focal_weight: float = 0.0
@@ -28,6 +30,8 @@ class LibraryLosses:
     def __call__(self, logits: Tensor, masks: Tensor) -> Tensor:
         """A scalar for (N, C, H, W) logits and (N, H, W) ids, 255 where ignored; 0 if no pixel counts.
 
+        The masks of multi-label are (N, C, H, W) of 0, 1 and 255.
+
         Raises:
             MissingExtraError: If the library is not installed.
         """
@@ -35,6 +39,9 @@ class LibraryLosses:
             from segmentation_models_pytorch import losses
         except ModuleNotFoundError as error:
             raise missing_extra("A focal, Lovasz or Tversky loss", "train", error) from None
+        if masks.ndim == logits.ndim:
+            planes = zip(logits.split(1, dim=1), masks.unbind(1), strict=True)
+            return torch.stack([self(*plane) for plane in planes]).mean()
         logits = logits.float()
         if not (masks != IGNORE).any():
             return logits.sum() * 0

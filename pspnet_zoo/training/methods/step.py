@@ -109,7 +109,7 @@ class OptimizerStep:
         return torch.stack([pixel_mass(masks, self.run.class_weights), distilled])
 
     def loss(self, outputs: Any, masks: Tensor) -> Tensor:
-        """The loss of logits against (N, H, W) class ids."""
+        """The loss of logits against (N, H, W) class ids, or (N, C, H, W) masks of multi-label."""
         recipe = self.run.recipe
         return segmentation_loss(
             outputs,
