@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..inference.decision import Decision
-from ..meta import IGNORE
+from ..meta import IGNORE, Decision
 from .metrics import ConfusionMatrix
 
 BINS = 15

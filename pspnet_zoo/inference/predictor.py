@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..data.images import ImageError, read_image, to_rgb
 from ..data.rasters import Raster, is_map, read_bands
-from ..meta import IGNORE
+from ..meta import IGNORE, Decision
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Precision
 from ..runtimes.open import open_runtime
@@ -21,7 +21,6 @@ from ..runtimes.torch import TorchRuntime
 from ..streams.pipeline import WORKERS, segment_all
 from ..streams.video import segment_video
 from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
-from .decision import Decision
 from .draw import band_indexes, check_stretch, stretched
 from .prediction import Prediction
 from .scores import class_scores, confidences, decided, decision_of, labels_of, probabilities_of, reads_photos, stored, to_luma

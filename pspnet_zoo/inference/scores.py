@@ -13,12 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..meta import IGNORE, Labels, Preprocess
-from .decision import NEARLY, Decision
+from ..meta import IGNORE, NEARLY, TINY, Decision, Labels, Preprocess
 from .protocols import PROTOCOLS, InferenceProtocol
 from .windows import segment
 
-_TINY = torch.finfo(torch.float32).tiny
 _MAX_SIDE = 16384
 """Longest side of the network's input, in pixels: the memory of resizing grows with its square."""
 
@@ -265,7 +263,7 @@ def as_logits(output: Tensor, activation: str | Callable[[], nn.Module] | None, 
         output = F.one_hot(output.long(), classes).movedim(-1, 1)
     output = output.float()
     if activation in ("softmax", "softmax2d", "argmax", "argmax2d"):
-        output = output.clamp(min=_TINY).log()
+        output = output.clamp(min=TINY).log()
     elif activation in ("sigmoid", "clamp"):
         output = output.logit(eps=NEARLY)
     elif activation == "tanh":

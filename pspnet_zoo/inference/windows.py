@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .decision import Decision
+from ..meta import Decision
 from .protocols import InferenceProtocol, check_windows
 
 Net = Callable[[Tensor], Tensor]

@@ -57,7 +57,7 @@ class PSPNet(Pretrained):
         drop_path_rate: Rate of the encoder's stochastic depth in training, 0 to 1, for models that have it.
         align_corners: Of every resize in the network. True, as in the paper's code, fits sizes 8k + 1 best; any size works. None
             resizes logits by the true centres of the encoder's positions, at any size (and the pyramid as with False).
-        multilabel: Whether a pixel may be of several classes or none, each by its sigmoid, see `pspnet_zoo.inference.decision`.
+        multilabel: Whether a pixel may be of several classes or none, each by its sigmoid, see `pspnet_zoo.meta.Decision`.
 
     Attributes:
         encoder, decoder, segmentation_head, classification_head, auxiliary_head: The parts; the last two may be None.

@@ -10,8 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from ..inference.decision import Decision
-from ..meta import Labels, Preprocess
+from ..meta import Decision, Labels, Preprocess
 from ..storage.errors import WeightsError
 from ..storage.files import file_digest
 

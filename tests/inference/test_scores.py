@@ -13,7 +13,6 @@ from pspnet_zoo.data.labels import Labels, distinct_colors
 from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.evaluation.evaluate import evaluate
 from pspnet_zoo.evaluation.report import worst_and_best
-from pspnet_zoo.inference.decision import Decision
 from pspnet_zoo.inference.protocols import PROTOCOLS, InferenceProtocol
 from pspnet_zoo.inference.scores import (
     as_logits,
@@ -27,7 +26,7 @@ from pspnet_zoo.inference.scores import (
     stored,
     with_background,
 )
-from pspnet_zoo.meta import Preprocess
+from pspnet_zoo.meta import Decision, Preprocess
 from pspnet_zoo.models.heads import make_activation
 from pspnet_zoo.training.log import _example
 
