@@ -190,7 +190,8 @@ def quick_look(raster: Raster, mask: Path, mean: Sequence[float], side: int) -> 
     with open_raster(mask) as classes:
         for region in row_regions(raster):
             rows = slice(-region.top % step, None, step)
-            pixels, valid = (part[:, rows, ::step].transpose(1, 2, 0) for part in raster.filled(mean, region))
+            # copies, since views would keep the whole image in memory
+            pixels, valid = (part[:, rows, ::step].transpose(1, 2, 0).copy() for part in raster.filled(mean, region))
             images.append(np.ma.MaskedArray(pixels, ~valid))
-            ids.append(classes.read(region)[0][rows, ::step])
+            ids.append(classes.read(region)[0][rows, ::step].copy())
     return np.ma.concatenate(images), np.concatenate(ids)

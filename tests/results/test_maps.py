@@ -1,12 +1,14 @@
 """Masks larger than memory: whole or absent, resumed, and read by others."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from pspnet_zoo.data.rasters import open_raster
 from pspnet_zoo.meta import Labels
-from pspnet_zoo.results.maps import MapWriter
+from pspnet_zoo.results.maps import MapWriter, quick_look
 
 rasterio = pytest.importorskip("rasterio", reason="the extra raster is not installed")
 
@@ -89,3 +91,19 @@ def test_other_formats_and_too_many_classes_are_refused(tmp_path):
         MapWriter(tmp_path / "map.png", SIZE, LABELS, {})
     with pytest.raises(ValueError, match="256 classes; a map holds at most 255"):
         MapWriter(tmp_path / "map.tif", SIZE, Labels(tuple(map(str, range(256)))), {})
+
+
+def test_a_quick_look_holds_a_part_of_the_image_in_memory_at_a_time(tmp_path):
+    height, width = 512 * 16, 512
+    kind = {"driver": "GTiff", "dtype": "uint8", "tiled": True, "blockxsize": 256, "blockysize": 256, **PLACE}
+    for name, count in (("image.tif", 3), ("mask.tif", 1)):
+        pixels = np.arange(count * height * width, dtype=np.uint64).reshape(count, height, width).astype(np.uint8)
+        with rasterio.open(tmp_path / name, "w", count=count, height=height, width=width, **kind) as file:
+            file.write(pixels)
+    with open_raster(tmp_path / "image.tif") as raster:
+        tracemalloc.start()
+        image, ids = quick_look(raster, tmp_path / "mask.tif", (0.5,) * 3, 256)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert image.shape == (256, 16, 3) and np.array_equal(ids, pixels[0, ::32, ::32])
+    assert peak < 3 * height * width / 4
