@@ -37,6 +37,22 @@ def _seed():
 
 
 @pytest.fixture
+def run(monkeypatch, capsys):
+    """Type a command; gives (exit code, stdout, stderr)."""
+    from pspnet_zoo.cli import app as cli
+
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["pspnet-zoo", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        return (exit.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
 def net() -> PSPNet:
     """A tiny PSPNet with CamVid's labels and auxiliary head, in training mode."""
     network = PSPNet("test_efficientnet", None, classes=len(CAMVID), psp_out_channels=16, aux_head=True)

@@ -5,7 +5,7 @@ import signal
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from ..training.trainer import Stopped, Trainer
 from ..zoo.registry import parse_architecture
 from .terminal import check_name, err, refuse_idle, say, torchrun_process, with_recipe_options
 from .training_run import StartOptions, TeacherOptions, TrainingData, TrainingRun
+
+if TYPE_CHECKING:
+    from ..training.train import TrainingResult
 
 DISTILLATION = "Knowledge distillation"
 
@@ -135,6 +138,7 @@ def train(
             if trainer.leads:
                 if result.best:
                     say(f"Best mIoU {result.best_miou:.4f} in {result.best}, last {result.last_miou:.4f}")
+                    _say_start(result, init)
                 say(f"Wrote {training.network.save_pretrained(folder / 'model')}")
             if trainer.signal is not None:
                 raise _stopped(trainer, "after the last step; the run is complete")
@@ -165,6 +169,19 @@ def _say_spread(folder: Path, found: dict[int, float | None]) -> None:
     each = ", ".join(f"{miou:.4f}" for miou in mious)
     say(f"Last mIoU of {len(mious)} seeds: {each}")
     say(f"Mean {spread['mean']:.4f}, standard deviation {spread['standard_deviation']:.4f}, range {spread['range']:.4f}")
+
+
+def _say_start(result: "TrainingResult", init: str | None) -> None:
+    """The mIoU of the start, where it was measured, with a word where training did not improve on it."""
+    start, best, last = result.start_miou, result.best_miou, result.last_miou
+    if start is None or best is None or last is None:
+        return
+    advice = ""
+    if best <= start:
+        advice = ", and training made it no better: keep it, or try a lower --lr or more images"
+    elif last <= start:
+        advice = f", and the last network is no better: take {result.best}"
+    say(f"The start, {init}, had mIoU {start:.4f} on the same images{advice}")
 
 
 def _check_names(checkpoints: Sequence[str | None], model: str | None, protocol: str, recipe: str) -> None:

@@ -53,7 +53,7 @@ class TrainingRun:
         self.teachers = teachers.load()
         self.images = data.images(masked, masked.labels if masked else teachers.labels())
         seed = settings.get("seed", start.recipe.recipe.seed if start.recipe else 0)
-        self.network = start.network(self.images.labels, seed, getattr(self.images, "preprocess", None))
+        self.network, self.is_start = start.network(self.images.labels, seed, getattr(self.images, "preprocess", None))
         self.recipe = replace(self._recipe(start), **settings)
         aux = self.network.auxiliary_head is not None
         check_effects(self.recipe, settings, masks=masked is not None, teacher=bool(teachers.names), aux_head=aux)
@@ -88,7 +88,7 @@ class TrainingRun:
         """Try learning rates on the network, which is of no use after; a bar shows the progress."""
         from ..training.methods.rates import find_learning_rate
 
-        with _progress(self.recipe, None, self.trainer.leads) as show:
+        with _progress(self.recipe, None, self.trainer.leads) as (show, _):
             return find_learning_rate(
                 self.network, self.images, self.recipe, self.trainer.folder, cpu=cpu, progress=show, trainer=self.trainer
             )
@@ -97,7 +97,7 @@ class TrainingRun:
         """Train; a bar shows the progress."""
         from ..training.train import train
 
-        with _progress(self.recipe, self.scores, self.trainer.leads) as show:
+        with _progress(self.recipe, self.scores, self.trainer.leads) as (show, show_evaluation):
             return train(
                 self.network,
                 self.images,
@@ -106,7 +106,9 @@ class TrainingRun:
                 validation=self.validation,
                 teacher=self.scores,
                 resume=self.resume,
+                measure_start=self.is_start,
                 progress=show,
+                evaluation_progress=show_evaluation,
                 trainer=self.trainer,
                 **how,
             )
@@ -246,8 +248,8 @@ class StartOptions:
         """For the provenance."""
         return self.init or (f"encoder weights {self.encoder_weights}" if self.encoder_weights else "untrained")
 
-    def network(self, labels: Labels, seed: int, preprocess: Preprocess | None) -> "PSPNet":
-        """With these classes, and for these images where they are not 8-bit RGB.
+    def network(self, labels: Labels, seed: int, preprocess: Preprocess | None) -> "tuple[PSPNet, bool]":
+        """With these classes, and for these images where they are not 8-bit RGB; and whether it is a checkpoint of these classes.
 
         The classifier of a checkpoint with other classes is made anew.
         """
@@ -266,8 +268,10 @@ class StartOptions:
             options["encoder_fuse"] = blocks[0] if "," not in self.fuse_blocks else blocks
         if preprocess is not None:
             options["in_channels"] = len(preprocess.mean)
+        is_same = False
         if self.init:
             network = load(self.init, **options)
+            is_same = network.labels is not None and network.labels.names == labels.names
             if network.labels is not None and network.labels.names != labels.names:
                 network.reset_classifier(len(labels))
         else:
@@ -276,30 +280,45 @@ class StartOptions:
             network = create(self.model or named.model, **options)
         network.labels = labels
         network.preprocess = preprocess or network.preprocess
-        return network
+        return network, is_same
 
 
 @contextmanager
-def _progress(recipe: Recipe, scores: "TeacherScores | None", leads: bool) -> Iterator[Callable[[int, float, float], None]]:
-    """The progress of a run, called after each step: a bar on a terminal, else a line every ten seconds and at the last step."""
+def _progress(
+    recipe: Recipe, scores: "TeacherScores | None", leads: bool
+) -> "Iterator[tuple[Callable[[int, float, float], None], Callable[[int, int], None]]]":
+    """The progress of a run, told after each step, and after each image of an evaluation.
+
+    A bar for each on a terminal, else a line every ten seconds and at the last step.
+    """
     bar, shown = progress_bar(lines=scores is not None), -math.inf  # with a teacher, its progress too
     bar.disable = not leads
     with bar:
         if scores:
             _show_teacher(bar, scores, leads)
         task = bar.add_task("training", total=recipe.iterations, start=not scores)
+        evaluation = bar.add_task("evaluating", total=None, start=False, visible=False)
+
+        def line(text: str, *, always: bool) -> None:
+            nonlocal shown
+            now = time.monotonic()
+            if not err.is_terminal and (now - shown >= _LINE_EVERY or always):
+                shown = now
+                say(text, err)
 
         def show(step: int, loss: float, rate: float) -> None:
-            nonlocal shown
             text = f"loss {loss:.3f}  lr {rate:.5f}"
             bar.start_task(task)
             bar.update(task, completed=step, description=text)
-            now = time.monotonic()
-            if not err.is_terminal and (now - shown >= _LINE_EVERY or step == recipe.iterations):
-                shown = now
-                say(f"step {step}/{recipe.iterations}  {text}", err)
+            line(f"step {step}/{recipe.iterations}  {text}", always=step == recipe.iterations)
 
-        yield show
+        def show_evaluation(done: int, total: int) -> None:
+            if done == 1:
+                bar.reset(evaluation, total=total)
+            bar.update(evaluation, completed=done, visible=done < total)
+            line(f"evaluating {done}/{total}", always=False)
+
+        yield show, show_evaluation
 
 
 def _show_teacher(bar: "Progress", scores: "TeacherScores", leads: bool) -> None:

@@ -5,13 +5,14 @@ import logging
 import threading
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, ImageSequence, TiffImagePlugin, UnidentifiedImageError
 
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """File name endings of images in a folder, lower case."""
@@ -104,6 +105,18 @@ def check_upload(file: Path | BinaryIO, *, max_pixels: int = UPLOAD_PIXELS) -> N
         raise ImageSizeError(too_large)
     if max(width, height) > UPLOAD_RATIO * min(width, height):
         raise ImageError(f"This image has {width} x {height} pixels; the longer side may be {UPLOAD_RATIO} times the shorter one.")
+
+
+def tiff_orientation(path: Path) -> int:
+    """The orientation of a TIFF, which GDAL does not tell; 1 where none is stated."""
+    with path.open("rb") as file, suppress(Exception):  # GDAL has opened the file, and says what is wrong with it
+        head = file.read(8)
+        head += file.read(8) if head[2:3] == b"+" else b""  # BigTIFF
+        directory = TiffImagePlugin.ImageFileDirectory_v2(head)
+        file.seek(directory.next)
+        directory.load(file)
+        return int(directory.get(ExifTags.Base.Orientation, 1))
+    return 1
 
 
 def to_rgb(image: Any) -> np.ndarray:

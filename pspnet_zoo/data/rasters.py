@@ -19,7 +19,7 @@ import numpy as np
 
 from ..extras import missing_extra
 from ..meta import Preprocess
-from .images import ImageError
+from .images import ImageError, tiff_orientation
 
 SUFFIXES = frozenset({".dcm", ".jpeg", ".jpg", ".npy", ".npz", ".png", ".tif", ".tiff"})
 """File name endings that `open_raster` reads, lower case."""
@@ -315,9 +315,9 @@ class _Gdal:
         if len(set(file.dtypes)) > 1 or np.dtype(file.dtypes[0]).kind not in "uif":
             file.close()
             raise ImageError(f"'{path}' has bands of {', '.join(sorted(set(file.dtypes)))}; they must be of one real type")
-        if file.tags().get("EXIF_Orientation", "1") != "1":
+        if (tiff_orientation(path) if driver == "GTiff" else int(file.tags().get("EXIF_Orientation", "1"))) in range(2, 9):
             file.close()
-            raise ImageError(f"'{path}' is to be turned as its EXIF states, which needs it whole; save it upright")
+            raise ImageError(f"'{path}' is to be turned as its tag Orientation states, which needs it whole; save it upright")
         self.count, self.height, self.width = file.count, file.height, file.width
         self.dtype = np.dtype(file.dtypes[0])
         self.names = [name or "" for name in file.descriptions]

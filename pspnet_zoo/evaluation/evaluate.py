@@ -40,6 +40,10 @@ Progress = Callable[[int], None]
 """Called after each image with the number of images that this process has done."""
 
 
+class EvaluationStopped(Exception):
+    """`stops` ended an evaluation, in this process or another; there is no result."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Metrics over a dataset, each from one confusion matrix of all its pixels."""
@@ -91,6 +95,7 @@ def evaluate(
     details: bool = False,
     save: Save | None = None,
     progress: Progress | None = None,
+    stops: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Segment every image, and compare with the ground truth.
 
@@ -105,8 +110,10 @@ def evaluate(
         details: Also compute `Evaluation.details`.
         save: Called with each prediction of this process.
         progress: Called after each image of this process.
+        stops: Asked after each image of this process whether to end all processes' evaluation.
 
     Raises:
+        EvaluationStopped: If `stops` said so.
         ValueError: If the classes are not the model's, the split has no ground truth, or no pixel of it counts.
         ImageError: If a file cannot be read.
         ConnectionError: If another process stopped.
@@ -117,7 +124,7 @@ def evaluate(
     confusion = ConfusionMatrix(len(dataset.labels), decision.multilabel)
     detailed = DetailCounts(len(dataset.labels), len(dataset), decision) if details else None
     losses, image_miou = torch.zeros(2, len(dataset), dtype=torch.float64)
-    pairs = in_order(lambda index: (index, *dataset[index]), _share(len(dataset)))
+    pairs, stopped = in_order(lambda index: (index, *dataset[index]), _share(len(dataset))), False
     for done, (index, image, ground_truth) in enumerate(pairs, start=1):
         size = (image.shape[-2], image.shape[-1])
         scores = class_scores(model, image[None], protocol)
@@ -135,7 +142,11 @@ def evaluate(
             save(index, stored(prediction, len(dataset.labels)))
         if progress:
             progress(done)
+        if stopped := stops():
+            break
     device = model.device
+    if _sum_over_processes(torch.tensor(float(stopped)), device):
+        raise EvaluationStopped
     # an image's numbers are 0 in all processes but one, so that sums do not depend on the number of processes
     confusion.counts, losses, image_miou = (_sum_over_processes(t, device) for t in (confusion.counts, losses, image_miou))
     counted = int(confusion.counts.sum())

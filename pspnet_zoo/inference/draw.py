@@ -95,7 +95,7 @@ def with_legend(image: Image.Image, labels: Labels, class_fractions: Mapping[str
     Args:
         image: RGB.
         labels: Colors of the names.
-        class_fractions: Fraction of the pixels by class name, 0 to 1; classes of 0 are omitted.
+        class_fractions: Fraction of the pixels by class name, 0 to 1; those that would read 0.0% are omitted.
     """
     size = int(np.clip(image.height // 32, 12, 40))  # pixels of a line of text
     font = ImageFont.load_default(size)
@@ -103,7 +103,7 @@ def with_legend(image: Image.Image, labels: Labels, class_fractions: Mapping[str
     rows = [
         (colors[name], f"{name}  {fraction:.1%}")
         for name, fraction in sorted(class_fractions.items(), key=lambda s: -s[1])
-        if fraction
+        if fraction >= 0.0005
     ]
     line, pad = round(size * 1.5), size // 2
     width = max((round(font.getlength(text)) for _, text in rows), default=0) + line + 2 * pad

@@ -31,6 +31,10 @@ class Run:
         self.step, self.best = 0, -1.0
         self.history: list[dict[str, Any]] = []
         """The evaluations so far: "step", "learning_rate", "train_loss", and the numbers and IoU by class of each."""
+        self.evaluates = self.evaluates_start = False
+        """Whether there is something to evaluate on, and whether the network is measured there before the first step."""
+        self.last: dict[str, float | None] = {"learning_rate": None, "train_loss": None}
+        """Those of the last step, for its evaluation."""
         self.class_weights: Tensor | None = None
         self.average = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
         optimizer = build_optimizer(model, recipe)
@@ -89,7 +93,7 @@ class Run:
             tensors["class_weights"] = self.class_weights
         scaler = self.accelerator.scaler
         numbers = {"step": self.step, "best": self.best, "scaler": scaler.state_dict() if scaler else None}
-        numbers |= {"optimizer": optimizer, "history": self.history}
+        numbers |= {"optimizer": optimizer, "history": self.history, "last": self.last}
         write_state(self.path, tensors, {**numbers, "recipe": asdict(self.recipe), **self.identity})
 
     def load(self) -> None:
@@ -114,6 +118,7 @@ class Run:
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.best, self.history = state["step"], state["best"], state.get("history", [])
+        self.last |= state.get("last", {})
 
     def _check(self, state: Mapping[str, Any]) -> None:
         """Refuse the checkpoint of another run; one that was written before 0.1.0 tells less of itself."""
@@ -140,12 +145,25 @@ class Run:
             )
 
     @property
+    def trained(self) -> list[dict[str, Any]]:
+        """The evaluations but for the start's, of step 0."""
+        return [entry for entry in self.history if entry["step"]]
+
+    @property
     def is_complete(self) -> bool:
-        """Whether no step is left: the last one is done, or the mIoU has not become better for long enough."""
-        steps = [entry["step"] for entry in self.history]
-        best = max(self.history, key=lambda entry: entry["miou"], default={"step": 0})["step"]
+        """Whether nothing is left: the last step is done and evaluated, or the mIoU has not become better for long enough."""
+        steps = [entry["step"] for entry in self.trained]
+        best = max(self.trained, key=lambda entry: entry["miou"], default={"step": 0})["step"]
         is_stale = bool(self.recipe.patience) and sum(step > best for step in steps) >= self.recipe.patience
-        return is_stale or self.step >= self.recipe.iterations
+        return not self.owes_evaluation and (is_stale or self.step >= self.recipe.iterations)
+
+    @property
+    def owes_evaluation(self) -> bool:
+        """Whether an evaluation is due after the steps done, and not in the history."""
+        every, is_last = self.recipe.evaluate_every, self.step == self.recipe.iterations
+        if not (every and self.evaluates) or self.step in [entry["step"] for entry in self.history]:
+            return False
+        return self.evaluates_start if self.step == 0 else self.step % every == 0 or is_last
 
     def finish(self) -> None:
         """Leave the result in the caller's network, as it came: without wrappers."""

@@ -6,11 +6,12 @@ the number of the step. Weights, the optimizer's state, the running average and 
 
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +21,7 @@ from torch import nn
 
 from ..data.check import mask_doubts
 from ..data.dataset import SegmentationDataset, as_segmentation_dataset
-from ..evaluation.evaluate import check_classes, evaluate
+from ..evaluation.evaluate import Evaluation, EvaluationStopped, check_classes, evaluate
 from ..inference.scores import labels_of
 from ..meta import Preprocess
 from ..models.pspnet import PSPNet
@@ -43,6 +44,9 @@ RESULT = "result.json"
 Progress = Callable[[int, float, float], None]
 """Called after each step with the number of steps done, the loss and the encoder's learning rate."""
 
+EvaluationProgress = Callable[[int, int], None]
+"""Called after each image of an evaluation with the number of images that this process has done, and their total."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -53,29 +57,35 @@ class TrainingResult:
     steps: int
     """Steps done."""
     is_complete: bool
-    """Whether the run came to its end, by its last step or by early stopping."""
+    """Whether the run came to its end, by its last step and its evaluation, or by early stopping."""
     history: tuple[dict[str, Any], ...]
     """The evaluations: "step", "learning_rate", "train_loss" (of that step), "loss", "miou", "pixel_accuracy", "mean_accuracy", and
-    "iou" by class name, None for a class that neither occurs nor was predicted."""
+    "iou" by class name, None for a class that neither occurs nor was predicted. That of the start, where it was measured, is of
+    step 0, without learning rate and training loss."""
     best: Path | None
-    """The checkpoint with the best mIoU; None without evaluations."""
+    """The checkpoint with the best mIoU; None without evaluations after the start."""
+
+    @property
+    def start_miou(self) -> float | None:
+        """The mIoU before the first step, 0 to 1; None where it was not measured."""
+        return next((entry["miou"] for entry in self.history if not entry["step"]), None)
 
     @property
     def best_miou(self) -> float | None:
-        """The highest mIoU, 0 to 1; None without evaluations."""
-        return max((entry["miou"] for entry in self.history), default=None)
+        """The highest mIoU after the start, 0 to 1; None without evaluations."""
+        return max((entry["miou"] for entry in self.history if entry["step"]), default=None)
 
     @property
     def last_miou(self) -> float | None:
-        """The mIoU of the last evaluation, 0 to 1; None without evaluations."""
-        return self.history[-1]["miou"] if self.history else None
+        """The mIoU of the last evaluation after the start, 0 to 1; None without evaluations."""
+        return self.history[-1]["miou"] if self.history and self.history[-1]["step"] else None
 
     def summary(self) -> dict[str, Any]:
         """The numbers as JSON."""
-        step = next((entry["step"] for entry in self.history if entry["miou"] == self.best_miou), None)
+        step = next((entry["step"] for entry in self.history if entry["step"] and entry["miou"] == self.best_miou), None)
         return {
-            **{"steps": self.steps, "complete": self.is_complete, "last_miou": self.last_miou, "best_miou": self.best_miou},
-            **{"best_step": step, "best": self.best.name if self.best else None},
+            **{"steps": self.steps, "complete": self.is_complete, "start_miou": self.start_miou, "last_miou": self.last_miou},
+            **{"best_miou": self.best_miou, "best_step": step, "best": self.best.name if self.best else None},
         }
 
 
@@ -93,10 +103,12 @@ def train(
     compile: bool = False,
     log: Sequence[str] = ("tensorboard",),
     feature_cache: Path | None = None,
+    measure_start: bool = False,
     progress: Progress | None = None,
+    evaluation_progress: EvaluationProgress | None = None,
     trainer: Trainer | None = None,
 ) -> TrainingResult:
-    """Train a network in place. SIGTERM and SIGINT end the run after the current step.
+    """Train a network in place. SIGTERM and SIGINT end the run after the current step, or image of an evaluation.
 
     Started by `torchrun` or `accelerate launch`, the processes share each step's batch; all must call this alike. With several
     GPUs, batch norms take their statistics over all of them.
@@ -107,7 +119,7 @@ def train(
         recipe: The run's settings.
         folder: Takes `recipe.json`, the logs, `history.csv` with a row for each evaluation, the network with the best
             mIoU on `validation` as `best`, `result.json`, and `checkpoint.safetensors`, replaced every `recipe.checkpoint_every`
-            steps, at a signal, and at the end.
+            steps, at a signal, before the last evaluation, and at the end.
         validation: Evaluated every `recipe.evaluate_every` steps and at the end; None for never.
         teacher: Soft labels of the images of `dataset`, beside or in place of their masks; missing ones are computed first.
         resume: Continue from the folder's checkpoint, to the weights that an uninterrupted run would have had.
@@ -116,7 +128,9 @@ def train(
         compile: Whether to run through torch.compile: a slow start, then faster steps.
         log: Experiment trackers to log to: tensorboard, wandb, mlflow, trackio. See `pspnet_zoo.training.log.Log`.
         feature_cache: Folder for the features of a frozen encoder, which are then computed once for each of the recipe's `views`.
+        measure_start: Evaluate the network before the first step too.
         progress: See `Progress`; called in the main process only.
+        evaluation_progress: See `EvaluationProgress`; called in the main process only.
         trainer: What holds the folder and hears signals already, from before this call; None to do so during it.
 
     Returns:
@@ -144,7 +158,8 @@ def train(
     with nullcontext(trainer) if trainer else Trainer(folder, leads=accelerator.is_main_process) as trainer:
         if accelerator.is_main_process:
             _check_masks(dataset)
-        loop = _Loop(trainer, accelerator, model, dataset, recipe, folder, validation, teacher, progress)
+        loop = _Loop(trainer, accelerator, model, dataset, recipe, folder, validation, teacher)
+        loop.measure_start, loop.progress, loop.evaluation_progress = measure_start, progress, evaluation_progress
         with lora_added(model, recipe.lora_rank, recipe.lora_alpha, recipe.seed):
             return loop.run(resume=resume, workers=workers, compile=compile, log=log, feature_cache=feature_cache)
 
@@ -161,7 +176,9 @@ class _Loop:
     folder: Path
     validation: SegmentationDataset | None
     teacher: TeacherScores | None
-    progress: Progress | None
+    measure_start: bool = False
+    progress: Progress | None = None
+    evaluation_progress: EvaluationProgress | None = None
 
     def run(self, *, resume: bool, workers: int, compile: bool, log: Sequence[str], feature_cache: Path | None) -> TrainingResult:
         """Prepare and train."""
@@ -172,6 +189,7 @@ class _Loop:
         _freeze(model, recipe.freeze)
         own_norms = _sync_norms(model) if accelerator.num_processes > 1 and accelerator.device.type == "cuda" else {}
         run = Run(model, recipe, accelerator, self.folder / CHECKPOINT, known_by)
+        run.evaluates_start, run.evaluates = self.measure_start, self.validation is not None
         if resume:
             run.load()
         if teacher:
@@ -185,15 +203,19 @@ class _Loop:
         step = OptimizerStep(run, stream, compile)
         order = batches(recipe, run.step, accelerator.process_index, accelerator.num_processes)
         model.train()
+        owed = self.measure(run) if run.owes_evaluation else None
         self.trainer.begin()
         logged = Log(self.folder, recipe, run.step, accelerator.is_main_process, log)
         with logged as writer, read_ahead(stream, order, workers) as micro_batches:
+            if owed:
+                self.keep(run, owed, writer)
+                self.save(run) if run.step else None
             while not run.is_complete and not self.step(run, step, micro_batches, writer):
                 pass
         run.finish()
         for name, norm in own_norms.items():
             model.set_submodule(name, norm)
-        result = TrainingResult(run.step, run.is_complete, tuple(run.history), self.folder / BEST if run.history else None)
+        result = TrainingResult(run.step, run.is_complete, tuple(run.history), self.folder / BEST if run.trained else None)
         if accelerator.is_main_process:
             write_atomically(self.folder / RESULT, (json.dumps(result.summary(), indent=2) + "\n").encode())
         return result
@@ -207,27 +229,49 @@ class _Loop:
         log.step(run.step, mean_loss, rate)
         if self.progress and is_main:
             self.progress(run.step, mean_loss, rate)
+        run.last = {"learning_rate": rate, "train_loss": mean_loss}
         # one process's signal stops all, after the same step
         stops = bool(run.mean(loss.new_tensor(float(self.trainer.signal is not None))))
-        ends = run.step == recipe.iterations
-        if self.validation is not None and recipe.evaluate_every and (run.step % recipe.evaluate_every == 0 or ends):
-            self.evaluate(run, self.validation, log, {"learning_rate": rate, "train_loss": mean_loss})
+        if run.owes_evaluation and not stops:
+            if run.step == recipe.iterations:
+                self.save(run)
+            scores = self.measure(run)
+            if scores:
+                self.keep(run, scores, log)
+            stops = scores is None
         if run.step % recipe.checkpoint_every == 0 or stops or run.is_complete:
-            run.share_statistics()
-            if is_main:
-                run.save()
+            self.save(run)
         return stops
 
-    def evaluate(self, run: Run, validation: SegmentationDataset, log: Log, numbers: dict[str, float]) -> None:
-        """Evaluate, log, and keep the network if it is the best so far."""
+    def measure(self, run: Run) -> Evaluation | None:
+        """Evaluate the network; None if a signal stopped that."""
         run.share_statistics()
-        scores = evaluate(run.result, validation)
+        total = math.ceil(len(self.validation or ()) / self.accelerator.num_processes)
+        show = self.evaluation_progress
+        try:
+            return evaluate(
+                run.result,
+                self.validation,
+                progress=(lambda done: show(done, total)) if show else None,
+                stops=lambda: self.trainer.signal is not None,
+            )
+        except EvaluationStopped:
+            return None
+
+    def keep(self, run: Run, scores: Evaluation, log: Log) -> None:
+        """Log an evaluation, and keep the network if it is the best so far."""
         found = {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy, "mean_accuracy": scores.mean_accuracy}
-        run.history.append({"step": run.step, **numbers, "loss": scores.loss, **found, "iou": scores.iou})
-        log.scores(run.history, scores, run.result, validation)
-        if self.accelerator.is_main_process and scores.miou > run.best:
+        run.history.append({"step": run.step, **run.last, "loss": scores.loss, **found, "iou": scores.iou})
+        log.scores(run.history, scores, run.result, cast(SegmentationDataset, self.validation))
+        if self.accelerator.is_main_process and run.step and scores.miou > run.best:
             run.best = scores.miou
             merged(run.result).save_pretrained(self.folder / BEST)
+
+    def save(self, run: Run) -> None:
+        """Write the checkpoint."""
+        run.share_statistics()
+        if self.accelerator.is_main_process:
+            run.save()
 
 
 def open_accelerator(recipe: Recipe, cpu: bool) -> Accelerator:

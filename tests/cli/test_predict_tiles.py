@@ -284,7 +284,11 @@ def test_photos_beyond_the_limit_of_pillow_are_read_by_windows(aerial, photo, tm
     image.convert("L").save(tmp_path / "gray.png")
     exif = Image.Exif()
     exif[0x0112] = 6
-    image.save(tmp_path / "turned.jpg", exif=exif)
+    for name in ("turned.jpg", "turned.tif"):
+        image.save(tmp_path / name, exif=exif)
+    for name in ("turned.jpg", "turned.tif"):  # a tile of the size of the image
+        ids = np.concatenate(list(Predictor(aerial, tile=256).rows(tmp_path / name)))
+        assert np.array_equal(ids, Predictor(aerial)(tmp_path / name).mask) and ids.shape == image.size
     whole = {name: np.concatenate(list(Predictor(aerial, tile=64).rows(tmp_path / name))) for name in ("a.png", "a.jpg", "a.tif")}
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     predictor = Predictor(aerial, tile=64)
@@ -295,6 +299,7 @@ def test_photos_beyond_the_limit_of_pillow_are_read_by_windows(aerial, photo, tm
         "a.webp": "windows are read of TIFF, PNG and JPEG: save it as TIFF",
         "gray.png": "has 1 bands; the network reads 3",
         "turned.jpg": "needs it whole; save it upright",
+        "turned.tif": "is to be turned as its tag Orientation states",
     }.items():
         with pytest.raises(ImageError, match=reason):
             next(predictor.rows(tmp_path / name))

@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
-from pspnet_zoo import from_pretrained
+from pspnet_zoo import Labels, from_pretrained
+from pspnet_zoo.cli.train import _say_start
+from pspnet_zoo.inference.scores import class_scores
+from pspnet_zoo.training.train import TrainingResult
 
 ROOT = Path(__file__).parents[2]
 FEW = ["--iterations", 2, "--batch-size", 2, "--crop", 32, 48]
@@ -124,3 +127,70 @@ def _interrupt(camvid, tmp_path, seconds):
         assert "with a checkpoint; continue with --resume" in err
     else:
         assert ("nothing was changed" if "Stopped" in err else "there is no new checkpoint") in err and not output.exists()
+
+
+def test_fine_tuning_is_compared_with_its_start(run, camvid, tmp_path):
+    def trained(folder, *options):
+        command = ["train", "--data", camvid, "-o", tmp_path / folder, "--recipe", "finetune", "--dataset", "camvid", *FEW]
+        code, out, err = run(*command, "--workers", 0, "--log", "none", *options)
+        assert code == 0, err
+        return json.loads((tmp_path / folder / "result.json").read_text()), out
+
+    found, out = trained("new", "--model", "pspnet_test_efficientnet")
+    assert found["start_miou"] is None and "The start" not in out
+    model, steady = tmp_path / "new" / "model", ["--freeze", "norms", "--lr", 1e-12]
+    found, out = trained("same", "--init", model, *steady)
+    assert found["start_miou"] == found["best_miou"] and "training made it no better: keep it, or try a lower --lr" in out
+    assert f"The start, {model}, had mIoU {found['start_miou']:.4f} on the same images" in out
+    assert (tmp_path / "same" / "history.csv").read_text().splitlines()[1].startswith("0,,,")
+    found, _ = trained("unmeasured", "--init", model, *steady, "--evaluate-every", 0)
+    assert found["start_miou"] is None
+
+
+def test_a_start_with_other_classes_is_not_measured(run, net, camvid, tmp_path):
+    net.labels = Labels(tuple(reversed(net.labels.names)))
+    start = net.save_pretrained(tmp_path / "start")
+    command = ["train", "--data", camvid, "-o", tmp_path / "run", "--recipe", "finetune", "--dataset", "camvid", *FEW]
+    assert run(*command, "--workers", 0, "--init", start)[0] == 0
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["start_miou"] is None
+
+
+@pytest.mark.parametrize(
+    ("mious", "words"),
+    [
+        ((0.5, 0.5, 0.4), "0.5000 on the same images, and training made it no better"),
+        ((0.5, 0.6, 0.5), "0.5000 on the same images, and the last network is no better: take run/best"),
+        ((0.5, 0.6, 0.55), "0.5000 on the same images\n"),
+    ],
+)
+def test_what_is_said_of_the_start(mious, words, capsys):
+    history = tuple({"step": step, "miou": miou} for step, miou in enumerate(mious))
+    _say_start(TrainingResult(2, True, history, Path("run/best")), "street")
+    assert f"The start, street, had mIoU {words}" in capsys.readouterr().out
+
+
+def test_an_evaluation_in_a_pipe_is_a_line_now_and_then(run, camvid, tmp_path, monkeypatch):
+    monkeypatch.setattr("pspnet_zoo.cli.training_run._LINE_EVERY", 0)
+    code, _, err = run("train", "--data", camvid, "-o", tmp_path / "run", *TINY, *FEW, "--workers", 0)
+    assert code == 0 and all(f"evaluating {done}/3" in err for done in (1, 2, 3))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_last_evaluation_is_heard_at_once(run, camvid, tmp_path, monkeypatch, number):
+    seen = []
+
+    def interrupted(*arguments):
+        seen.append(1)
+        os.kill(os.getpid(), number)
+        return class_scores(*arguments)
+
+    monkeypatch.setattr("pspnet_zoo.evaluation.evaluate.class_scores", interrupted)
+    command = ["train", "--data", camvid, "-o", tmp_path / "run", *TINY, *FEW, "--workers", 0]
+    code, _, err = run(*command)
+    assert code == 128 + number and len(seen) == 1
+    assert "Stopped after step 2 of 2 with a checkpoint; continue with --resume" in err
+    assert not (tmp_path / "run" / "model").exists()
+    monkeypatch.setattr("pspnet_zoo.evaluation.evaluate.class_scores", class_scores)
+    code, out, err = run(*command, "--resume")
+    assert code == 0 and "Best mIoU" in out and (tmp_path / "run" / "model").is_dir()

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from pspnet_zoo import Predictor, PSPNet
+from pspnet_zoo import Predictor
 from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.deployment.export import export
 from pspnet_zoo.runtimes.open import open_runtime
 from pspnet_zoo.storage.errors import WeightsError
+from tests.deployment.conftest import tiny
 
 pytest.importorskip("executorch.runtime", reason="needs the extra 'executorch'")
 
@@ -19,20 +20,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 SIZE = (33, 65)
 
 
-def network(encoder="test_efficientnet", **options):
-    torch.manual_seed(0)
-    net = PSPNet(encoder, None, classes=len(CAMVID), psp_out_channels=16, **options)
-    net.labels = CAMVID
-    for layer in net.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.running_mean.uniform_(-0.5, 0.5)
-            layer.running_var.uniform_(0.5, 2)
-    return net.eval()
-
-
 @pytest.fixture(scope="module")
 def net():
-    return network()
+    return tiny()
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +103,7 @@ def test_a_failing_export_leaves_nothing(net, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["resnet18", "mobilenetv3_small_050", "convnext_atto"])
 def test_other_families_are_right_too(encoder, tmp_path):
-    net = network(encoder)
+    net = tiny(encoder)
     runtime = open_runtime(export(net, tmp_path / "street.pte", size=(64, 96)))
     x = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():

@@ -22,6 +22,7 @@ from pspnet_zoo.inference.scores import class_scores
 from pspnet_zoo.runtimes.exported import KEY
 from pspnet_zoo.runtimes.open import open_runtime
 from pspnet_zoo.storage.errors import WeightsError
+from tests.deployment.conftest import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -41,18 +42,6 @@ FAMILIES = [
     "coatnet_pico_rw_224",
     "inception_v3",
 ]
-
-
-def tiny(encoder: str, **options) -> PSPNet:
-    torch.manual_seed(0)
-    network = PSPNet(encoder, None, classes=len(CAMVID), psp_out_channels=16, **options)
-    network.labels = CAMVID
-    network.provenance = {"license": "Apache-2.0"}
-    for layer in network.modules():  # norms of an untrained network do next to nothing
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.running_mean.uniform_(-0.5, 0.5)
-            layer.running_var.uniform_(0.5, 2)
-    return network.eval()
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,14 @@ def test_a_legend_has_a_swatch_of_every_class_in_the_image():
     assert CAMVID.colors[0] in colors and CAMVID.colors[3] in colors and CAMVID.colors[8] not in colors
 
 
+def test_a_legend_names_no_class_of_zero_percent():
+    few = {"sky": 0.9994, "road": 0.00049, "car": 0.0}
+    legends = [np.array(draw.with_legend(Image.new("RGB", (9, 9)), CAMVID, f)) for f in (few, {"sky": 0.9994})]
+    assert np.array_equal(*legends)
+    more = draw.with_legend(Image.new("RGB", (9, 9)), CAMVID, {"sky": 0.9994, "road": 0.0005})
+    assert more.height > legends[0].shape[0]
+
+
 def test_a_legend_is_a_column_of_swatches_and_texts_from_the_largest_share():
     height, size, line, pad = 640, 20, 30, 10  # a line of text is a 32nd of the height
     class_fractions = {"road": 0.25, "car": 0.0, "sky": 0.75}

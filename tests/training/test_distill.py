@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from torch.nn import functional as F
 from torchvision import tv_tensors
@@ -43,13 +42,6 @@ from pspnet_zoo.training.transforms import training_transform
 RECIPE = Recipe(iterations=4, batch_size=2, crop=(32, 48), lr=0.01, checkpoint_every=2, scale=(0.8, 1.5))
 WHOLE = PROTOCOLS["whole"]
 CAR = CAMVID.names.index("car")
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """accelerate keeps one precision for a whole process."""
-    yield
-    AcceleratorState._reset_state(True)
 
 
 @pytest.fixture

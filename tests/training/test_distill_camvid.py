@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 import pspnet_zoo
 from pspnet_zoo.data.labels import CAMVID
@@ -57,12 +56,6 @@ def imagenet(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("encoder") / "lite0.safetensors"
     write_safetensors(path, to_timm(torch.load(source.locate(), weights_only=True), "tf_efficientnet_lite0"))
     return path
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(True)
 
 
 def on_test(network) -> Evaluation:

@@ -10,9 +10,7 @@ from dataclasses import replace
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
-from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision import tv_tensors
 
@@ -35,21 +33,6 @@ LOSSES = {
     "hard pixels": {"ohem_threshold": 0.05, "ohem_min_kept": 50},
     "all": {"dice_weight": 0.3, "focal_weight": 1.0, "lovasz_weight": 0.2, "tversky_weight": 0.5, "label_smoothing": 0.1},
 }
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(True)
-
-
-@pytest.fixture
-def steady(net):
-    """A network whose outputs do not depend on chance."""
-    for module in net.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-    return net
 
 
 @pytest.mark.parametrize("channels", [1, 5])

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import nn
 
@@ -23,12 +22,6 @@ from pspnet_zoo.training.recipes import Recipe
 from pspnet_zoo.training.train import BEST, train
 
 RECIPE = Recipe(iterations=4, batch_size=2, crop=(32, 48), lr=0.01, checkpoint_every=2, evaluate_every=0, optimizer="adamw")
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(True)
 
 
 @pytest.fixture

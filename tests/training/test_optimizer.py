@@ -7,8 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
-from torch import nn
 
 from pspnet_zoo import PSPNet
 from pspnet_zoo.data.open import open_dataset
@@ -17,15 +15,10 @@ from pspnet_zoo.training import train as train_module
 from pspnet_zoo.training.optimizer import build_optimizer, build_schedule, optimizer_state, restore_optimizer
 from pspnet_zoo.training.recipes import RECIPES, Recipe, choose_recipe
 from pspnet_zoo.training.train import train
+from tests.training.conftest import without_dropout
 
 RECIPE = Recipe(iterations=10, batch_size=2, crop=(32, 48), lr=0.1, head_factor=3, freeze="norms", evaluate_every=0)
 ADAMW = replace(RECIPE, optimizer="adamw", lr=0.01, weight_decay=0.2, decay_norms=False, layer_decay=0.5)
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(True)
 
 
 def rates(net, recipe, step):
@@ -76,11 +69,7 @@ def test_rates_fall_towards_the_input_and_small_tensors_do_not_decay(name):
 
 
 def steady(name):
-    net = PSPNet(name, None, classes=11, psp_out_channels=16, psp_dropout=0.0)
-    for module in net.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-    return net
+    return without_dropout(PSPNet(name, None, classes=11, psp_out_channels=16))
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.05])

@@ -6,8 +6,6 @@ from multiprocessing import active_children
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
-from torch import nn
 
 from pspnet_zoo import PSPNet, WeightsError
 from pspnet_zoo.data.images import ImageError
@@ -21,21 +19,6 @@ from pspnet_zoo.training.train import _sync_norms, train
 
 RECIPE = Recipe(iterations=2, batch_size=2, crop=(32, 48), lr=0.05, head_factor=3, freeze="norms")
 WATCHED = ("encoder.model.conv_stem.weight", "segmentation_head.0.weight", "segmentation_head.0.bias")
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(True)
-
-
-@pytest.fixture
-def steady(net):
-    """A network whose outputs do not depend on chance."""
-    for module in net.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-    return net
 
 
 @pytest.fixture

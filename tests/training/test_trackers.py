@@ -4,19 +4,12 @@ import importlib.util
 import json
 
 import pytest
-from accelerate.state import AcceleratorState
 
 from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.training.recipes import TRACKERS, Recipe
 from pspnet_zoo.training.train import train
 
 RECIPE = Recipe(iterations=4, batch_size=2, crop=(32, 48), lr=0.01, evaluate_every=2)
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(True)
 
 
 @pytest.fixture

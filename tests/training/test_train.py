@@ -14,7 +14,6 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -28,15 +27,9 @@ from pspnet_zoo.inference.scores import class_ids
 from pspnet_zoo.training.recipes import Recipe
 from pspnet_zoo.training.stream import mask_class_fractions
 from pspnet_zoo.training.train import BEST, CHECKPOINT, train
+from tests.training.conftest import without_dropout
 
 RECIPE = Recipe(iterations=6, batch_size=2, crop=(32, 48), lr=0.01, checkpoint_every=2)
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """accelerate keeps one precision for a whole process."""
-    yield
-    AcceleratorState._reset_state(True)
 
 
 class Interrupted(Exception):
@@ -49,12 +42,6 @@ def stop_at(step):
             raise Interrupted
 
     return progress
-
-
-def without_dropout(net):
-    for module in net.modules():
-        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
-            module.p = 0.0
 
 
 def same(a, b) -> bool:

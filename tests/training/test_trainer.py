@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from torch.utils.data import Subset, TensorDataset
 from torchvision import tv_tensors
@@ -25,12 +24,6 @@ from pspnet_zoo.training.train import CHECKPOINT, train
 from pspnet_zoo.training.trainer import Stopped, Trainer
 
 RECIPE = Recipe(iterations=2, batch_size=2, crop=(32, 48), lr=0.01, evaluate_every=0)
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(True)
 
 
 @pytest.fixture
@@ -206,3 +199,64 @@ def test_images_of_other_bands_train_by_the_preprocessing_that_the_dataset_state
     net.preprocess = Bands.preprocess
     assert train(net, Bands(), recipe, tmp_path / "run", validation=Bands()).steps == 20
     assert evaluate(net, Bands()).pixel_accuracy > 0.65
+
+
+def test_a_signal_ends_an_evaluation_which_the_resumed_run_makes_up_for(images, tmp_path):
+    """Between the steps, and after the last one."""
+    recipe = replace(RECIPE, iterations=4, evaluate_every=2, ema_decay=0.5)
+    shown = []
+    whole = train(network(), images, recipe, tmp_path / "whole", validation=images, evaluation_progress=lambda *n: shown.append(n))
+    assert shown == [(done, 5) for done in range(1, 6)] * 2 and whole.is_complete
+    images_done = []
+
+    def interrupt(done, total):
+        images_done.append(done)
+        if done == 2:
+            send(signal.SIGTERM)
+
+    for resume, step in ((False, 2), (True, 4)):
+        with Trainer(tmp_path / "run") as trainer:
+            how = {"resume": resume, "evaluation_progress": None if resume else interrupt, "trainer": trainer}
+            if resume:  # that of step 2 is made up for, that of step 4 ends
+                how["progress"] = lambda step, *_: step == 4 and send(signal.SIGTERM)
+            result = train(network(), images, recipe, tmp_path / "run", validation=images, **how)
+        assert trainer.signal == signal.SIGTERM and (result.steps, result.is_complete) == (step, False)
+        assert [entry["step"] for entry in result.history] == [2] * resume
+        assert read_state(tmp_path / "run" / CHECKPOINT)[1]["step"] == step
+    assert images_done == [1, 2]
+    net = network()
+    result = train(net, images, recipe, tmp_path / "run", validation=images, resume=True)
+    assert result == replace(whole, best=tmp_path / "run" / "best")
+    names = ("checkpoint.safetensors", "history.csv", "result.json", "best/model.safetensors")
+    assert all((tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes() for name in names)
+
+
+def test_the_last_steps_are_kept_before_their_evaluation(images, tmp_path):
+    def cut(done, total):
+        raise OSError("the power")
+
+    with pytest.raises(OSError, match="the power"):
+        train(network(), images, replace(RECIPE, evaluate_every=9), tmp_path, validation=images, evaluation_progress=cut)
+    assert read_state(tmp_path / CHECKPOINT)[1]["step"] == 2
+    result = train(network(), images, replace(RECIPE, evaluate_every=9), tmp_path, validation=images, resume=True)
+    assert result.is_complete and [entry["step"] for entry in result.history] == [2]
+
+
+def test_the_start_is_measured_and_is_no_result(images, tmp_path):
+    net, plain = network(), network()
+    start = evaluate(net, images).miou
+    result = train(net, images, replace(RECIPE, evaluate_every=1), tmp_path / "a", validation=images, measure_start=True)
+    train(plain, images, replace(RECIPE, evaluate_every=1), tmp_path / "b", validation=images)
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), plain.state_dict().values(), strict=True))
+    assert [entry["step"] for entry in result.history] == [0, 1, 2] and result.start_miou == pytest.approx(start)
+    assert result.best_miou == max(entry["miou"] for entry in result.history[1:])
+    rows = (tmp_path / "a" / "history.csv").read_text().splitlines()
+    assert rows[1].startswith("0,,,") and rows[2:] == (tmp_path / "b" / "history.csv").read_text().splitlines()[1:]
+    found = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert found["start_miou"] == result.start_miou and found["best_step"] > 0
+
+
+def test_a_start_that_is_better_than_what_follows_is_no_checkpoint(images, tmp_path):
+    recipe = replace(RECIPE, iterations=9, evaluate_every=1, lr=1e-12, patience=2)
+    result = train(network(), images, recipe, tmp_path, validation=images, measure_start=True)
+    assert result.best and result.best.is_dir() and result.steps == 3  # two after the first, not after the start

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from ..images import ImageError
+from ..images import SUFFIXES, ImageError
 from .regions import ellipse, rectangle, runs
 from .sample import (
     Category,
@@ -68,7 +68,7 @@ def read_coco(root: Path, images: Images) -> Source:
         SourceError: If a file is not of this format, or two files give one category id to different names.
     """
     source = Source("coco")
-    files = annotation_files(root)
+    files, listed = annotation_files(root), set[Path]()
     for file in files:
         values, where = read_json(file), f"'{file}'"
         if not is_coco(values):
@@ -81,18 +81,31 @@ def read_coco(root: Path, images: Images) -> Source:
         split = split_of(file.stem) if len(files) > 1 else None
         for index, image in enumerate(get(values, "images", list, where)):
             try:
-                source.samples.append(_sample(image, f"{where}, image {index}", images, objects, split))
+                source.samples.append(_sample(image, f"{where}, image {index}", images, objects, split, listed))
             except SourceError as error:
                 source.problems.append(str(error))
         for number, left in objects.items():
             source.problems.append(f"{where}: {len(left)} annotations are of image {number}, which is not listed")
+    if unlisted := _unlisted(listed):
+        names = ", ".join(path.name for path in unlisted[:3]) + (", ..." if len(unlisted) > 3 else "")
+        source.notes.append(f"{len(unlisted)} images are beside those of the JSON and not in it; they are left out: {names}")
     return source
 
 
-def _sample(image: Any, where: str, images: Images, objects: dict[int, list[Object]], split: str | None) -> Sample:
+def _unlisted(listed: set[Path]) -> list[Path]:
+    """The images in the folders of those that are listed, but for these."""
+    beside = (path for folder in sorted({path.parent for path in listed}) for path in sorted(folder.iterdir()))
+    return [p for p in beside if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p not in listed]
+
+
+def _sample(
+    image: Any, where: str, images: Images, objects: dict[int, list[Object]], split: str | None, listed: set[Path]
+) -> Sample:
+    """The sample of an entry of the list of images; its file is added to `listed`."""
     number = get(image, "id", int, where)
     drawn = objects.pop(number, [])  # also of an image that fails: its annotations are not those of an unlisted one
     path = images.find(get(image, "file_name", str, where))
+    listed.add(path)
     size = stated_size(image.get("height"), image.get("width"), where)
     return Sample(images.name(path), path, size, tuple(drawn), split=split)
 

@@ -73,7 +73,9 @@ def read_source(root: Path, kind: str | None, *, images: Path | None = None, mas
         raise ValueError(f"{idle[0]} is for masks, and the labels in '{root}' are outlines ({kind}); leave it out")
     source = _READERS[kind](root, _images(root, images), replace(masks, kind=kind if kind in _MASKS[1:] else None))
     if not source.samples:
-        raise SourceError(source.problems[0] if source.problems else f"'{root}' has no images with labels")
+        reason = source.problems[0] if source.problems else f"'{root}' has no images with labels"
+        elsewhere = ". If its images are in another folder, name that by --images"
+        raise SourceError(reason + elsewhere * (kind in _OUTLINES and not images))
     source.notes[:0] = notes
     return source
 

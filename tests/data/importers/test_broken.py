@@ -174,6 +174,16 @@ def test_a_path_that_goes_up_within_the_source_is_followed(tmp_path, imported):
     assert result.images == files and len(result.problems) == 1 and "leads out of the source" in result.problems[0]
 
 
+def test_labels_whose_images_are_all_elsewhere_name_the_option(tmp_path, imported):
+    """As those of `predict --format labelme` are."""
+    files = write_images(tmp_path / "photos", "a")
+    (tmp_path / "drafts").mkdir()
+    (tmp_path / "drafts" / "a.json").write_text(labelme("a", [shape("cat", [(1, 1), (9, 1), (9, 9)])], imagePath="../photos/a.jpg"))
+    with pytest.raises(SourceError, match="leads out of the source.* If its images are in another folder, name that by --images"):
+        imported(tmp_path / "drafts")
+    assert imported(tmp_path / "drafts", images=tmp_path / "photos").images == files
+
+
 def test_links_among_pairs_are_refused(tmp_path, imported):
     write_images(tmp_path, ["secret"])
     write_images(tmp_path / "set" / "images", "ac")

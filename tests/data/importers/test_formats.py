@@ -119,6 +119,24 @@ def test_the_files_of_coco_are_its_splits(tmp_path, imported):
     assert result.splits == {"a": "train", "b": "train", "c": "val"} and not result.problems and result.images == files
 
 
+def test_images_beside_those_of_coco_that_are_not_in_it_are_counted(tmp_path, imported):
+    write_images(tmp_path / "set" / "images", "abcdefg")
+    (tmp_path / "elsewhere.jpg").write_bytes(b"")
+    (tmp_path / "set" / "labels.json").write_text(json.dumps(coco("abc", [])))
+    result = imported(tmp_path / "set", background="nothing")
+    text = "4 images are beside those of the JSON and not in it; they are left out: d.jpg, e.jpg, f.jpg, ..."
+    assert text in result.notes and not result.problems and set(result.images) == set("abc")
+
+
+def test_a_listed_image_with_a_problem_is_no_unlisted_one(tmp_path, imported):
+    write_images(tmp_path / "set", "abc")
+    values = coco("abc", [])
+    values["images"][0]["width"] = "wide"
+    (tmp_path / "set" / "labels.json").write_text(json.dumps(values))
+    result = imported(tmp_path / "set")
+    assert result.problems and not [note for note in result.notes if "left out" in note]
+
+
 # --- labelme and YOLO
 
 

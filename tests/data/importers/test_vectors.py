@@ -1,12 +1,9 @@
 """Vectors of map coordinates, drawn onto their images by the command and against rasterio's own drawing."""
 
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from pspnet_zoo.cli import app as cli
 from pspnet_zoo.data.open import open_dataset
 
 pytest.importorskip("rasterio", reason="the extra raster is not installed")
@@ -42,17 +39,6 @@ SHAPES = [
 def expected(names):
     """The mask by GDAL, the later over the earlier."""
     return rasterize([(shape, names.index(name)) for name, shape in SHAPES], SIZE, transform=PLACE, fill=names.index("background"))
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pspnet-zoo", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        return (exit.value.code or 0, *capsys.readouterr())
-
-    return run
 
 
 def write(path, shapes=SHAPES, crs=UTM, field="class", driver=None):
