@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -245,6 +246,24 @@ def write_atomically(path: Path, data: bytes) -> None:
             error.filename = str(path)
         os.unlink(temporary)
         raise
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside the one to make, which takes its name if nothing goes wrong, and is deleted else.
+
+    Raises:
+        OSError: If the folder holds something, or cannot be written.
+    """
+    hidden = folder.absolute().parent / f".{folder.absolute().name}.{secrets.token_hex(4)}"
+    try:
+        hidden.mkdir(parents=True)
+        yield hidden
+        if folder.exists():
+            folder.rmdir()
+        os.replace(hidden, folder)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def is_stream(path: Path) -> bool:
