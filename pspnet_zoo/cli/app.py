@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -65,6 +66,7 @@ def main() -> None:
     """Run the command; what the user can put right is one line on stderr and exit code 2."""
     # PyTorch reads it at its first allocation: in larger pages of memory, feature maps are made in a fifth less time on a CPU
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    warnings.filterwarnings("ignore", module="PIL")  # they do not name the file; data.images logs those that matter
     with _signals_as_interrupts() as received:
         try:
             app()

@@ -232,3 +232,13 @@ def test_the_recipe_is_chosen_by_the_backbone_with_a_word_why(run, strange):
         assert recipe["optimizer"] == ("momentum" if name == "finetune" else "adamw") and recipe["seed"] == 3
     code, out, err = run(*command[:4], strange / "named", *command[5:], "--recipe", "finetune", "--evaluate-every", 1)
     assert code == 0 and "Recipe" not in err and "Best mIoU" in out and (strange / "named" / "result.json").exists()
+
+
+def test_warnings_of_pillow_that_name_no_file_stay_silent(run, monkeypatch, recwarn):
+    def command():
+        code = compile("import warnings; warnings.warn('Image was not the expected size')", "IcoImagePlugin.py", "exec")
+        exec(code, {"__name__": "PIL.IcoImagePlugin"})
+
+    monkeypatch.setattr(cli, "app", command)
+    cli.main()
+    assert not recwarn.list
