@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .terminal import ModelArgument, number_table, out, progress_bar, refuse_idle, say
+from .terminal import ModelArgument, check_targets, number_table, out, progress_bar, refuse_idle, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,6 +55,7 @@ def benchmark(
         raise ValueError("--dataset and --data go together: the layout, and the folder")
     evaluated = open_dataset(dataset, data, split) if dataset and data else None
     calibrated_on = open_dataset(dataset, data, "train").images if dataset and data else calibration
+    check_targets(json_file)
     with progress_bar() as bar:
         task = bar.add_task("starting", total=None)
         found = compare(

@@ -17,6 +17,7 @@ from .terminal import (
     PrecisionOption,
     cell,
     check_name,
+    check_targets,
     complain,
     err,
     number_table,
@@ -179,6 +180,7 @@ def predict(
     totals = _Totals()
     if report is not None:
         check_report(report)
+        check_targets(report)
     found = list(_find(images, recursive, output, totals))
     jobs = plan_jobs(
         found, output, masks_only=masks_only, tiles=tile is not None, confidence=confidence, kind=kind, fail=totals.fail

@@ -25,6 +25,7 @@ from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported, Output, Precision, beside_digest
 from ..runtimes.onnx import OnnxRuntime
 from ..runtimes.openvino import OpenVinoRuntime
+from ..storage.errors import message_of
 from ..storage.files import refuse_stream
 from .graph import RuntimeCall, trace
 from .quantize import Calibration
@@ -260,7 +261,7 @@ class replacing:
             self._cleanup.enter_context(FileLock(self.folder / _LOCK))
         except OSError as error:
             self._cleanup.close()
-            raise OSError(f"'{self.target}' cannot be written: {error.strerror}") from None
+            raise OSError(f"'{self.target}' cannot be written: {message_of(error)}") from None
         return self.folder / self.target.name
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
