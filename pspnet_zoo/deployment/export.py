@@ -25,7 +25,7 @@ from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported, Output, Precision, beside_digest
 from ..runtimes.onnx import OnnxRuntime
 from ..runtimes.openvino import OpenVinoRuntime
-from ..storage.errors import message_of
+from ..storage.errors import message_of, naming
 from ..storage.files import refuse_stream
 from .graph import RuntimeCall, trace
 from .quantize import Calibration
@@ -106,7 +106,7 @@ def export(
     # files hold float32 or what `precision` says, whatever the network is computed in and on
     network = copy.deepcopy(network).cpu().float().eval()
     try:
-        with replacing(target) as draft:
+        with naming(target), replacing(target) as draft:
             _write(network, spec, kind, draft, images, step or (lambda text: None))
     except ImportError as error:
         raise missing_extra("This export", kind if kind in ("openvino", "executorch") else "export", error) from None

@@ -1,5 +1,6 @@
 """Programs of torch.export, in its .pt2 archives, and those that ExecuTorch makes of them, in .pte files."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ _SMALL = (((1, 1), 1), ((8, 40), 2), ((40, 5), 1), ((3, 3), 2))
 
 def write_program(program: torch.export.ExportedProgram, spec: Exported, path: Path) -> None:
     """Write the program with its metadata, in the extra file that `KEY` names."""
-    torch.export.save(program, path, extra_files={KEY: spec.to_json()})
+    buffer = io.BytesIO()  # PyTorch's own writer ends the process on a full disk
+    torch.export.save(program, buffer, extra_files={KEY: spec.to_json()})
+    path.write_bytes(buffer.getbuffer())
 
 
 def write_checked(program: torch.export.ExportedProgram, spec: Exported, path: Path, network: PSPNet) -> None:

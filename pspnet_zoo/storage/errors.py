@@ -3,6 +3,8 @@
 import errno
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class WeightsError(Exception):
@@ -34,3 +36,14 @@ def message_of(error: Exception) -> str:
         return f"{plain}. Free some space, or write to another disk" if error.errno == errno.ENOSPC else plain
     name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename2 or error.filename)
     return _OF_FILES[error.errno].format(name) if error.errno in _OF_FILES else f"'{name}': {error.strerror}"
+
+
+@contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Name the file in errors of writing to it, as of a full disk: those of an open file have no name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise

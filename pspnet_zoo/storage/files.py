@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .errors import WeightsError as WeightsError
+from .errors import naming
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -229,21 +230,20 @@ def write_atomically(path: Path, data: bytes) -> None:
     What `is_stream` is written to instead.
     """
     if is_stream(path):
-        _write_to_stream(path, data)
+        with naming(path):
+            _write_to_stream(path, data)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     # unlike a temporary file's, these permissions are what the umask leaves of them
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with naming(path), os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException as error:
-        if isinstance(error, OSError) and error.filename is None:  # a full disk's has none
-            error.filename = str(path)
+    except BaseException:
         os.unlink(temporary)
         raise
 
@@ -258,7 +258,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
     hidden = folder.absolute().parent / f".{folder.absolute().name}.{secrets.token_hex(4)}"
     try:
         hidden.mkdir(parents=True)
-        yield hidden
+        with naming(folder):
+            yield hidden
         if folder.exists():
             folder.rmdir()
         os.replace(hidden, folder)

@@ -24,6 +24,7 @@ from ..evaluation.evaluate import check_classes, evaluate
 from ..inference.scores import labels_of
 from ..meta import Preprocess
 from ..models.pspnet import PSPNet
+from ..storage.errors import naming
 from ..storage.files import write_atomically
 from .distill import TeacherScores
 from .log import Log, check_trackers
@@ -187,7 +188,7 @@ class _Loop:
         model.train()
         self.trainer.begin()
         logged = Log(self.folder, recipe, run.step, accelerator.is_main_process, log)
-        with logged as writer, read_ahead(stream, order, workers) as micro_batches:
+        with naming(self.folder), logged as writer, read_ahead(stream, order, workers) as micro_batches:
             while not run.is_complete and not self.step(run, step, micro_batches, writer):
                 pass
         run.finish()

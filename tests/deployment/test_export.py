@@ -21,7 +21,7 @@ from pspnet_zoo.deployment.graph import Deployed, enlarged
 from pspnet_zoo.inference.scores import class_scores
 from pspnet_zoo.runtimes.exported import KEY
 from pspnet_zoo.runtimes.open import open_runtime
-from pspnet_zoo.storage.errors import WeightsError
+from pspnet_zoo.storage.errors import WeightsError, message_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -409,3 +409,19 @@ export(load(sys.argv[1]), sys.argv[2], step=lambda text: os.kill(os.getpid(), si
             assert draft.parent.exists() and other.parent != draft.parent, "one that runs is left alone"
         raise KeyboardInterrupt
     assert not list(target.parent.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+@pytest.mark.parametrize("name", ["a.onnx", "a.xml", "a.pt2"])
+def test_a_full_disk_leaves_nothing_and_names_the_file(network, tmp_path, name):
+    import resource
+
+    _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, hard))  # a full disk is the same at another size
+    try:
+        with pytest.raises(OSError) as caught:
+            export(network, tmp_path / name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert message_of(caught.value).startswith(f"'{tmp_path / name}' would be larger than files may be here")
+    assert not list(tmp_path.iterdir())
