@@ -27,7 +27,9 @@ def benchmark(
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Images for each runtime, after one to warm up.")] = 7,
-    threads: Annotated[int | None, typer.Option(min=1, show_default="each runtime's own choice", help="CPU threads.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, show_default="each runtime's own choice", help="CPU threads.")
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="Layout of a dataset to measure mIoU on.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the dataset; its train split calibrates int8.")] = None,
     split: Annotated[str, typer.Option(help="Split of the dataset to measure on.")] = "val",

@@ -30,7 +30,7 @@ def show_contents(contents: "dict[str, SplitContents]", problems: list[str], spl
         say(f"{name}: {each.images} images{f', {sizes}' if sizes else ''}")
     if contents:
         out.print(_fractions_table(contents))
-    for doubt in (doubtful := doubts(contents, split)):
+    for doubt in (doubtful := doubts(contents, split, complete=not problems)):
         say(printable(f"Warning: {doubt}"), err)
     for problem in problems:
         complain(problem)

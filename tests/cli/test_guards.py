@@ -282,3 +282,26 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(run, strange, 
     ):
         code, _, err = run(*command)
         assert code == 2 and ("is a file, and a folder" in err or "is a folder, and a file" in err), (command, err)
+
+
+MANY = 10**12
+TOO_MANY = {
+    "predict": (("--workers", MANY), ("--batch-size", MANY)),
+    "train": tuple((f"--{name}", MANY) for name in ("workers", "batch-size", "iterations", "accumulation", "views", "seeds")),
+    "bulk": (("--workers", MANY),),
+    "benchmark": (("--threads", MANY),),
+    "serve": (("--workers", MANY), ("--queue", MANY)),
+}
+
+
+@pytest.mark.parametrize(("command", "option"), [(c, option) for c, options in TOO_MANY.items() for option in options], ids=str)
+def test_numbers_that_would_exhaust_the_machine_are_refused(run, strange, command, option):
+    given = {
+        "predict": (strange / "data", "-o", strange / "out"),
+        "train": ("--data", strange / "data", "-o", strange / "out"),
+        "bulk": (strange / "data", strange / "out"),
+        "benchmark": (strange / "model",),
+        "serve": (strange / "model",),
+    }[command]
+    code, _, err = run(command, *given, *option)
+    assert code == 2 and (str(MANY) in err or "less than or equal to" in err) and not (strange / "out").exists()
