@@ -4,6 +4,7 @@ import atexit
 import json
 import logging
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -121,6 +122,27 @@ class LoginLimit:
             await send(message)
 
         await self.app(scope, receive, watched)
+
+
+class ClosedRoutes:
+    """ASGI middleware that answers 404 on Gradio's routes that the page does not use.
+
+    One of them, `process_recording`, hands any file to FFmpeg's program, outside the cache and without a limit of time.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and _UNUSED.search(scope["path"]):
+            await _refuse(send, 404, "Not Found")
+        else:
+            await self.app(scope, receive, send)
+
+
+_UNUSED = re.compile(
+    r"/(process_recording|monitoring|vibe-\w+|undo-vibe-edit|dev/reload|proxy=|profiling|run-history|deep_link|component_server)"
+)
 
 
 class UploadLimit:

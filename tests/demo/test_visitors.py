@@ -181,3 +181,12 @@ def test_an_upload_of_many_files_is_refused_by_their_size_together(address, monk
         except httpx.RemoteProtocolError:
             pass
     assert not list(Path(gradio.utils.get_upload_folder()).rglob("many*"))
+
+
+def test_routes_of_gradio_that_the_page_does_not_use_are_closed(address, secret):
+    files = {"video": ("a.mp4", b"ffconcat version 1.0\nfile 'other.mp4'\n", "video/mp4")}
+    unused = ("/gradio_api/monitoring", "/monitoring/summary", "/gradio_api/dev/reload", "/gradio_api/proxy=http://127.0.0.1:9/a")
+    with httpx.Client(base_url=address, timeout=10, trust_env=False) as client:
+        assert client.post("/gradio_api/process_recording", files=files).status_code == 404
+        assert [client.get(path).status_code for path in unused] == [404] * len(unused)
+        assert [client.get(path).status_code for path in ("/", "/config", "/gradio_api/info")] == [200] * 3
