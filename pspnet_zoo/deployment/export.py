@@ -22,7 +22,7 @@ from ..factory import load
 from ..inference.scores import labels_of, number_of_ids
 from ..model_source import OPENVINO_FILE, Format, format_of
 from ..models.pspnet import PSPNet
-from ..runtimes.exported import Exported, Output, Precision, beside_digest
+from ..runtimes.exported import UNSEALED, Exported, Output, Precision, beside_digest, seal
 from ..runtimes.onnx import OnnxRuntime
 from ..runtimes.openvino import OpenVinoRuntime
 from ..storage.errors import message_of, naming
@@ -144,7 +144,8 @@ def _write(network: PSPNet, spec: Exported, kind: Format, path: Path, images: Ca
     if kind == "onnx":
         step("checking the file")
         found = verify(network, spec, OnnxRuntime(source, device="cpu").run)
-        onnx.describe(source, replace(spec, check=found, beside_sha256=beside_digest(source)))
+        onnx.describe(source, replace(spec, check=found, beside_sha256=beside_digest(source), file_sha256=UNSEALED))
+        seal(source)
         return
     from . import openvino
 
@@ -158,7 +159,8 @@ def _write(network: PSPNet, spec: Exported, kind: Format, path: Path, images: Ca
     openvino.write_openvino(graph, spec, path)
     step("checking the file")
     found = check(OpenVinoRuntime(path).run)
-    openvino.write_openvino(graph, replace(spec, check=found, beside_sha256=beside_digest(path)), path)
+    openvino.write_openvino(graph, replace(spec, check=found, beside_sha256=beside_digest(path), file_sha256=UNSEALED), path)
+    seal(path)
     for file in path.parent.glob(f"{source.name}*"):
         file.unlink()
 

@@ -9,7 +9,7 @@ import torch
 
 from ..models.pspnet import PSPNet
 from ..runtimes.executorch import ExecutorchRuntime
-from ..runtimes.exported import KEY, Exported
+from ..runtimes.exported import KEY, UNSEALED, Exported, seal
 from .graph import RuntimeCall, example
 from .verify import TOLERANCE, verify
 
@@ -54,7 +54,7 @@ def write_executorch(program: torch.export.ExportedProgram, spec: Exported, path
 
     size = spec.image_size or (0, 0)
     # its methods are fixed when the file is made, so the difference that is found afterwards is not in it
-    spec = replace(spec, check={"sizes": ["x".join(map(str, (1, *size)))], "allowed": TOLERANCE})
+    spec = replace(spec, check={"sizes": ["x".join(map(str, (1, *size)))], "allowed": TOLERANCE}, file_sha256=UNSEALED)
     partitioner = XnnpackPartitioner(configs=[_within_six_axes(config) for config in ALL_PARTITIONER_CONFIGS])
     try:
         for parameter in program.parameters():
@@ -65,6 +65,7 @@ def write_executorch(program: torch.export.ExportedProgram, spec: Exported, path
     except Exception as error:  # whatever comes first in its passes
         first = str(error).strip().partition("\n")[0]
         raise ValueError(f"'{network.config['encoder_name']}' cannot be exported for ExecuTorch: {first}") from error
+    seal(path)
     verify(network, spec, ExecutorchRuntime(path).run, checks=((size, 1),))
 
 
