@@ -109,8 +109,11 @@ def with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def torchrun_process() -> tuple[int, int, int]:
     """This process's number, how many there are, and its number on this machine: 0, 1 and 0 without torchrun."""
-    rank, count, local_rank = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
-    return rank, count, local_rank
+    values = {name: os.environ.get(name, "1" if name == "WORLD_SIZE" else "0") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    for name, value in values.items():
+        if not value.isdecimal():
+            raise ValueError(f"{name} is '{value}' in the environment; torchrun sets it to a whole number. Unset it: unset {name}")
+    return int(values["RANK"]), int(values["WORLD_SIZE"]), int(values["LOCAL_RANK"])
 
 
 def torchrun_device() -> "torch.device":

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import re
+import subprocess
 import sys
 
 import pytest
@@ -189,3 +191,16 @@ def test_what_is_logged_is_shown_with_its_traceback(capsys):
     terminal.LogLines().emit(record)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == r"'a\nb' failed" and lines[-1] == "ValueError: of a visitor"
+
+
+def test_a_name_that_the_encoding_of_a_log_lacks_does_not_end_the_work(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "道.png")
+    command = [sys.executable, "-m", "pspnet_zoo.cli", "predict", str(tmp_path), "-o", str(tmp_path / "out")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True)
+    assert done.returncode == 0 and rb"\u9053" in done.stdout
+
+
+def test_a_variable_of_torchrun_that_is_no_number_is_named(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(ValueError, match="WORLD_SIZE is 'two' in the environment.*unset WORLD_SIZE"):
+        terminal.torchrun_process()
