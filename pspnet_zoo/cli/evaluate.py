@@ -82,8 +82,7 @@ def evaluate(
 
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol is '{protocol}'; it can be {', '.join(PROTOCOLS)}")
-    dataset = dataset or guess_layout(data)
-    images = open_dataset(dataset, data, split)
+    images = open_dataset(dataset := dataset or guess_layout(data), data, split)
     classes = read_class_file(mapping) if mapping else None
     if classes:
         images = MappedDataset(images, classes)
