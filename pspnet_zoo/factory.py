@@ -7,10 +7,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from .model_source import Architecture, ExportedFile, parse_name, parse_weights
+from .meta import Preprocess
+from .model_source import Architecture, ExportedFile, Folder, parse_name, parse_weights
 from .models.pspnet import PSPNet
 from .storage import hub
 from .storage.download import Progress
+from .storage.errors import WeightsError
+from .storage.files import read_config
 from .upstream.cache import cached
 from .zoo.entries import Checkpoint
 from .zoo.registry import BUNDLED, find_checkpoint
@@ -97,6 +100,20 @@ def load(source: PSPNet | str | PathLike[str], **options: Any) -> PSPNet:
     if isinstance(found, Checkpoint):
         return create(found.name, **options)
     return PSPNet.from_pretrained(source, **options)
+
+
+def known_preprocess(source: PSPNet | str | PathLike[str]) -> Preprocess | None:
+    """The preprocessing of a model, if it is known without loading the model."""
+    found = source if isinstance(source, PSPNet) else parse_weights(source)
+    if isinstance(found, Checkpoint) and found.upstream is not None:
+        return found.upstream.preprocess
+    if isinstance(found, Checkpoint | Folder):
+        folder = BUNDLED / (found.folder or "") if isinstance(found, Checkpoint) else found.path
+        try:
+            return Preprocess.from_dict(read_config(folder)["preprocess"])
+        except (WeightsError, ValueError, TypeError):  # told when it is loaded
+            return None
+    return found.preprocess if isinstance(found, PSPNet) else None
 
 
 def fetch(entry: Checkpoint, *, progress: Progress | None = None) -> Path:

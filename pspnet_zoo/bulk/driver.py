@@ -112,8 +112,8 @@ def run(
     """
     if rows_per_shard < 1:
         raise ValueError(f"rows_per_shard is {rows_per_shard}; it must be positive")
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers is {workers}; it must be positive")
+    if workers is not None and not 1 <= workers <= 100_000:
+        raise ValueError(f"workers is {workers}; it can be 1 to 100,000, those of a cluster together")
     inputs = open_source(source, column=column, kind=kind, without=destination)
     if column is not None and inputs.kind != "parquet":
         raise ValueError(f"column is '{column}', which is of Parquet, and the source is a {inputs.kind}; leave it out")

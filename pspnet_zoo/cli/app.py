@@ -3,10 +3,11 @@
 The modules of the commands import little; what takes seconds, as torch does, is imported when a command runs.
 """
 
-import errno
+import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -30,7 +31,7 @@ from .predict import predict
 from .publish import publish
 from .rank import rank
 from .serve import serve
-from .terminal import SectionedCommand, complain
+from .terminal import LogLines, SectionedCommand, complain
 from .train import train
 
 app = typer.Typer(
@@ -61,16 +62,23 @@ app.command(cls=SectionedCommand)(info)
 _NO_MEMORY = "There is not enough memory; take smaller images, a smaller size or batch, or a machine with more"
 
 
+_LOG = LogLines(logging.WARNING)
+
+
 def main() -> None:
     """Run the command; what the user can put right is one line on stderr and exit code 2."""
     # PyTorch reads it at its first allocation: in larger pages of memory, feature maps are made in a fifth less time on a CPU
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict":  # a name that the encoding of a log lacks must not end the work
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    logging.getLogger("pspnet_zoo").addHandler(_LOG)
+    warnings.filterwarnings("ignore", module="PIL")  # they do not name the file; data.images logs those that matter
     with _signals_as_interrupts() as received:
         try:
             app()
         except (WeightsError, MissingExtraError, ValueError, OSError, FloatingPointError) as error:
-            is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-            complain(f"{error}. Free some space, or write to another disk" if is_full else error)
+            complain(error)
             sys.exit(2)
         except MemoryError as error:
             complain(f"{_NO_MEMORY} ({error})" if str(error) else _NO_MEMORY)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .terminal import ModelArgument, number_table, out, progress_bar, refuse_idle, say
+from .terminal import ModelArgument, check_targets, number_table, out, progress_bar, refuse_idle, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,7 +27,9 @@ def benchmark(
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Images for each runtime, after one to warm up.")] = 7,
-    threads: Annotated[int | None, typer.Option(min=1, show_default="each runtime's own choice", help="CPU threads.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, show_default="each runtime's own choice", help="CPU threads.")
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="Layout of a dataset to measure mIoU on.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the dataset; its train split calibrates int8.")] = None,
     split: Annotated[str, typer.Option(help="Split of the dataset to measure on.")] = "val",
@@ -55,6 +57,7 @@ def benchmark(
         raise ValueError("--dataset and --data go together: the layout, and the folder")
     evaluated = open_dataset(dataset, data, split) if dataset and data else None
     calibrated_on = open_dataset(dataset, data, "train").images if dataset and data else calibration
+    check_targets(json_file)
     with progress_bar() as bar:
         task = bar.add_task("starting", total=None)
         found = compare(

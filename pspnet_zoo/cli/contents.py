@@ -3,9 +3,8 @@
 from typing import TYPE_CHECKING
 
 import typer
-from rich.markup import escape
 
-from .terminal import complain, err, number_table, out, say
+from .terminal import cell, complain, err, number_table, out, printable, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,8 +30,8 @@ def show_contents(contents: "dict[str, SplitContents]", problems: list[str], spl
         say(f"{name}: {each.images} images{f', {sizes}' if sizes else ''}")
     if contents:
         out.print(_fractions_table(contents))
-    for doubt in (doubtful := doubts(contents, split)):
-        say(f"Warning: {doubt}", err)
+    for doubt in (doubtful := doubts(contents, split, complete=not problems)):
+        say(printable(f"Warning: {doubt}"), err)
     for problem in problems:
         complain(problem)
     if problems:
@@ -45,7 +44,7 @@ def _fractions_table(contents: "dict[str, SplitContents]") -> "Table":
     class_fractions = [c.class_fractions for c in contents.values()]
     table = number_table("class", *contents, title="fraction of the labelled pixels")
     for name in next(iter(contents.values())).labels.names:
-        table.add_row(escape(name), *(f"{s[name]:.2%}" if s else "-" for s in class_fractions))
+        table.add_row(cell(name), *(f"{s[name]:.2%}" if s else "-" for s in class_fractions))
     table.add_section()
     table.add_row("ignored, of all", *(f"{c.ignored:.2%}" if (c.pixels + c.counted).any() else "-" for c in contents.values()))
     return table

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from .terminal import LayoutOption, complain, err, number_table, out, progress_bar, say
+from .terminal import LayoutOption, cell, complain, err, number_table, out, progress_bar, say
 
 
 def stats(
@@ -37,7 +36,7 @@ def stats(
     for band in found.bands:
         values = [band.minimum, *band.percentiles(), band.maximum, band.mean, band.std]
         gap = band.no_data / max(band.no_data + band.count, 1)
-        table.add_row(escape(band.name), *(f"{value:.5g}" for value in values), f"{gap:.2%}")
+        table.add_row(cell(band.name), *(f"{value:.5g}" for value in values), f"{gap:.2%}")
     say(f"{split}: {found.files} images of {found.dtype}")
     out.print(table)
     for band in found.bands:

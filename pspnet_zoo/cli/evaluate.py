@@ -14,7 +14,9 @@ from .terminal import (
     LayoutOption,
     ModelArgument,
     PrecisionOption,
+    cell,
     check_name,
+    check_targets,
     number_table,
     out,
     progress_bar,
@@ -67,6 +69,7 @@ def evaluate(
     check_name(model)
     if not data.exists():
         raise FileNotFoundError(f"No folder '{data}'")
+    check_targets(json_file, html_file)
     from ..data.layouts.classes import read_class_file
     from ..data.open import guess_layout, open_dataset
     from ..evaluation.evaluate import evaluate as measure
@@ -79,8 +82,7 @@ def evaluate(
 
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol is '{protocol}'; it can be {', '.join(PROTOCOLS)}")
-    dataset = dataset or guess_layout(data)
-    images = open_dataset(dataset, data, split)
+    images = open_dataset(dataset := dataset or guess_layout(data), data, split)
     classes = read_class_file(mapping) if mapping else None
     if classes:
         images = MappedDataset(images, classes)
@@ -166,15 +168,14 @@ def _tune(network: Any, folder: Path, images: Any, protocol: str, bar: "Progress
 
 
 def _table(result: "Evaluation") -> "Table":
-    from rich.markup import escape
 
     table = number_table("class", "IoU", "Dice", "precision", "recall")
     for name in result.iou:
         columns = (result.iou, result.dice, result.precision, result.recall)
-        table.add_row(escape(name), *("-" if (v := values[name]) is None else f"{v:.4f}" for values in columns))
+        table.add_row(cell(name), *("-" if (v := values[name]) is None else f"{v:.4f}" for values in columns))
     table.add_section()
     for name, iou in (result.category_iou or {}).items():
-        table.add_row(escape(name), "-" if iou is None else f"{iou:.4f}")
+        table.add_row(cell(name), "-" if iou is None else f"{iou:.4f}")
     table.add_section()
     numbers = {
         "mIoU": result.miou,

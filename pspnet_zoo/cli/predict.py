@@ -17,6 +17,7 @@ from .terminal import (
     PrecisionOption,
     cell,
     check_name,
+    check_targets,
     complain,
     err,
     number_table,
@@ -140,9 +141,12 @@ def predict(
         tuple[float, float] | None,
         typer.Option(metavar="LOW HIGH", show_default="2 98", help="Percentiles shown as black and white.", rich_help_panel=_LARGE),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of equal size in a batch on a GPU; a CPU takes one.")] = 1,
+    batch_size: Annotated[
+        int, typer.Option(min=1, max=4096, help="Images of equal size in a batch on a GPU; a CPU takes one.")
+    ] = 1,
     workers: Annotated[
-        int | None, typer.Option(min=1, show_default="cores, at most 4", help="Threads that read, and as many that write.")
+        int | None,
+        typer.Option(min=1, max=1024, show_default="cores, at most 4", help="Threads that read, and as many that write."),
     ] = None,
     every: Annotated[int, typer.Option(min=1, help="Take every N-th frame only.", rich_help_panel=_VIDEOS)] = 1,
     masks: Annotated[
@@ -179,6 +183,7 @@ def predict(
     totals = _Totals()
     if report is not None:
         check_report(report)
+        check_targets(report)
     found = list(_find(images, recursive, output, totals))
     jobs = plan_jobs(
         found, output, masks_only=masks_only, tiles=tile is not None, confidence=confidence, kind=kind, fail=totals.fail

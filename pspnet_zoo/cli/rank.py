@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .terminal import DEFAULT_MODEL, ModelOption, check_name, complain, progress_bar, say
+from .terminal import DEFAULT_MODEL, ModelOption, cell, check_name, check_targets, complain, progress_bar, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -39,6 +39,7 @@ def rank(
         raise ValueError(f"'{output}' does not end in .csv, the format of the ranking")
     if labelled and by == "uncertainty":
         raise ValueError("--labelled is for novelty; leave it out, or use --by both")
+    check_targets(output, output.with_suffix(".png"))
     import torch
 
     from ..evaluation.ranking import rank as order_of
@@ -95,7 +96,7 @@ def _read(
 
     files = [file.path for file in find_files(folder, recursive=recursive, without=None, on_error=fail)]
     network = predictor.model if isinstance(predictor.model, PSPNet) and by != "uncertainty" else None
-    task = bar.add_task(f"reading {folder.name}", total=len(files))
+    task = bar.add_task(cell(f"reading {folder.name}"), total=len(files))
     for path, image in in_order(read, files):
         if isinstance(image, torch.Tensor):
             unsure, ids = uncertainty_of(predictor.runtime, image)

@@ -1,6 +1,8 @@
 """Parts that the commands share: output, progress, complaints, help, and arguments with one meaning everywhere."""
 
+import errno
 import inspect
+import logging
 import os
 import re
 import textwrap
@@ -24,6 +26,7 @@ from typer.core import TyperCommand
 
 from ..data.layouts.names import LAYOUTS
 from ..model_source import parse_weights
+from ..storage.errors import message_of
 from ..training.recipes import Recipe
 from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
 
@@ -106,8 +109,11 @@ def with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def torchrun_process() -> tuple[int, int, int]:
     """This process's number, how many there are, and its number on this machine: 0, 1 and 0 without torchrun."""
-    rank, count, local_rank = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
-    return rank, count, local_rank
+    values = {name: os.environ.get(name, "1" if name == "WORLD_SIZE" else "0") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    for name, value in values.items():
+        if not value.isdecimal():
+            raise ValueError(f"{name} is '{value}' in the environment; torchrun sets it to a whole number. Unset it: unset {name}")
+    return int(values["RANK"]), int(values["WORLD_SIZE"]), int(values["LOCAL_RANK"])
 
 
 def torchrun_device() -> "torch.device":
@@ -127,6 +133,24 @@ def check_name(model: str) -> None:
     parse_weights(model)
 
 
+def check_targets(*files: Path | None) -> None:
+    """Complain about files that cannot be written since folders are where they are to be, or files where folders are.
+
+    It is for files that are written after long work. None is a file that was not asked for.
+
+    Raises:
+        OSError: If one of them cannot be written.
+    """
+    for file in filter(None, files):
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "", str(file))
+        parent = next(p for p in file.absolute().parents if os.path.lexists(p))
+        if not parent.is_dir():
+            raise FileExistsError(errno.EEXIST, "", str(parent))
+        if not file.exists() and not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "", str(parent))
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches a server that listens on this address."""
     try:
@@ -136,12 +160,12 @@ def is_loopback(host: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """Text from files, such as names, without what a terminal would obey or cannot show: those characters become escapes.
+    """Text from files, such as names, in one line without what a terminal would obey or cannot show: that becomes escapes.
 
-    Escaped are control characters but for tabs and line ends, marks that change the direction of writing, and bytes of names that
-    are not Unicode.
+    Escaped are control characters, line ends among them, marks that change the direction of writing, and bytes of names that are
+    not Unicode.
     """
-    return "".join(c if c in "\n\t" or category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else ascii(c)[1:-1] for c in text)
+    return "".join(c if category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else ascii(c)[1:-1] for c in text)
 
 
 def cell(text: str) -> str:
@@ -150,13 +174,22 @@ def cell(text: str) -> str:
 
 
 def say(text: str, console: Console = out) -> None:
-    """A line as it is: no wrapping, no colours, no markup read from names or paths."""
-    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+    """Lines as they are: no wrapping, no colours, no markup read from names or paths."""
+    console.print("\n".join(map(printable, text.split("\n"))), highlight=False, markup=False, soft_wrap=True)
 
 
 def complain(error: Exception | str) -> None:
     """One line on stderr."""
-    err.print(printable(f"Error: {error}"), style="red", highlight=False, markup=False, soft_wrap=True)
+    message = message_of(error) if isinstance(error, Exception) else error
+    err.print(printable(f"Error: {message}"), style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+class LogLines(logging.Handler):
+    """Shows what the package logs as lines on stderr, see `printable`; Python's own way prints names of files as they are."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        trace = [logging.Formatter().formatException(record.exc_info)] if record.exc_info else []
+        say("\n".join([printable(record.getMessage()), *trace]), err)
 
 
 def say_facts(facts: Sequence[tuple[str, str | Sequence[str]]]) -> None:

@@ -74,7 +74,7 @@ def train(
         list[Path],
         typer.Option(help="Folder of images without masks, for the teacher; repeat it for more.", rich_help_panel=DISTILLATION),
     ] = [],  # noqa: B006
-    workers: Annotated[int, typer.Option(help="Processes that read images.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, max=1024, help="Processes that read images.")] = 1,
     cpu: Annotated[bool, typer.Option("--cpu", help="Train on the CPU though there is a GPU.")] = False,
     compile: Annotated[bool, typer.Option("--compile", help="Run through torch.compile: a slow start, then faster steps.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUTPUT exactly where it stopped.")] = False,
@@ -108,8 +108,8 @@ def train(
     if find_lr:
         refuse_idle("does nothing for --find-lr; leave one of them out", "log", "workers", "compile", "feature_cache", "teacher")
     trackers = [] if log == "none" else log.split(",")
-    if seeds < 1 or (find_lr and (seeds > 1 or resume)):
-        raise ValueError(f"--seeds is {seeds}; it must be 1 or more, and --find-lr goes with neither --seeds nor --resume")
+    if not 1 <= seeds <= 1000 or (find_lr and (seeds > 1 or resume)):
+        raise ValueError(f"--seeds is {seeds}; it can be 1 to 1000, and --find-lr goes with neither --seeds nor --resume")
     given = {name: value for name, value in settings.items() if value is not None}
     named = None if recipe == AUTO else RECIPES[recipe]
     layout = dataset or (named.dataset if named else None)

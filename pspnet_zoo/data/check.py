@@ -109,15 +109,16 @@ def check_dataset(
     return contents, list(dict.fromkeys(problems))  # a fault of classes.txt is found for each split
 
 
-def doubts(contents: dict[str, SplitContents], split: str | None = None) -> list[str]:
+def doubts(contents: dict[str, SplitContents], split: str | None = None, *, complete: bool = True) -> list[str]:
     """Warnings of contents that are allowed and seldom meant: a line each.
 
     Args:
         contents: From `check_dataset`.
         split: The only one that was read; None for every split that is there.
+        complete: Whether there was no problem; a split with one may be there and be missing in `contents`.
     """
     found = []
-    if split is None and "train" in contents and "val" not in contents:
+    if split is None and complete and "train" in contents and "val" not in contents:
         found.append("There is no val split to evaluate on; make one, or train with --evaluate-every 0")
     counted = [each for each in contents.values() if (each.pixels + each.counted).any()]
     if counted:

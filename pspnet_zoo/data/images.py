@@ -4,8 +4,8 @@ import io
 import logging
 import threading
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
@@ -287,8 +287,7 @@ def _open(path: Path | BinaryIO) -> tuple[Image.Image, int | None]:
     if isinstance(path, str | PathLike):
         check_file(Path(path))
     try:
-        with _HEADERS, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _told_once(_name(path)):
             opened = Image.open(path)
         with opened as image:
             if getattr(image, "is_animated", False):  # to count them, Pillow would walk through the whole file
@@ -298,6 +297,8 @@ def _open(path: Path | BinaryIO) -> tuple[Image.Image, int | None]:
                 raise ImageError("is PostScript, a program, which is not run; save it as PNG")
             bits = _bits(image)
             image.load()
+            with _told_once(_name(path)):
+                image.getexif()  # Pillow keeps it
             return ImageOps.exif_transpose(image), bits
     except ImageError as error:
         raise ImageError(f"{_name(path)} {error}") from None
@@ -311,6 +312,17 @@ def _open(path: Path | BinaryIO) -> tuple[Image.Image, int | None]:
         ) from None
     except Exception as error:  # Pillow's decoders fail in every way on damaged files
         raise _unreadable(path, error) from error
+
+
+@contextmanager
+def _told_once(name: str) -> Iterator[None]:
+    """Log Pillow's warnings of damaged metadata under the file's name, which they lack; one may be why an image is not turned."""
+    with _HEADERS, warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+    if found:
+        _warn_once(f"{name} has damaged metadata, which are left out: {str(found[0].message).strip()}")
 
 
 @lru_cache(maxsize=4096)  # training reads a file in every epoch

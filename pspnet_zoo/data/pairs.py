@@ -172,8 +172,12 @@ def _translate(mask: np.ndarray, mask_file: Path, ids: Mapping[int, int]) -> np.
     return table[mask]
 
 
-def list_images(folder: Path) -> tuple[Path, ...]:
+def list_images(folder: Path, *, have_masks: bool = True) -> tuple[Path, ...]:
     """The images in a folder by name, without hidden files.
+
+    Args:
+        folder: Searched, without the folders below.
+        have_masks: Whether each image has a mask, or another file, that is named like it.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no image in it.
@@ -187,7 +191,7 @@ def list_images(folder: Path) -> tuple[Path, ...]:
     if not files:
         raise FileNotFoundError(f"No images in '{folder}'")
     by_stem: dict[str, Path] = {}
-    for file in files:
+    for file in files if have_masks else ():
         if (other := by_stem.setdefault(file.stem, file)) != file:
             raise ValueError(f"'{other}' and '{file}' would share the mask {file.stem}.png; rename one")
     return tuple(files)

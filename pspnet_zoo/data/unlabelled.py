@@ -26,7 +26,7 @@ class Unlabelled:
     masks: Sequence[Path] = ()
 
     def __init__(self, folder: Path, labels: Labels) -> None:
-        self.images: Sequence[Path] = list_images(folder)
+        self.images: Sequence[Path] = list_images(folder, have_masks=False)
         self.labels = labels
 
     def __len__(self) -> int:

@@ -173,7 +173,7 @@ def launch(page: gr.Blocks, **options: Any) -> tuple[Any, str, str]:
         footer_links=["api"],
         quiet=True,
         state_session_capacity=100,
-        app_kwargs={"middleware": [Middleware(visitors.LoginLimit)]},
+        app_kwargs={"middleware": [Middleware(m) for m in (visitors.ClosedRoutes, visitors.LoginLimit, visitors.UploadLimit)]},
         **options,
     )
 

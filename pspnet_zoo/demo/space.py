@@ -8,6 +8,7 @@ from pathlib import Path
 from ..inference.predictor import Predictor
 from ..model_source import ExportedFile, Folder, parse_weights
 from ..runtimes.exported import files_of
+from ..storage.files import new_folder
 
 _PACKAGE = Path(__file__).parent.parent
 _NEEDS = (  # of pyproject.toml, which a wheel does not have
@@ -51,7 +52,7 @@ if __name__ == "__main__":
 
 
 def write_space(folder: Path, models: Sequence[str]) -> None:
-    """Write a Space that offers these models, and no others: a visitor should not fill its disk.
+    """Write a Space that offers these models, and no others: a visitor should not fill its disk. It is whole or absent.
 
     Args:
         folder: Must not exist, or be empty.
@@ -73,22 +74,25 @@ def write_space(folder: Path, models: Sequence[str]) -> None:
         raise ValueError(f"{', '.join(copied)}: two have the same name; rename one")
     for name in copied:
         Predictor(name).require_one_class("The page")  # a model that cannot be loaded here cannot be there
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, path in copied.items():
-        source = sources[name]
-        files = files_of(source.path.resolve()) if isinstance(source, ExportedFile) else list(path.iterdir())
-        target = folder / "models" / path.name if path.is_dir() else folder / "models"
-        target.mkdir(parents=True, exist_ok=True)
-        for file in files:
-            if file.is_file():
-                shutil.copyfile(file, target / file.name)
-    listed = [f'str(HERE / "models" / {copied[name].name!r})' if name in copied else repr(name) for name in sources]
-    shutil.copytree(_PACKAGE, folder / "pspnet_zoo", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "app.py").write_text(_APP.format(models=f"[{', '.join(listed)}]"))
-    formats = {source.format for source in sources.values() if isinstance(source, ExportedFile)}
-    needs = [*_NEEDS, *(package for format, package in _RUNTIMES.items() if format in formats)]
-    pinned = [f"{name}=={version(name).partition('+')[0]}" for name in needs]
-    (folder / "requirements.txt").write_text("\n".join(pinned) + "\n")
-    (folder / "README.md").write_text(_README.format(gradio=gradio.__version__, python="3.12"))
-    large = ("safetensors", "onnx", "data", "bin", "jpg")
-    (folder / ".gitattributes").write_text("".join(f"*.{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in large))
+    with new_folder(folder) as draft:
+        for name, path in copied.items():
+            source = sources[name]
+            files = files_of(source.path.resolve()) if isinstance(source, ExportedFile) else list(path.iterdir())
+            target = draft / "models" / path.name if path.is_dir() else draft / "models"
+            target.mkdir(parents=True, exist_ok=True)
+            for file in files:
+                if file.is_file():
+                    shutil.copyfile(file, target / file.name)
+        listed = [f'str(HERE / "models" / {copied[name].name!r})' if name in copied else repr(name) for name in sources]
+        try:
+            shutil.copytree(_PACKAGE, draft / "pspnet_zoo", ignore=shutil.ignore_patterns("__pycache__"))
+        except shutil.Error as error:  # a list of all files
+            raise OSError(f"'{folder}' cannot be written: {error.args[0][0][2]}. Free some space, or name another folder") from None
+        (draft / "app.py").write_text(_APP.format(models=f"[{', '.join(listed)}]"))
+        formats = {source.format for source in sources.values() if isinstance(source, ExportedFile)}
+        needs = [*_NEEDS, *(package for format, package in _RUNTIMES.items() if format in formats)]
+        pinned = [f"{name}=={version(name).partition('+')[0]}" for name in needs]
+        (draft / "requirements.txt").write_text("\n".join(pinned) + "\n")
+        (draft / "README.md").write_text(_README.format(gradio=gradio.__version__, python="3.12"))
+        large = ("safetensors", "onnx", "data", "bin", "jpg")
+        (draft / ".gitattributes").write_text("".join(f"*.{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in large))

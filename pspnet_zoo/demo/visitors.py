@@ -4,24 +4,32 @@ import atexit
 import json
 import logging
 import os
+import re
 import shutil
 import stat
 import tempfile
 import time
 from collections import OrderedDict, deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from ..data.images import ImageError
+from ..data.images import UPLOAD_MEGABYTES, ImageError
 from ..storage.errors import WeightsError
 
 MAX_LOGINS = 10
 """Passwords that may be tried from one address in `LOGIN_SECONDS`."""
 LOGIN_SECONDS = 60.0
 _REMEMBERED = 10_000  # addresses
+MAX_STORED = 1_000_000_000
+"""Most bytes of visitors' files and results together; the oldest make room."""
+MAX_FILES = 2000
+"""Most files of visitors together."""
+MAX_BODY = (UPLOAD_MEGABYTES + 1) * 1024**2
+"""Most bytes of an upload, all its files together."""
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +110,9 @@ class LoginLimit:
         while tried and tried[0] < now - LOGIN_SECONDS:
             tried.popleft()
         if len(tried) >= MAX_LOGINS:
-            await _refuse(send, seconds=round(tried[0] + LOGIN_SECONDS - now) + 1)
+            seconds = round(tried[0] + LOGIN_SECONDS - now) + 1
+            said = f"Too many wrong passwords; try again in {seconds} seconds."
+            await _refuse(send, 429, said, (b"retry-after", str(seconds).encode()))
             return
         tried.append(now)  # before the password is looked at, so that many at once are counted too
 
@@ -114,8 +124,72 @@ class LoginLimit:
         await self.app(scope, receive, watched)
 
 
-async def _refuse(send: Any, *, seconds: int) -> None:
-    body = json.dumps({"detail": f"Too many wrong passwords; try again in {seconds} seconds."}).encode()
-    headers = [(b"content-type", b"application/json"), (b"retry-after", str(seconds).encode())]
-    await send({"type": "http.response.start", "status": 429, "headers": headers})
+class ClosedRoutes:
+    """ASGI middleware that answers 404 on Gradio's routes that the page does not use.
+
+    One of them, `process_recording`, hands any file to FFmpeg's program, outside the cache and without a limit of time.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and _UNUSED.search(scope["path"]):
+            await _refuse(send, 404, "Not Found")
+        else:
+            await self.app(scope, receive, send)
+
+
+_UNUSED = re.compile(
+    r"/(process_recording|monitoring|vibe-\w+|undo-vibe-edit|dev/reload|proxy=|profiling|run-history|deep_link|component_server)"
+)
+
+
+class UploadLimit:
+    """ASGI middleware that bounds what visitors store: the bytes of an upload, and of all of them together."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        is_upload = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload")
+        if not is_upload:
+            await self.app(scope, receive, send)
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > MAX_BODY:
+            await _refuse(send, 413, f"An upload has at most {UPLOAD_MEGABYTES} MB.")
+            return
+        make_room(Path(get_upload_folder()))
+        received = 0
+
+        async def counted() -> Any:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message if received <= MAX_BODY else {"type": "http.disconnect"}  # it stated no length
+
+        await self.app(scope, counted, send)
+
+
+def make_room(cache: Path) -> None:
+    """Delete the oldest files of a folder until it holds at most `MAX_STORED` bytes and `MAX_FILES` files."""
+    found = []
+    for file in cache.rglob("*"):
+        with suppress(OSError):  # deleted meanwhile
+            if stat.S_ISREG((facts := file.lstat()).st_mode):
+                found.append((facts.st_mtime, facts.st_size, file))
+    count, size = len(found), sum(size for _, size, _ in found)
+    for _, each, file in sorted(found):
+        if size <= MAX_STORED and count <= MAX_FILES:
+            return
+        file.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty
+            file.parent.rmdir()
+        count, size = count - 1, size - each
+
+
+async def _refuse(send: Any, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
+    body = json.dumps({"detail": text}).encode()
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json"), *headers]})
     await send({"type": "http.response.body", "body": body})

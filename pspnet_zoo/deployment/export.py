@@ -22,9 +22,10 @@ from ..factory import load
 from ..inference.scores import labels_of, number_of_ids
 from ..model_source import OPENVINO_FILE, Format, format_of
 from ..models.pspnet import PSPNet
-from ..runtimes.exported import Exported, Output, Precision, beside_digest
+from ..runtimes.exported import UNSEALED, Exported, Output, Precision, beside_digest, seal
 from ..runtimes.onnx import OnnxRuntime
 from ..runtimes.openvino import OpenVinoRuntime
+from ..storage.errors import message_of, naming
 from ..storage.files import refuse_stream
 from .graph import RuntimeCall, trace
 from .quantize import Calibration
@@ -105,7 +106,7 @@ def export(
     # files hold float32 or what `precision` says, whatever the network is computed in and on
     network = copy.deepcopy(network).cpu().float().eval()
     try:
-        with replacing(target) as draft:
+        with naming(target), replacing(target) as draft:
             _write(network, spec, kind, draft, images, step or (lambda text: None))
     except ImportError as error:
         raise missing_extra("This export", kind if kind in ("openvino", "executorch") else "export", error) from None
@@ -143,7 +144,8 @@ def _write(network: PSPNet, spec: Exported, kind: Format, path: Path, images: Ca
     if kind == "onnx":
         step("checking the file")
         found = verify(network, spec, OnnxRuntime(source, device="cpu").run)
-        onnx.describe(source, replace(spec, check=found, beside_sha256=beside_digest(source)))
+        onnx.describe(source, replace(spec, check=found, beside_sha256=beside_digest(source), file_sha256=UNSEALED))
+        seal(source)
         return
     from . import openvino
 
@@ -157,7 +159,8 @@ def _write(network: PSPNet, spec: Exported, kind: Format, path: Path, images: Ca
     openvino.write_openvino(graph, spec, path)
     step("checking the file")
     found = check(OpenVinoRuntime(path).run)
-    openvino.write_openvino(graph, replace(spec, check=found, beside_sha256=beside_digest(path)), path)
+    openvino.write_openvino(graph, replace(spec, check=found, beside_sha256=beside_digest(path), file_sha256=UNSEALED), path)
+    seal(path)
     for file in path.parent.glob(f"{source.name}*"):
         file.unlink()
 
@@ -260,7 +263,7 @@ class replacing:
             self._cleanup.enter_context(FileLock(self.folder / _LOCK))
         except OSError as error:
             self._cleanup.close()
-            raise OSError(f"'{self.target}' cannot be written: {error.strerror}") from None
+            raise OSError(f"'{self.target}' cannot be written: {message_of(error)}") from None
         return self.folder / self.target.name
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:

@@ -1,5 +1,6 @@
 """Programs of torch.export, in its .pt2 archives, and those that ExecuTorch makes of them, in .pte files."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 
 from ..models.pspnet import PSPNet
 from ..runtimes.executorch import ExecutorchRuntime
-from ..runtimes.exported import KEY, Exported
+from ..runtimes.exported import KEY, UNSEALED, Exported, seal
 from .graph import RuntimeCall, example
 from .verify import TOLERANCE, verify
 
@@ -17,7 +18,9 @@ _SMALL = (((1, 1), 1), ((8, 40), 2), ((40, 5), 1), ((3, 3), 2))
 
 def write_program(program: torch.export.ExportedProgram, spec: Exported, path: Path) -> None:
     """Write the program with its metadata, in the extra file that `KEY` names."""
-    torch.export.save(program, path, extra_files={KEY: spec.to_json()})
+    buffer = io.BytesIO()  # PyTorch's own writer ends the process on a full disk
+    torch.export.save(program, buffer, extra_files={KEY: spec.to_json()})
+    path.write_bytes(buffer.getbuffer())
 
 
 def write_checked(program: torch.export.ExportedProgram, spec: Exported, path: Path, network: PSPNet) -> None:
@@ -51,7 +54,7 @@ def write_executorch(program: torch.export.ExportedProgram, spec: Exported, path
 
     size = spec.image_size or (0, 0)
     # its methods are fixed when the file is made, so the difference that is found afterwards is not in it
-    spec = replace(spec, check={"sizes": ["x".join(map(str, (1, *size)))], "allowed": TOLERANCE})
+    spec = replace(spec, check={"sizes": ["x".join(map(str, (1, *size)))], "allowed": TOLERANCE}, file_sha256=UNSEALED)
     partitioner = XnnpackPartitioner(configs=[_within_six_axes(config) for config in ALL_PARTITIONER_CONFIGS])
     try:
         for parameter in program.parameters():
@@ -62,6 +65,7 @@ def write_executorch(program: torch.export.ExportedProgram, spec: Exported, path
     except Exception as error:  # whatever comes first in its passes
         first = str(error).strip().partition("\n")[0]
         raise ValueError(f"'{network.config['encoder_name']}' cannot be exported for ExecuTorch: {first}") from error
+    seal(path)
     verify(network, spec, ExecutorchRuntime(path).run, checks=((size, 1),))
 
 

@@ -44,7 +44,7 @@ class Calibration:
                 f"is {spec.preprocess.white:g}; export it in float32"
             )
         if isinstance(source, str | PathLike):
-            files = list_images(Path(source))
+            files = list_images(Path(source), have_masks=False)
         else:
             files = tuple(source) if isinstance(source, list | tuple) else tuple(source.images)  # type: ignore[union-attr]
         if not files:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..data.images import ImageError, read_image, to_rgb
 from ..data.rasters import Raster, is_map, read_bands
+from ..factory import known_preprocess
 from ..meta import IGNORE, Decision
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Precision
@@ -82,6 +83,8 @@ class Predictor:
         overlay_bands: Sequence[int | str] | None = None,
         stretch: tuple[float, float] | None = None,
     ) -> None:
+        if tile is not None and (known := known_preprocess(model)):
+            tiling_for(known, tile, overlap, blend)  # before seconds or minutes of loading
         self.runtime = open_runtime(model, device=device, precision=precision, compile=compile, fast=fast, threads=threads)
         self.model: Any = self.runtime.network if isinstance(self.runtime, TorchRuntime) else self.runtime
         labels = labels_of(self.runtime)

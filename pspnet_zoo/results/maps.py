@@ -17,6 +17,7 @@ from ..data.rasters import Raster, open_raster, quiet
 from ..extras import missing_extra
 from ..inference.tiles import row_regions
 from ..meta import IGNORE, Labels
+from ..storage.errors import naming
 from ..storage.files import write_atomically
 from .stamp import TIFF_TAG
 
@@ -106,7 +107,7 @@ class MapWriter:
         """Keep the rows from `next_row` on, (rows, width) uint8."""
         target = self._parts / f"{self.next_row:09}_{len(ids):09}.npz"
         part = target.with_suffix(".part")
-        with part.open("wb") as file:
+        with naming(self._path), part.open("wb") as file:
             np.savez_compressed(file, ids=ids)
         os.replace(part, target)
         self.next_row += len(ids)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..extras import missing_extra
+from ..storage.errors import naming
 from .rows import IMAGE_COLUMNS, VIDEO_COLUMNS, ResultRow, arrow_schema, arrow_table
 
 FORMATS = (".csv", ".jsonl", ".parquet")
@@ -55,7 +56,7 @@ class ReportWriter:
 
     def __exit__(self, *_: object) -> None:
         """Close the file, also after an error or Ctrl-C: the rows so far are true."""
-        with _signals_held():
+        with _signals_held(), naming(self._path):
             try:
                 with self._file:
                     self._finish()
@@ -71,7 +72,8 @@ class ReportWriter:
 
     def add(self, row: ResultRow) -> None:
         """Write a row."""
-        self._write(row)
+        with naming(self._path):
+            self._write(row)
 
     def _csv(self) -> _Writers:
         file = io.TextIOWrapper(self._file, encoding="utf-8", errors="surrogateescape", newline="")

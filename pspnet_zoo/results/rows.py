@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..storage.errors import message_of
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -47,7 +49,7 @@ class ResultRow:
 
 def named_error(path: object, error: Exception) -> str:
     """The message of an error, with the path before it where the message does not have it."""
-    message = "needs more memory than there is" if isinstance(error, MemoryError) else str(error) or type(error).__name__
+    message = "needs more memory than there is" if isinstance(error, MemoryError) else message_of(error) or type(error).__name__
     return message if str(path) in message else f"'{path}': {message}"
 
 

@@ -1,5 +1,6 @@
 """Exported networks: the metadata that `pspnet_zoo.export` writes into the file, and what their runtimes have in common."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 
 from ..meta import Decision, Labels, Preprocess
 from ..storage.errors import WeightsError
-from ..storage.files import file_digest
+from ..storage.files import file_digest, write_atomically
 
 KEY = "pspnet_zoo"
 """Name of the metadata in an ONNX file's metadata_props, an OpenVINO model's rt_info, or a program's extra files."""
+UNSEALED = "0" * 64
+"""The `file_sha256` of a file that is still being written."""
 _VERSION = 1
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
 Output = Literal["logits", "ids", "ids+confidence"]
@@ -54,6 +57,8 @@ class Exported:
     """Whether a pixel may be of several classes, or of none."""
     beside_sha256: str | None = None
     """sha256 of the file beside this one that has the weights; None where there is none."""
+    file_sha256: str | None = None
+    """sha256 of the file itself with zeros in the place of these digits, see `seal`; None where it is not known."""
 
     def to_json(self) -> str:
         """The metadata as a JSON object, with the version of this format."""
@@ -131,6 +136,11 @@ class ExportedRuntime:
     def __init__(self, path: Path, spec: Exported, run: Callable[[Any], Any]) -> None:
         if spec.beside_sha256 is not None and spec.beside_sha256 != beside_digest(path):
             raise WeightsError(f"The weights beside '{path}' are damaged or of another file. Copy both again, or export them again")
+        if spec.file_sha256 not in (None, UNSEALED) and not _is_sealed(path, spec.file_sha256):
+            raise WeightsError(
+                f"'{path}' is damaged, or was changed after its export. Copy it again, or export it again; if you changed it, set "
+                f"file_sha256 in its metadata '{KEY}' to null"
+            )
         self.path = path
         self.spec = spec
         self.labels: Labels | None = spec.labels
@@ -188,6 +198,23 @@ def _probabilities(ids: Tensor, confidence: Tensor, classes: int, threshold: Any
     own = torch.maximum(confidence.float() / 255, least[ids.long()] + 1e-6)[:, None]
     others = ((1 - own) / (classes - 1)).expand(-1, classes, -1, -1)
     return others.scatter(1, ids.long()[:, None], own)
+
+
+def seal(path: Path) -> None:
+    """Put the digest of a file into it, in the place of the `UNSEALED` that its metadata hold."""
+    data = path.read_bytes()
+    if data.count(UNSEALED.encode()) != 1:
+        raise AssertionError("the metadata are in the file once")
+    write_atomically(path, data.replace(UNSEALED.encode(), hashlib.sha256(data).hexdigest().encode()))
+
+
+def _is_sealed(path: Path, digest: str) -> bool:
+    data = memoryview(whole := path.read_bytes())
+    place = whole.rfind(digest.encode())  # the metadata are at the end
+    found = hashlib.sha256(data[: max(place, 0)])
+    found.update(UNSEALED.encode())
+    found.update(data[place + len(UNSEALED) :])
+    return found.hexdigest() == digest
 
 
 def files_of(path: Path) -> list[Path]:

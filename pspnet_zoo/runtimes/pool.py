@@ -28,6 +28,6 @@ class Pool(Generic[T]):
 
 
 def check_threads(threads: int | None) -> None:
-    """Raise a ValueError if a number of threads is not positive."""
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads is {threads}; it must be 1 or more, or left out")
+    """Raise a ValueError if a number of threads is not from 1 to 1024."""
+    if threads is not None and not 1 <= threads <= 1024:
+        raise ValueError(f"threads is {threads}; it must be 1 or more, at most 1024, or left out")

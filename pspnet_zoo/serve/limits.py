@@ -32,8 +32,10 @@ class ServerLimits:
         for name in ("bytes", "pixels", "seconds", "silence", "workers"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
-        if self.waiting < 0:
-            raise ValueError(f"waiting is {self.waiting}; it must be 0 or more")
+        if self.workers > 1024:
+            raise ValueError(f"workers is {self.workers}; it can be 1 to 1024")
+        if not 0 <= self.waiting <= 100_000:
+            raise ValueError(f"waiting is {self.waiting}; it must be 0 or more, at most 100,000")
 
 
 def refusal(status: int, text: str, *, retry_after: int | None = None) -> HTTPException:

@@ -12,6 +12,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from .errors import naming
+
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that are there, and with all there will be, where the server tells."""
 
@@ -104,7 +106,7 @@ def _fetch(url: str, part: Path, has_hash: bool, timeout: float, progress: Progr
             _write_validator(part, url, response.headers)
         length = response.headers.get("Content-Length")
         total = have + int(length) if length and length.isdigit() else None
-        with part.open("ab") as file:
+        with naming(part), part.open("ab") as file:
             while True:
                 try:
                     chunk = response.read(_CHUNK)

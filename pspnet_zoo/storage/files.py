@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .errors import WeightsError as WeightsError
+from .errors import naming
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -228,23 +230,41 @@ def write_atomically(path: Path, data: bytes) -> None:
     What `is_stream` is written to instead.
     """
     if is_stream(path):
-        _write_to_stream(path, data)
+        with naming(path):
+            _write_to_stream(path, data)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     # unlike a temporary file's, these permissions are what the umask leaves of them
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with naming(path), os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException as error:
-        if isinstance(error, OSError) and error.filename is None:  # a full disk's has none
-            error.filename = str(path)
+    except BaseException:
         os.unlink(temporary)
         raise
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside the one to make, which takes its name if nothing goes wrong, and is deleted else.
+
+    Raises:
+        OSError: If the folder holds something, or cannot be written.
+    """
+    hidden = folder.absolute().parent / f".{folder.absolute().name}.{secrets.token_hex(4)}"
+    try:
+        hidden.mkdir(parents=True)
+        with naming(folder):
+            yield hidden
+        if folder.exists():
+            folder.rmdir()
+        os.replace(hidden, folder)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def is_stream(path: Path) -> bool:

@@ -29,6 +29,10 @@ _NO_MEMORY = "The image of {}x{} pixels needs more memory than there is; shrink 
 
 WORKERS = min(4, os.cpu_count() or 1)
 """Default number of threads that read, and of threads that write."""
+MOST_WORKERS = 1024
+"""Most threads of a kind; more gain nothing, and exhaust a machine."""
+MOST_IN_BATCH = 4096
+"""Most images in a batch."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ def segment_all(
     Raises:
         ValueError: If a number is not positive.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be positive")
+    if not 1 <= batch_size <= MOST_IN_BATCH:
+        raise ValueError(f"batch_size is {batch_size}; it can be 1 to {MOST_IN_BATCH:,}")
 
     def read_one(source: S) -> _Read[S]:
         start = time.perf_counter()
@@ -130,11 +134,11 @@ def in_order(function: Callable[[S], T], items: Iterable[S], *, workers: int = W
         ahead: The most results that are computed or wait before the caller takes them; None is twice the number of threads.
 
     Raises:
-        ValueError: If a number is not positive.
+        ValueError: If a number is out of its range.
     """
     ahead = 2 * workers if ahead is None else ahead
-    if workers < 1 or ahead < 1:
-        raise ValueError(f"workers is {workers} and ahead is {ahead}; both must be positive")
+    if not 1 <= workers <= MOST_WORKERS or ahead < 1:
+        raise ValueError(f"workers is {workers} and ahead is {ahead}; workers can be 1 to {MOST_WORKERS}, and ahead is positive")
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="pspnet-zoo") as pool:
         try:

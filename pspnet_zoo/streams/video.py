@@ -246,7 +246,7 @@ def _open(path: Path) -> "InputContainer":
     if not path.is_file():
         raise FileNotFoundError(f"No file '{path}'")
     try:
-        container = av.open(str(path), options=_OWN_FILE_ONLY)
+        container = av.open(str(path), options=_OWN_FILE_ONLY, metadata_errors="replace")
     except av.FFmpegError as error:
         raise VideoError(f"'{path}' cannot be read as a video: {error.strerror}") from None
     if not container.streams.video:

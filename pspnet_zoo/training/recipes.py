@@ -104,6 +104,10 @@ class Recipe:
                     raise ValueError(f"{name} is {value}; it must be positive")
             elif not all(0 <= number < math.inf for number in numbers):
                 raise ValueError(f"{name} is {value}; it must be 0 or more")
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            if max(value if isinstance(value, tuple) else (value,)) > most:
+                raise ValueError(f"{name} is {value}; it can be at most {most:,}")
         if self.scale[0] > self.scale[1]:
             raise ValueError(f"scale is {self.scale}; the smaller factor comes first")
         for name, needed in _NEEDS.items():
@@ -122,6 +126,7 @@ def _default(name: str) -> Any:
 
 
 _POSITIVE = ("iterations", "batch_size", "crop", "lr", "scale", "teacher_temperature", "accumulation", "checkpoint_every")
+_MOST = {"iterations": 10**9, "batch_size": 65_536, "crop": 65_536, "accumulation": 65_536, "views": 10**6, "lora_rank": 65_536}
 _FRACTIONS = (
     *("momentum", "blur", "layer_decay", "ohem_threshold", "teacher_confidence", "ema_decay"),
     *("label_smoothing", "rare_crops"),

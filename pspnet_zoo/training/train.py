@@ -25,6 +25,7 @@ from ..evaluation.evaluate import Evaluation, EvaluationStopped, check_classes, 
 from ..inference.scores import labels_of
 from ..meta import Preprocess
 from ..models.pspnet import PSPNet
+from ..storage.errors import naming
 from ..storage.files import write_atomically
 from .distill import TeacherScores
 from .log import Log, check_trackers
@@ -206,7 +207,7 @@ class _Loop:
         owed = self.measure(run) if run.owes_evaluation else None
         self.trainer.begin()
         logged = Log(self.folder, recipe, run.step, accelerator.is_main_process, log)
-        with logged as writer, read_ahead(stream, order, workers) as micro_batches:
+        with naming(self.folder), logged as writer, read_ahead(stream, order, workers) as micro_batches:
             if owed:
                 self.keep(run, owed, writer)
                 self.save(run) if run.step else None

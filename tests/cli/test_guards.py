@@ -232,3 +232,76 @@ def test_the_recipe_is_chosen_by_the_backbone_with_a_word_why(run, strange):
         assert recipe["optimizer"] == ("momentum" if name == "finetune" else "adamw") and recipe["seed"] == 3
     code, out, err = run(*command[:4], strange / "named", *command[5:], "--recipe", "finetune", "--evaluate-every", 1)
     assert code == 0 and "Recipe" not in err and "Best mIoU" in out and (strange / "named" / "result.json").exists()
+
+
+def test_warnings_of_pillow_that_name_no_file_stay_silent(run, monkeypatch, recwarn):
+    def command():
+        code = compile("import warnings; warnings.warn('Image was not the expected size')", "IcoImagePlugin.py", "exec")
+        exec(code, {"__name__": "PIL.IcoImagePlugin"})
+
+    monkeypatch.setattr(cli, "app", command)
+    cli.main()
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("file", "file' is a file, and a folder is needed there; give another name"),
+        ("file/below", "leads through a file as if it were a folder; give another path"),
+        ("x" * 300, "is too long for a name here; give a shorter one"),
+    ],
+)
+def test_errors_of_the_system_are_sentences(run, tmp_path, path, line):
+    (tmp_path / "file").write_text("mine")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    for command in (("predict", tmp_path / "a.png", "-o", tmp_path / path), ("train", "--data", tmp_path, "-o", tmp_path / path)):
+        code, _, err = run(*command)
+        assert code == 2 and "Errno" not in err and "Traceback" not in err
+        assert line in err or command[0] == "train"
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("path", ["file/report", "folder"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(run, strange, monkeypatch, path):
+    def work(*arguments, **options):
+        raise AssertionError("not reached")
+
+    monkeypatch.setattr("pspnet_zoo.runtimes.open.open_runtime", work)
+    monkeypatch.setattr("pspnet_zoo.inference.predictor.Predictor", work)
+    monkeypatch.setattr("pspnet_zoo.deployment.benchmark.compare", work)
+    (strange / "file").write_text("mine")
+    (strange / "folder.csv").mkdir()
+    (strange / "folder").mkdir()
+    for command in (
+        ("evaluate", strange / "model", "--data", strange / "data", "--json", strange / path),
+        ("evaluate", strange / "model", "--data", strange / "data", "--html", strange / path),
+        ("rank", strange / "data", "--model", strange / "model", "-o", strange / f"{path}.csv"),
+        ("predict", strange / "data", "-r", "--model", strange / "model", "--report", strange / f"{path}.csv"),
+        ("benchmark", strange / "model", "--json", strange / path),
+    ):
+        code, _, err = run(*command)
+        assert code == 2 and ("is a file, and a folder" in err or "is a folder, and a file" in err), (command, err)
+
+
+MANY = 10**12
+TOO_MANY = {
+    "predict": (("--workers", MANY), ("--batch-size", MANY)),
+    "train": tuple((f"--{name}", MANY) for name in ("workers", "batch-size", "iterations", "accumulation", "views", "seeds")),
+    "bulk": (("--workers", MANY),),
+    "benchmark": (("--threads", MANY),),
+    "serve": (("--workers", MANY), ("--queue", MANY)),
+}
+
+
+@pytest.mark.parametrize(("command", "option"), [(c, option) for c, options in TOO_MANY.items() for option in options], ids=str)
+def test_numbers_that_would_exhaust_the_machine_are_refused(run, strange, command, option):
+    given = {
+        "predict": (strange / "data", "-o", strange / "out"),
+        "train": ("--data", strange / "data", "-o", strange / "out"),
+        "bulk": (strange / "data", strange / "out"),
+        "benchmark": (strange / "model",),
+        "serve": (strange / "model",),
+    }[command]
+    code, _, err = run(command, *given, *option)
+    assert code == 2 and (str(MANY) in err or "less than or equal to" in err) and not (strange / "out").exists()

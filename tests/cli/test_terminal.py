@@ -1,8 +1,14 @@
 """What the commands show is whole and readable in 80 columns, on light and dark terminals."""
 
+import json
+import logging
+import os
 import re
+import subprocess
+import sys
 
 import pytest
+from PIL import Image
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -115,7 +121,6 @@ def test_progress_has_no_yellow_which_is_lost_on_white():
         ("a\u202egnp.exe", "a\\u202egnp.exe"),
         ("caf\udce9.png", "caf\\udce9.png"),
         ("\x9b31m\r.png", "\\x9b31m\\r.png"),
-        ("two\nlines", "two\nlines"),
     ],
 )
 def test_a_terminal_obeys_no_name(text, shown, capsys):
@@ -149,4 +154,53 @@ def test_a_bar_that_ends_before_its_total_is_known_leaves_nothing(capsys):
 
 
 def test_names_of_files_can_give_a_terminal_no_orders_and_no_lines():
+    assert terminal.printable("two\nlines\tand") == r"two\nlines\tand"
     assert terminal.printable("a\x1b[2J\u202eb\udcff\u2028c\u2029") == r"a\x1b[2J\u202eb\udcff\u2028c\u2029"
+
+
+NAME = "a\nError: 'b'\x1b[2J"
+SHOWN = r"a\nError: 'b'\x1b[2J"
+
+
+def test_a_name_of_a_file_stays_in_its_line_wherever_it_is_printed(run, tmp_path, caplog):
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (tmp_path / "data" / split / kind).mkdir(parents=True)
+            Image.new("L" if kind == "masks" else "RGB", (64, 48)).save(tmp_path / "data" / split / kind / "a.png")
+    (tmp_path / "data" / "train" / "images" / f"{NAME}.png").write_bytes(b"no image")
+    Image.new("L", (8, 8)).save(tmp_path / "data" / "train" / "masks" / f"{NAME}.png")
+    (tmp_path / "data" / "classes.json").write_text(json.dumps({"names": ["road", NAME]}))
+    Image.new("RGBA", (8, 8), 0).save(tmp_path / f"{NAME}.png")
+    (tmp_path / f"{NAME}.gif").write_bytes(b"no image")
+    for command in (
+        ("data", "check", tmp_path / "data"),
+        ("predict", tmp_path, "-o", tmp_path / "out"),  # one fails, and of the other something is logged
+        ("predict", tmp_path, "-o", tmp_path / f"{NAME}.gif"),
+        ("rank", tmp_path, "-o", tmp_path / "r.csv"),
+    ):
+        code, out, err = run(*command)
+        assert code == 2 and SHOWN in err and "\x1b" not in out + err, command
+        assert not any(line.startswith("Error: 'b'") for line in (out + err).splitlines())
+
+
+def test_what_is_logged_is_shown_with_its_traceback(capsys):
+    try:
+        raise ValueError("of a visitor")
+    except ValueError:
+        record = logging.LogRecord("pspnet_zoo", logging.ERROR, "", 1, "'%s' failed", ("a\nb",), sys.exc_info())
+    terminal.LogLines().emit(record)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == r"'a\nb' failed" and lines[-1] == "ValueError: of a visitor"
+
+
+def test_a_name_that_the_encoding_of_a_log_lacks_does_not_end_the_work(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "道.png")
+    command = [sys.executable, "-m", "pspnet_zoo.cli", "predict", str(tmp_path), "-o", str(tmp_path / "out")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True)
+    assert done.returncode == 0 and rb"\u9053" in done.stdout
+
+
+def test_a_variable_of_torchrun_that_is_no_number_is_named(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(ValueError, match="WORLD_SIZE is 'two' in the environment.*unset WORLD_SIZE"):
+        terminal.torchrun_process()

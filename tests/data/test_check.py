@@ -92,6 +92,7 @@ def test_classes_without_a_pixel_and_a_missing_split_are_doubted(tmp_path):
     contents = folder_of(tmp_path, ["a", "b", "c"], [0, 2], splits=("train",))
     assert doubts(contents, "train") == ["No pixel is of 'b'"]
     assert [d[:21] for d in doubts(contents)] == ["There is no val split", "No pixel is of 'b'"]
+    assert doubts(contents, complete=False) == ["No pixel is of 'b'"]  # val may be there, and be what is wrong
 
 
 def test_a_sound_dataset_is_not_doubted(tmp_path):

@@ -10,6 +10,8 @@ from pspnet_zoo import Labels
 from pspnet_zoo.data.check import mask_doubts
 from pspnet_zoo.data.dataset import CheckedDataset, as_segmentation_dataset
 from pspnet_zoo.data.open import open_dataset
+from pspnet_zoo.data.pairs import list_images
+from pspnet_zoo.data.unlabelled import Unlabelled
 
 LABELS = Labels(("road", "sky", "car"))
 PIXELS = torch.arange(3 * 4 * 6, dtype=torch.uint8).view(3, 4, 6)
@@ -110,3 +112,11 @@ def test_masks_of_0_and_255_are_told_from_a_few():
 def test_a_large_dataset_is_sampled_evenly_and_rare_classes_may_be_missed():
     masks = Masks(*[(0, 0)] * 100)
     assert mask_doubts(masks, most=3) == (None, []) and masks.read == [0, 50, 99]
+
+
+def test_images_without_masks_may_differ_in_their_ending_only(tmp_path):
+    for name in ("a.png", "a.bmp"):
+        Image.new("RGB", (6, 4)).save(tmp_path / name)
+    assert [path.name for path in Unlabelled(tmp_path, LABELS).images] == ["a.bmp", "a.png"]
+    with pytest.raises(ValueError, match="would share the mask a.png"):
+        list_images(tmp_path)

@@ -54,6 +54,15 @@ def test_every_mode_becomes_rgb(mode, value, suffix, expected, tmp_path):
         assert np.abs(image.astype(int) - expected).max() <= 1
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_damaged_exif_is_a_line_with_the_files_name(suffix, tmp_path, caplog):
+    exif = Image.Exif()
+    exif[315] = "x" * 60
+    save(tmp_path / f"a.{suffix}", "RGB", RED, exif=exif.tobytes()[:-30])
+    assert sorted(read_image(tmp_path / f"a.{suffix}").shape) == [3, 7, 9]
+    assert caplog.messages == [f"'{tmp_path / f'a.{suffix}'}' has damaged metadata, which are left out: Truncated File Read"]
+
+
 def test_a_palette_with_transparency_is_laid_on_white(tmp_path):
     image = Image.new("P", (4, 4), 0)
     image.putpalette([*RED, 0, 0, 0])

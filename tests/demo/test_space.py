@@ -1,6 +1,8 @@
 """A Space is a folder that runs by itself."""
 
+import errno
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +70,34 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
     with pytest.raises(FileExistsError, match="not empty"):
         space.write_space(tmp_path, ["pspnet_lite0.camvid"])
     assert [file.name for file in Path(tmp_path).iterdir()] == ["mine.txt"]
+
+
+def test_a_space_is_whole_or_absent_on_a_full_disk(tmp_path, monkeypatch):
+    copy = shutil.copyfile
+
+    def full(source, target, **options):
+        if Path(target).name != "model.safetensors":
+            return copy(source, target, **options)
+        Path(target).write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    network = PSPNet("test_efficientnet", None, classes=2, psp_out_channels=16)
+    network.labels = Labels(("road", "sky"))
+    mine = network.save_pretrained(tmp_path / "mine")
+    with pytest.raises(OSError, match="No space left"):
+        space.write_space(tmp_path / "space", [str(mine)])
+    assert [file.name for file in tmp_path.iterdir()] == ["mine"]
+    monkeypatch.undo()
+    space.write_space(tmp_path / "space", [str(mine)])
+    assert (tmp_path / "space" / "app.py").is_file()
+
+
+def test_a_disk_that_is_full_of_the_package_is_one_line(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise shutil.Error([("a.py", "b.py", "[Errno 28] No space left on device")] * 100)
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    with pytest.raises(OSError, match=r"^'\S+space' cannot be written: \[Errno 28\] No space left on device. Free"):
+        space.write_space(tmp_path / "space", ["pspnet_lite0.camvid"])
+    assert not list(tmp_path.iterdir())

@@ -152,3 +152,41 @@ def test_gradio_still_calls_what_is_replaced(tiny):
     with pytest.raises(gradio.Error, match="uploaded files only"):
         visitors.uploaded("/dev/ptmx")
     assert time.monotonic() - start < 1
+
+
+def test_what_visitors_store_is_bounded(address, monkeypatch):
+    cache = Path(gradio.utils.get_upload_folder())
+    monkeypatch.setattr(visitors, "MAX_FILES", 3 + len([f for f in cache.rglob("*") if f.is_file()]))
+    names = [f"own{i}.png" for i in range(6)]
+    with httpx.Client(base_url=address, trust_env=False) as client:
+        for name in names:
+            assert client.post("/gradio_api/upload", files={"files": (name, name.encode(), "image/png")}).status_code == 200
+    there = {file.name for file in cache.rglob("own*")}
+    assert {"own4.png", "own5.png"} <= there  # the newest stay, whatever was there before
+    monkeypatch.setattr(visitors, "MAX_STORED", 0)
+    visitors.make_room(cache)
+    assert not [file for file in cache.rglob("*") if file.is_file()]
+
+
+def test_an_upload_of_many_files_is_refused_by_their_size_together(address, monkeypatch):
+    monkeypatch.setattr(visitors, "MAX_BODY", 5000)
+    with httpx.Client(base_url=address, trust_env=False) as client:
+        files = [("files", (f"many{i}.png", b"0" * 1000, "image/png")) for i in range(10)]
+        assert client.post("/gradio_api/upload", files=files).status_code == 413
+        request = client.build_request("POST", "/gradio_api/upload", files=files)
+        body, kind = request.read(), request.headers["content-type"]
+        try:
+            sent = client.post("/gradio_api/upload", content=iter([body]), headers={"content-type": kind})  # it states no length
+            assert sent.status_code >= 400
+        except httpx.RemoteProtocolError:
+            pass
+    assert not list(Path(gradio.utils.get_upload_folder()).rglob("many*"))
+
+
+def test_routes_of_gradio_that_the_page_does_not_use_are_closed(address, secret):
+    files = {"video": ("a.mp4", b"ffconcat version 1.0\nfile 'other.mp4'\n", "video/mp4")}
+    unused = ("/gradio_api/monitoring", "/monitoring/summary", "/gradio_api/dev/reload", "/gradio_api/proxy=http://127.0.0.1:9/a")
+    with httpx.Client(base_url=address, timeout=10, trust_env=False) as client:
+        assert client.post("/gradio_api/process_recording", files=files).status_code == 404
+        assert [client.get(path).status_code for path in unused] == [404] * len(unused)
+        assert [client.get(path).status_code for path in ("/", "/config", "/gradio_api/info")] == [200] * 3

@@ -21,7 +21,7 @@ from pspnet_zoo.deployment.graph import Deployed, enlarged
 from pspnet_zoo.inference.scores import class_scores
 from pspnet_zoo.runtimes.exported import KEY
 from pspnet_zoo.runtimes.open import open_runtime
-from pspnet_zoo.storage.errors import WeightsError
+from pspnet_zoo.storage.errors import WeightsError, message_of
 from tests.deployment.conftest import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -304,7 +304,7 @@ def test_int8_keeps_most_classes(network, tmp_path):
     random = np.random.default_rng(0)
     for i in range(4):
         blocks = random.integers(0, 256, (6, 8, 3), np.uint8).repeat(12, 0).repeat(12, 1)
-        Image.fromarray(blocks).save(folder / f"{i}.png")
+        Image.fromarray(blocks).save(folder / f"{i // 2}.{('png', 'bmp')[i % 2]}")  # two of each name: they have no masks
     path = export(network, tmp_path / "street.xml", precision="int8", calibration=folder)
     runtime = open_runtime(path)
     assert runtime.spec.check["calibration_images"] == 4
@@ -398,3 +398,19 @@ export(load(sys.argv[1]), sys.argv[2], step=lambda text: os.kill(os.getpid(), si
             assert draft.parent.exists() and other.parent != draft.parent, "one that runs is left alone"
         raise KeyboardInterrupt
     assert not list(target.parent.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+@pytest.mark.parametrize("name", ["a.onnx", "a.xml", "a.pt2"])
+def test_a_full_disk_leaves_nothing_and_names_the_file(network, tmp_path, name):
+    import resource
+
+    _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, hard))  # a full disk is the same at another size
+    try:
+        with pytest.raises(OSError) as caught:
+            export(network, tmp_path / name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert message_of(caught.value).startswith(f"'{tmp_path / name}' would be larger than files may be here")
+    assert not list(tmp_path.iterdir())

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pspnet_zoo.data.rasters import open_raster
+from pspnet_zoo.inference.predictor import Predictor
 from pspnet_zoo.inference.protocols import InferenceProtocol
 from pspnet_zoo.inference.scores import class_ids
 from pspnet_zoo.inference.tiles import Tiling, merged_scores, segment_raster
 from pspnet_zoo.inference.windows import sliding_window
-from pspnet_zoo.meta import Preprocess
+from pspnet_zoo.meta import Labels, Preprocess
 from pspnet_zoo.models.pspnet import PSPNet
 
 pytest.importorskip("rasterio", reason="the extra raster is not installed")
@@ -145,3 +146,18 @@ def test_a_raster_in_tiles_is_what_evaluation_finds_by_its_sliding_window(model,
     protocol = InferenceProtocol(source="here", crop=(64, 64), stride=(42, 42))
     expected = class_ids(model, pixels[None], protocol)[0].numpy()
     assert np.array_equal(ids[ids != 255], expected[ids != 255])
+
+
+@pytest.mark.parametrize("model", ["pspnet_lite0.camvid", "pspnet_r101c.mmseg_cityscapes", "folder"])
+def test_tiles_that_are_too_large_are_refused_before_the_model_is_loaded(model, tmp_path, monkeypatch):
+    def load(*arguments, **options):
+        raise AssertionError("not reached")
+
+    if model == "folder":
+        network = PSPNet("test_efficientnet", None, classes=2, psp_out_channels=16)
+        network.labels = Labels(("road", "sky"))
+        model = network.save_pretrained(tmp_path / "net")
+    monkeypatch.setattr("pspnet_zoo.inference.predictor.open_runtime", load)
+    for options in ({"tile": 10**6}, {"tile": 64, "overlap": 60}):
+        with pytest.raises(ValueError, match="tile is"):
+            Predictor(model, **options)

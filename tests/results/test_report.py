@@ -7,6 +7,7 @@ import pytest
 
 from pspnet_zoo.results.report import ReportWriter, check_report
 from pspnet_zoo.results.rows import ResultRow
+from pspnet_zoo.storage.errors import message_of
 
 FRACTIONS = {"road": 0.75, "sky": 0.25}
 MODEL = {"model": "street", "model_sha256": "ef"}
@@ -163,3 +164,16 @@ def test_a_signal_waits_until_the_report_is_closed(tmp_path, number):
     finally:
         signal.signal(number, before)
     assert "a.jpg" in (tmp_path / "r.csv").read_text()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_full_disk_is_named_with_the_report(tmp_path, suffix):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    path = tmp_path / f"r{suffix}"
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError) as caught, ReportWriter(path, ("road", "sky")) as report:
+        for _ in range(1000):
+            fill(report)
+    assert message_of(caught.value) == "No space left on device: '/dev/full'. Free some space, or write to another disk"

@@ -7,6 +7,7 @@ import torch
 
 from pspnet_zoo import Labels, Predictor, PSPNet, WeightsError, export
 from pspnet_zoo.deployment import onnx as onnx_files
+from pspnet_zoo.runtimes.exported import files_of
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -38,3 +39,17 @@ def test_swapped_and_flipped_weights_are_refused(exported):
             Predictor(path)
         weights.write_bytes(good)
         Predictor(path)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_a_flipped_bit_in_a_file_itself_is_refused(files, tmp_path, runtime):
+    for file in files_of(files[runtime]):
+        shutil.copyfile(file, tmp_path / file.name)
+    path = tmp_path / files[runtime].name
+    good = path.read_bytes()
+    at = good.index(b'version="opset') if runtime == "openvino" else len(good) // 2  # an attribute of a layer, and a weight
+    path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+    with pytest.raises(WeightsError, match="damaged, or was changed after its export|cannot be read"):
+        Predictor(path)
+    path.write_bytes(good)
+    Predictor(path)

@@ -189,3 +189,17 @@ def test_a_video_that_names_other_files_opens_none(tmp_path):
         (tmp_path / name).write_text(script)
         with pytest.raises(VideoError, match="cannot be read as a video"):
             next(read_video(tmp_path / name))
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_a_title_that_is_not_utf8_is_no_matter(tmp_path, suffix):
+    path = tmp_path / f"clip{suffix}"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "Strasse in Koeln"
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"Koeln", b"K\xf6\xf6ln"))  # as old cameras write it
+    assert len(list(read_video(path))) == 3

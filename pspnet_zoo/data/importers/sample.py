@@ -113,7 +113,7 @@ def contained(root: Path, file: Path) -> Path:
     """
     if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(root)):
         raise SourceError(f"'{file}' is a link that leads out of '{root}'; copy the file")
-    if not file.is_file():
+    if not os.path.isfile(file):  # unlike Path.is_file, False of a name that is too long
         raise MissingImageError(f"No file '{file}'")
     return file
 

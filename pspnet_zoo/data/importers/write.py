@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ...storage.files import new_folder
 from ..check import SplitContents
 from ..images import SUFFIXES, ImageError, encode_class_masks
 from ..labels import IGNORE, Labels, distinct_colors
@@ -199,8 +199,8 @@ def write_dataset(
     splits, note = assign_splits([s.name for s in source.samples], [s.split for s in source.samples], options)
     result = Written(classes.labels, problems=list(source.problems), notes=[*source.notes, note])
     stems = _short_names([s.name for s in source.samples])
-    writer = _Writer(output, source, classes, table, options, result)
-    try:
+    with new_folder(output) as folder:
+        writer = _Writer(folder, output, source, classes, table, options, result)
         for done, (sample, stem, split) in enumerate(zip(source.samples, stems, splits, strict=True), 1):
             try:
                 if split is not None:
@@ -210,8 +210,6 @@ def write_dataset(
             if progress:
                 progress(done, len(source.samples))
         writer.finish()
-    finally:
-        shutil.rmtree(writer.folder, ignore_errors=True)
     return result
 
 
@@ -235,12 +233,19 @@ def check_output(output: Path) -> None:
 
 
 class _Writer:
-    """Writes samples into a hidden folder beside the output, and gives it its name at the end."""
+    """Writes samples into a folder, which will have the name `output`."""
 
     def __init__(
-        self, output: Path, source: Source, classes: Classes, table: Mapping[int, int], options: WriteOptions, result: Written
+        self,
+        folder: Path,
+        output: Path,
+        source: Source,
+        classes: Classes,
+        table: Mapping[int, int],
+        options: WriteOptions,
+        result: Written,
     ) -> None:
-        self.folder = output.absolute().parent / f".{output.name}.{secrets.token_hex(4)}"
+        self.folder = folder
         self._output, self._source, self._classes, self._table = output, source, classes, table
         self._options, self._result = options, result
         self._taken: set[tuple[str, str]] = set()
@@ -341,7 +346,7 @@ class _Writer:
         return mask
 
     def finish(self) -> None:
-        """Write the classes and give the folder its name.
+        """Write the classes, and the images of the folds.
 
         Raises:
             ValueError: If no image was written.
@@ -357,9 +362,6 @@ class _Writer:
             (folder / "classes.json").write_text(text + "\n", "utf-8")
         if self._options.folds:
             self._link_folds()
-        if self._output.exists():
-            self._output.rmdir()
-        os.replace(self.folder, self._output)
 
     def _link_folds(self) -> None:
         """Give every fold the images of the others as train, as hard links where the disk has them."""

@@ -184,6 +184,14 @@ def test_labels_whose_images_are_all_elsewhere_name_the_option(tmp_path, importe
     assert imported(tmp_path / "drafts", images=tmp_path / "photos").images == files
 
 
+def test_a_name_that_is_too_long_is_the_problem_of_its_image(tmp_path, imported):
+    files = write_images(tmp_path / "set", "a")
+    for name, path in (("a", "a.jpg"), ("b", "x" * 300)):
+        (tmp_path / "set" / f"{name}.json").write_text(labelme("a", [shape("cat", [(1, 1), (9, 1), (9, 9)])], imagePath=path))
+    result = imported(tmp_path / "set")
+    assert result.images == files and len(result.problems) == 1 and "xxx" in result.problems[0]
+
+
 def test_links_among_pairs_are_refused(tmp_path, imported):
     write_images(tmp_path, ["secret"])
     write_images(tmp_path / "set" / "images", "ac")
