@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from ..pool import Pool
 from .winograd import Workspace, winograd_conv2d
 
 _SAMPLE = 128  # pixels a side, at most, of the recorded image
@@ -40,6 +41,7 @@ class Accelerated:
         self.network = network
         self.winograd = winograd
         self._calls: dict[_Key, _Convolution] | None = None
+        self._workspaces = Pool(Workspace)
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Any:
@@ -65,7 +67,7 @@ class Accelerated:
         self._calls = record.folded()
 
     def _replay(self, x: Tensor) -> Any:
-        with _Replay(self._calls or {}, self.winograd) as replay:
+        with self._workspaces.lend() as workspace, _Replay(self._calls or {}, self.winograd, workspace) as replay:
             output = self.network(x)
         replay.check_finished()
         return output
@@ -239,11 +241,11 @@ class _Replay(TorchFunctionMode):
         _Changed: If a folded output reaches anything but the calls that were folded.
     """
 
-    def __init__(self, calls: dict[_Key, _Convolution], winograd: bool) -> None:
+    def __init__(self, calls: dict[_Key, _Convolution], winograd: bool, workspace: Workspace) -> None:
         super().__init__()
         self._calls = calls
         self._winograd = winograd
-        self._workspace = Workspace()
+        self._workspace = workspace
         self._waiting: dict[int, tuple[Tensor, list[_Norm | _Activation]]] = {}
         """Folded outputs with the calls that are to be skipped."""
 

@@ -28,7 +28,7 @@ _TILE_CHANNELS_AT_ONCE = 2**17  # bounds the memory of transformed tiles; fewer 
 
 
 class Workspace:
-    """Memory that the convolutions of one forward reuse, since allocating so much of it is slow. Not for several threads."""
+    """Memory that convolutions reuse, since allocating so much of it is slow. Not for several threads at a time."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
@@ -38,7 +38,8 @@ class Workspace:
         size = math.prod(shape)
         if use not in self._buffers or self._buffers[use].numel() < size:
             self._buffers.pop(use, None)  # the old one goes before the new one comes
-            self._buffers[use] = torch.empty(size)
+            with torch.inference_mode(False):  # such a tensor can be written in and out of that mode
+                self._buffers[use] = torch.empty(size)
         return self._buffers[use][:size].view(shape)
 
 
