@@ -38,6 +38,10 @@ def _described(model: str, found: ModelSource) -> Facts:
         yield key, str(network.config[key])
     yield "preprocess", str(network.preprocess)
     yield "labels", ", ".join(network.labels.names) if network.labels else "none"
+    if network.config["multilabel"]:
+        yield "multilabel", "a pixel may be of several classes, or of none"
+    if network.threshold is not None:
+        yield "threshold", str(network.threshold)
     if isinstance(found, Architecture):
         tags = [other.tag for other in CHECKPOINTS if other.architecture == model]
         yield "weights", ", ".join(tags) or "none in the zoo"

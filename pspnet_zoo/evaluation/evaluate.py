@@ -66,9 +66,9 @@ class Evaluation:
     """Fraction of the counted pixels that is predicted correctly; of multi-label, each class of a pixel counts."""
     mean_accuracy: float
     """Mean recall over the classes that occur."""
-    loss: float
+    loss: float | None
     """Mean cross entropy over the counted pixels, in nats; of the averaged probabilities where the protocol averages. Of
-    multi-label, the mean binary cross entropy over the classes of the pixels."""
+    multi-label, the mean binary cross entropy over the classes of the pixels. None of a model that gives ids alone."""
     images: int
     protocol: InferenceProtocol
     confusion: list[list[Any]]
@@ -163,7 +163,7 @@ def evaluate(
         category_iou=_by_name(list(categories), by_category.iou) if by_category else None,
         pixel_accuracy=confusion.pixel_accuracy,
         mean_accuracy=confusion.mean_accuracy,
-        loss=losses.sum().item() / counted,
+        loss=None if model.activation in ("argmax", "argmax2d") else losses.sum().item() / counted,
         images=len(dataset),
         protocol=protocol_for(model, protocol),
         confusion=confusion.counts.tolist(),

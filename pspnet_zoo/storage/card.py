@@ -24,6 +24,7 @@ class PublishedModel(Protocol):
     config: dict[str, Any]
     preprocess: Preprocess
     labels: Labels | None
+    threshold: float | tuple[float, ...] | None
     provenance: dict[str, Any] | None
 
     def parameters(self) -> "Iterator[Tensor]":
@@ -190,7 +191,18 @@ def _labels(model: PublishedModel) -> str:
         return "The names of the classes are not known."
     named = zip(model.labels.names, model.labels.colors, strict=True)
     rows = [f"| {i} | {name} | {color} |" for i, (name, color) in enumerate(named)]
-    return "\n".join(["| id | class | colour |", "|---|---|---|", *rows])
+    table = "\n".join(["| id | class | colour |", "|---|---|---|", *rows])
+    several = "A pixel may be of several of these classes, or of none (multi-label).\n\n" if model.labels.multilabel else ""
+    return several + table + _threshold(model.threshold)
+
+
+def _threshold(threshold: float | tuple[float, ...] | None) -> str:
+    if threshold is None:
+        return ""
+    if isinstance(threshold, tuple):
+        each = ", ".join(f"{t:g}" for t in threshold)
+        return f"\n\nA pixel is of a class where its probability is above that of the class: {each}."
+    return f"\n\nA pixel has id 1 where its probability is above {threshold:g}."
 
 
 def _provenance(model: PublishedModel, sha256: str) -> str:

@@ -53,6 +53,16 @@ def test_the_loss_of_whole_images_is_the_cross_entropy(net, camvid):
     assert result.loss == pytest.approx(F.cross_entropy(logits, truth, ignore_index=255).item(), rel=1e-5)
 
 
+def test_a_network_that_gives_ids_alone_has_no_loss(net, camvid):
+    dataset = open_dataset("camvid", camvid, "val")
+    wanted = evaluate(net, dataset)
+    ids = PSPNet("test_resnet", None, classes=11, psp_out_channels=16, activation="argmax").eval()
+    ids.load_state_dict(net.state_dict())
+    ids.labels, ids.preprocess = net.labels, net.preprocess
+    result = evaluate(ids, dataset)
+    assert result.loss is None and wanted.loss is not None and len(result.iou) == 11
+
+
 @pytest.mark.parametrize("protocol", [PROTOCOLS["whole"], PROTOCOLS["whole_ms"]])
 def test_scales_are_of_the_size_that_the_network_was_trained_at(net, camvid, protocol):
     image, _ = open_dataset("camvid", camvid, "val")[0]

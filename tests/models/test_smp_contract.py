@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pspnet_zoo import PSPNet
+from pspnet_zoo import Labels, PSPNet
+from pspnet_zoo.cli.info import info
 from pspnet_zoo.models.heads import Activated
 
 SMALL = {"encoder_name": "test_efficientnet", "encoder_weights": None, "psp_out_channels": 8}
@@ -14,6 +15,26 @@ def test_the_class_loads_with_other_arguments(tmp_path):
     net = PSPNet.from_pretrained(tmp_path, psp_dropout=0.5)
     assert net.config["psp_dropout"] == 0.5 and net.classes == 3
     assert PSPNet.from_pretrained(str(tmp_path), classes=5).classes == 5
+
+
+@pytest.mark.parametrize(
+    ("multilabel", "threshold", "text"),
+    [
+        (False, 0.52, "A pixel has id 1 where its probability is above 0.52."),
+        (True, None, "A pixel may be of several of these classes, or of none (multi-label)."),
+        (True, (0.5, 0.25), "above that of the class: 0.5, 0.25."),
+    ],
+)
+def test_a_card_and_info_say_by_what_rule_a_pixel_has_a_class(tmp_path, capsys, multilabel, threshold, text):
+    network = PSPNet("test_resnet", None, classes=2, psp_out_channels=16, multilabel=multilabel)
+    network.labels = Labels(("cell", "nucleus"), multilabel=multilabel)
+    network.threshold = threshold
+    network.save_pretrained(tmp_path)
+    assert text in (tmp_path / "README.md").read_text()
+    info(str(tmp_path))
+    out = capsys.readouterr().out
+    assert ("multilabel  " in out) is multilabel and ("threshold  " in out) is (threshold is not None)
+    assert threshold is None or str(threshold) in out
 
 
 def test_a_card_names_the_dataset_and_the_metrics(tmp_path):
