@@ -192,7 +192,7 @@ def _labels(model: PublishedModel) -> str:
     named = zip(model.labels.names, model.labels.colors, strict=True)
     rows = [f"| {i} | {name} | {color} |" for i, (name, color) in enumerate(named)]
     table = "\n".join(["| id | class | colour |", "|---|---|---|", *rows])
-    several = "A pixel may be of several of these classes, or of none (multi-label).\n\n" if model.labels.multilabel else ""
+    several = "A pixel may be of several of these classes, or of none (multi-label).\n\n" if model.config.get("multilabel") else ""
     return several + table + _threshold(model.threshold)
 
 

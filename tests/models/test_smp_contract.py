@@ -27,9 +27,9 @@ def test_the_class_loads_with_other_arguments(tmp_path):
 )
 def test_a_card_and_info_say_by_what_rule_a_pixel_has_a_class(tmp_path, capsys, multilabel, threshold, text):
     network = PSPNet("test_resnet", None, classes=2, psp_out_channels=16, multilabel=multilabel)
-    network.labels = Labels(("cell", "nucleus"), multilabel=multilabel)
+    network.labels = Labels(("cell", "nucleus"))
     network.threshold = threshold
-    network.save_pretrained(tmp_path)
+    network.save_pretrained(tmp_path, dataset="cells")
     assert text in (tmp_path / "README.md").read_text()
     info(str(tmp_path))
     out = capsys.readouterr().out
