@@ -145,12 +145,16 @@ def chromium():
 
 @pytest.fixture
 def browse(chromium):
-    """A function that opens an address in a page of its own; in the end no page had asked another machine or complained."""
+    """A function that opens an address in a page of its own; in the end no page had asked another machine or complained.
+
+    `prepare` is called with the page's context before the address is opened.
+    """
     requests, complaints, contexts = [], [], []
 
-    def open_page(address: str, **options):
+    def open_page(address: str, prepare=lambda context: None, **options):
         context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         contexts.append(context)
+        prepare(context)
         page = context.new_page()
         page.set_default_timeout(120_000)
         page.on("request", lambda request: requests.append(request.url))

@@ -18,7 +18,7 @@ TEXTS = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY", "LICENSE-weights", "CHANGELOG")),
     *(f for folder in ("docs", "pspnet_zoo", ".github") for f in sorted((ROOT / folder).rglob("*")) if f.suffix in (".md", ".yml")),
     *(f for f in sorted((ROOT / "pspnet_zoo").rglob("*")) if f.suffix in (".html", ".js", ".j2")),
-    *sorted((ROOT / "docs" / "assets").rglob("*.js")),
+    *sorted((ROOT / "docs").rglob("*.js")),
 ]
 
 MAP = r"(?<!feature )(?<!feature-)\b(the|a|an|whole|dense|native|pooled|resized|coarse) maps?\b"

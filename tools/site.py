@@ -33,7 +33,7 @@ def main() -> None:
     for path, text in site_pages.pages().items():
         (DOCS / path).parent.mkdir(parents=True, exist_ok=True)
         (DOCS / path).write_text(text)
-    browser.build(DOCS / "assets" / "try")
+    browser.build(DOCS / "try")
     config = (ROOT / "zensical.toml").read_text().replace("[project]\n", f"[project]\nnav = {_nav()}\n", 1)
     if repository := os.environ.get("GITHUB_REPOSITORY"):
         owner, name = repository.split("/")

@@ -25,6 +25,7 @@ pytest.importorskip("onnxscript")
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
+from tools.browser import LIMIT, ORT_FILES  # noqa: E402
 from tools.site import broken_links  # noqa: E402
 
 
@@ -66,12 +67,19 @@ def serious(page) -> list:
 
 
 def test_the_page_in_the_browser_predicts_what_the_predictor_does(address, site, browse):
-    sizes = {f.name: f.stat().st_size for f in (site / "assets" / "try").rglob("*") if f.is_file()}
-    assert sum(sizes.values()) - sizes["pspnet_lite0.nuclei.onnx"] < 25_000_000
+    sizes = {f.name: f.stat().st_size for f in (site / "try").rglob("*") if f.is_file()}
+    page_alone = sum(size for name, size in sizes.items() if not name.endswith((".wasm", ".mjs", "nuclei.onnx")))
+    assert all(page_alone + sum(sizes[file] for file in ORT_FILES[kind]) < limit for kind, limit in LIMIT.items())
     photo = ROOT / "docs" / "assets" / "lund_20.jpg"
     page = browse(f"{address}/try/", viewport={"width": 1280, "height": 1400})  # all of the image is in sight
+    page.wait_for_function("crossOriginIsolated")  # it loaded itself again, with the headers of its service worker
     page.click(".try-example")
     page.wait_for_selector("#try-fractions tr")
+    threads = min(4, page.evaluate("navigator.hardwareConcurrency"))
+    runtime = f"WebAssembly in {threads} threads" if threads > 1 else "WebAssembly in one thread"
+    times = rf"Computed with {runtime}, because .*WebGPU.*\. The first result took \d+\.\d s with loading\."
+    assert re.fullmatch(times, page.inner_text("#try-runtime"))
+    assert re.search(r"^Segmented 1024 x 768 pixels in \d+\.\d s\.", page.inner_text("#try-status"))
     ids = page.evaluate("Array.from(pspnetTry.shown().ids)")
     mask = Predictor()(photo).mask
     assert (np.array(ids).reshape(mask.shape) == mask).mean() >= 0.99
@@ -97,6 +105,70 @@ def test_the_page_in_the_browser_predicts_what_the_predictor_does(address, site,
     mask = Predictor(network)(ROOT / "docs" / "assets" / "nuclei_example.png").mask
     ids = Image.fromarray(np.array(shown["ids"], np.uint8).reshape(-1, shown["width"])).resize(mask.shape[::-1])
     assert (np.asarray(ids) == mask).mean() >= 0.97
+
+
+ORT = """
+export const env = { wasm: {} };
+export class Tensor { constructor(type, data, dims) { this.dims = dims; } }
+export const InferenceSession = { async create(model, { executionProviders: [provider] }) {
+  const webgpu = provider === "webgpu";
+  CREATE;
+  return { release() {}, async run({ rgba: { dims: [height, width] } }) {
+    RUN;
+    return { ids: { data: new Uint8Array(height * width).fill(webgpu ? IDS : 0) } };
+  } };
+} };
+"""
+"""Stands for onnxruntime-web, with statements in the places of the capitals."""
+PROCESSOR = "async () => ({})"
+
+
+@pytest.mark.parametrize(
+    ("adapter", "faults", "runtime"),
+    [
+        (None, {}, "WebAssembly in one thread, because this browser has no WebGPU"),
+        ("async () => null", {}, "WebAssembly in one thread, because WebGPU finds no graphics processor here"),
+        ("async () => ({ info: { isFallbackAdapter: true } })", {}, "WebAssembly in one thread, because WebGPU finds no graphics"),
+        ("async () => { throw new Error('lost') }", {}, "WebAssembly in one thread, because WebGPU failed: lost. The"),
+        (
+            PROCESSOR,
+            {"CREATE": "if (webgpu) throw new Error('no shader.')"},
+            "WebAssembly in one thread, because WebGPU failed: no shader. The",
+        ),
+        (
+            PROCESSOR,
+            {"RUN": "if (webgpu && width > 256) throw new Error('lost')"},
+            "WebAssembly in one thread, because WebGPU failed: lost.",
+        ),
+        (PROCESSOR, {"IDS": "1"}, "WebAssembly in one thread, because WebGPU failed: it gave 100.0 % of the pixels another class"),
+        (PROCESSOR, {"RUN": "if (!webgpu && width > 256) throw new Error('slow')"}, "WebGPU. The first result took"),
+    ],
+)
+def test_webgpu_is_used_where_it_works_and_gives_the_same_classes(address, browse, adapter, faults, runtime):
+    code = ORT
+    for place in ("CREATE", "RUN", "IDS"):
+        code = code.replace(place, faults.get(place, "0"))
+
+    def prepare(context):
+        gpu = f"{{ requestAdapter: {adapter} }}" if adapter else "undefined"
+        context.add_init_script(f"Object.defineProperty(navigator, 'gpu', {{ value: {gpu} }})")
+        context.route("**/ort/*.min.mjs", lambda route: route.fulfill(body=code, content_type="text/javascript"))
+        context.route(re.compile(r"[.](wasm|onnx)$"), lambda route: route.fulfill(body=b"0"))
+
+    page = browse(f"{address}/try/", prepare, service_workers="block")
+    page.click(".try-example")
+    page.wait_for_selector("#try-status:has-text('Segmented 1024')")
+    assert page.inner_text("#try-runtime").startswith(f"Computed with {runtime}")
+    assert page.evaluate("pspnetTry.shown().ids.every((id) => id === 0)")
+
+
+def test_a_browser_whose_webgpu_fails_in_onnxruntime_gets_the_result_by_webassembly(address, browse, tmp_path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "small.png")
+    adapter = f"Object.defineProperty(navigator, 'gpu', {{ value: {{ requestAdapter: {PROCESSOR} }} }})"  # not in the worker
+    page = browse(f"{address}/try/", lambda context: context.add_init_script(adapter), service_workers="block")
+    page.set_input_files("#try-file", tmp_path / "small.png")
+    page.wait_for_selector("#try-status:has-text('Segmented')")
+    assert page.inner_text("#try-runtime").startswith("Computed with WebAssembly in one thread, because WebGPU failed: ")
 
 
 @pytest.mark.parametrize("path", ["", "tutorial/pspnet/", "tutorial/pspnet.ko/", "reference/api/", "reference/checkpoints/"])

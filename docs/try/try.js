@@ -1,78 +1,39 @@
 // The bundled models in the page: the pixels of a photo go through onnxruntime-web in a worker, and class ids come back.
 // tools/browser.py writes the files beside this one (NAME.onnx, models.json, ort/); nothing else is loaded.
 
+import { allowThreads, models, predict } from "./runtime.js";
+
 const here = new URL(".", import.meta.url);
 const element = (id) => document.getElementById(`try-${id}`);
 const status = element("status");
-const networks = new Map(); // promises of { session, ort, about } by the model's name, after its first request
-let runtime; // a promise of onnxruntime-web, after the first request
 let shown; // { ids, width, height, about } of the image on the page
 let turn = 0; // number of the newest request: the result of an older one is dropped
-
-async function fetchAll(names, sizes, progress) {
-  const total = names.reduce((sum, name) => sum + sizes[name], 0);
-  let loaded = 0;
-  return Promise.all(
-    names.map(async (name) => {
-      const response = await fetch(new URL(name, here));
-      if (!response.ok) throw new Error(`${name}: the server answered ${response.status}`);
-      const parts = [];
-      for (const reader = response.body.getReader(); ; ) {
-        const { done, value } = await reader.read();
-        if (done) break;
-        parts.push(value);
-        loaded += value.length;
-        progress(Math.min(loaded / total, 1), total);
-      }
-      return new Blob(parts).arrayBuffer();
-    }),
-  );
-}
-
-async function start(binary) {
-  const ort = await import(new URL("ort/ort.wasm.min.mjs", here).href);
-  ort.env.logLevel = "error"; // not that a constant was left unfolded
-  ort.env.wasm.numThreads = 1; // more would need headers that a static host does not send
-  ort.env.wasm.proxy = true; // in a worker, so that the page shows progress
-  ort.env.wasm.wasmPaths = new URL("ort/", here).href;
-  ort.env.wasm.wasmBinary = binary;
-  return ort;
-}
-
-async function load(name) {
-  const bar = element("progress");
-  bar.hidden = false;
-  try {
-    const { models, maxPixels, sizes } = await (await fetch(new URL("models.json", here))).json();
-    const files = [`${name}.onnx`, ...(runtime ? [] : ["ort/ort-wasm-simd-threaded.wasm"])];
-    const [model, binary] = await fetchAll(files, sizes, (part, total) => {
-      bar.value = part;
-      status.textContent = `Loading the model: ${Math.round((part * total) / 1e6)} of ${Math.round(total / 1e6)} MB`;
-    });
-    status.textContent = "Starting the model…";
-    runtime ??= start(binary);
-    const ort = await runtime;
-    const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"], logSeverityLevel: 3 });
-    return { session, ort, about: { ...models[name], maxPixels } };
-  } finally {
-    bar.hidden = true;
-  }
-}
+let first; // seconds from the first request to its result
 
 let timer;
 
-function waiting(elapsed) {
+function loading({ part, total }) {
   const bar = element("progress");
-  const tell = () => (status.textContent = `Segmenting… ${Math.round(elapsed())} s`);
+  bar.hidden = false;
+  bar.value = part;
+  const megabytes = (bytes) => Math.round(bytes / 1e6);
+  status.textContent = total ? `Loading the model: ${megabytes(part * total)} of ${megabytes(total)} MB` : "Starting the model…";
+}
+
+function waiting() {
+  const started = performance.now();
+  const bar = element("progress");
+  const tell = () => (status.textContent = `Segmenting… ${Math.round((performance.now() - started) / 1000)} s`);
   bar.removeAttribute("value"); // how long it takes is unknown
   bar.hidden = false;
   tell();
   clearInterval(timer);
   timer = setInterval(tell, 1000);
-  return () => {
-    clearInterval(timer);
-    bar.hidden = true;
-  };
+}
+
+function stopWaiting() {
+  clearInterval(timer);
+  element("progress").hidden = true;
 }
 
 function toCanvas(source, width, height, { maxPixels, inputScale }) {
@@ -90,28 +51,27 @@ function toCanvas(source, width, height, { maxPixels, inputScale }) {
 
 async function segment(source, width, height) {
   const mine = ++turn;
+  const requested = performance.now();
   const name = element("model").value;
-  if (!networks.has(name)) networks.set(name, load(name));
-  const { session, ort, about } = await networks.get(name).catch((error) => {
-    networks.delete(name); // so that the next image tries again
-    throw error;
-  });
+  const { models: all, maxPixels } = await models();
   if (mine !== turn) return;
+  const about = { ...all[name], maxPixels };
   const pixels = toCanvas(source, width, height, about);
-  const started = performance.now();
-  const rgba = new ort.Tensor("uint8", new Uint8Array(pixels.data.buffer), [pixels.height, pixels.width, 4]);
-  const stop = waiting(() => (performance.now() - started) / 1000);
-  let ids;
+  const image = { data: new Uint8Array(pixels.data.buffer), width: pixels.width, height: pixels.height };
+  const running = () => mine === turn && (waiting(), true);
+  let result;
   try {
-    ({ ids } = await session.run({ rgba }));
-  } finally {
-    if (mine === turn) stop();
+    result = await predict(name, image, { loading: (progress) => mine === turn && loading(progress), running });
+  } catch (error) {
+    if (mine === turn) throw error;
   }
   if (mine !== turn) return;
-  shown = { ids: ids.data, width: pixels.width, height: pixels.height, about };
+  stopWaiting();
+  shown = { ids: result.ids, width: image.width, height: image.height, about };
   show();
-  const seconds = ((performance.now() - started) / 1000).toFixed(1);
-  status.textContent = `Segmented ${pixels.width} x ${pixels.height} pixels in ${seconds} s. Point at the image to see a class.`;
+  first ??= (performance.now() - requested) / 1000;
+  status.textContent = `Segmented ${image.width} x ${image.height} pixels in ${result.seconds.toFixed(1)} s. Point at the image to see a class.`;
+  element("runtime").textContent = `Computed with ${result.runtime}. The first result took ${first.toFixed(1)} s with loading.`;
 }
 
 function show() {
@@ -147,8 +107,7 @@ function show() {
 
 function clear() {
   turn++; // a result that is still computed is dropped
-  clearInterval(timer);
-  element("progress").hidden = true;
+  stopWaiting();
   element("result").hidden = true;
   shown = undefined;
 }
@@ -233,7 +192,7 @@ element("file").addEventListener("change", (event) => {
 for (const example of document.querySelectorAll(".try-example")) {
   example.addEventListener("click", async () => {
     element("model").value = example.dataset.model;
-    open(await (await fetch(new URL(`../${example.dataset.photo}`, here))).blob());
+    open(await (await fetch(new URL(`../assets/${example.dataset.photo}`, here))).blob());
   });
 }
 element("model").addEventListener("change", () => {
@@ -247,4 +206,5 @@ element("mask").addEventListener("pointermove", point);
 element("mask").addEventListener("pointerleave", () => (element("tip").hidden = true));
 element("save-mask").addEventListener("click", () => save(element("mask"), "mask.png"));
 element("save-overlay").addEventListener("click", () => save(overlay(), "overlay.png"));
+allowThreads(() => turn === 0 && element("video").hidden).catch(console.info); // one thread is enough where it fails
 globalThis.pspnetTry = { shown: () => shown }; // for the tests
