@@ -19,7 +19,7 @@ async function whyNoWebGPU() {
 class Runtime {
   constructor(reason) {
     this.reason = reason; // why WebGPU is not used, or ""
-    this.threads = crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
+    this.threads = crossOriginIsolated ? Math.min(4, Math.ceil(navigator.hardwareConcurrency / 2)) : 1; // as onnxruntime-web by default
     this.asked = new Map();
     this.worker = new Worker(new URL("worker.js", here), { type: "module" });
     this.worker.onmessage = ({ data: { id, progress, error, done } }) => {
