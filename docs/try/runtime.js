@@ -24,7 +24,11 @@ class Runtime {
     this.worker = new Worker(new URL("worker.js", here), { type: "module" });
     this.worker.onmessage = ({ data: { id, progress, error, done } }) => {
       const { resolve, reject, tell } = this.asked.get(id);
-      if (progress) return tell(progress);
+      if (progress) {
+        if (progress.part === 1) this.watch();
+        return tell(progress);
+      }
+      clearTimeout(this.timer);
       this.asked.delete(id);
       error === undefined ? resolve(done) : reject(new Error(error));
     };
@@ -41,10 +45,18 @@ class Runtime {
       const id = (this.count = (this.count ?? 0) + 1);
       this.asked.set(id, { resolve, reject, tell });
       this.worker.postMessage({ id, ...message });
+      if (message.task === "run") this.watch();
     });
   }
 
+  // A driver may compile for minutes, or hang.
+  watch() {
+    clearTimeout(this.timer);
+    if (!this.reason) this.timer = setTimeout(() => this.stop("it gave no answer within a minute"), 60_000);
+  }
+
   stop(message) {
+    clearTimeout(this.timer);
     this.worker.terminate();
     for (const { reject } of this.asked.values()) reject(new Error(message));
     this.asked.clear();

@@ -148,6 +148,11 @@ PROCESSOR = "async () => ({})"
             {"RUN": "if (webgpu && width > 256) throw new Error('lost')"},
             "WebAssembly in one thread, because WebGPU failed: lost.",
         ),
+        (
+            PROCESSOR,
+            {"RUN": "if (webgpu) await new Promise(() => {})"},
+            "WebAssembly in one thread, because WebGPU failed: it gave no answer within a minute. The",
+        ),
         (PROCESSOR, {"IDS": "1"}, "WebAssembly in one thread, because WebGPU failed: it gave 100.0 % of the pixels another class"),
         (PROCESSOR, {"RUN": "if (!webgpu && width > 256) throw new Error('slow')"}, "WebGPU. The first result took"),
     ],
@@ -160,6 +165,8 @@ def test_webgpu_is_used_where_it_works_and_gives_the_same_classes(address, brows
     def prepare(context):
         gpu = f"{{ requestAdapter: {adapter} }}" if adapter else "undefined"
         context.add_init_script(f"Object.defineProperty(navigator, 'gpu', {{ value: {gpu} }})")
+        minute = "window.setTimeout = ((later) => (call, ms) => later(call, ms === 60_000 ? 5_000 : ms))(window.setTimeout)"
+        context.add_init_script(minute)
         context.route("**/ort/*.min.mjs", lambda route: route.fulfill(body=code, content_type="text/javascript"))
         context.route(re.compile(r"[.](wasm|onnx)$"), lambda route: route.fulfill(body=b"0"))
 
