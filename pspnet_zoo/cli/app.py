@@ -67,15 +67,9 @@ _LOG = LogLines(logging.WARNING)
 
 def main() -> None:
     """Run the command; what the user can put right is one line on stderr and exit code 2."""
-    # PyTorch reads it at its first allocation: in larger pages of memory, feature maps are made in a fifth less time on a CPU
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    for stream in (sys.stdout, sys.stderr):
-        if getattr(stream, "errors", None) == "strict":  # a name that the encoding of a log lacks must not end the work
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    logging.getLogger("pspnet_zoo").addHandler(_LOG)
-    warnings.filterwarnings("ignore", module="PIL")  # they do not name the file; data.images logs those that matter
     with _signals_as_interrupts() as received:
         try:
+            _prepare()
             app()
         except (WeightsError, MissingExtraError, ValueError, OSError, FloatingPointError) as error:
             complain(error)
@@ -96,6 +90,17 @@ def main() -> None:
             if end.code == 130 and received:  # typer's, for any KeyboardInterrupt
                 sys.exit(128 + received[0])
             raise
+
+
+def _prepare() -> None:
+    """Set what holds for the whole process."""
+    # PyTorch reads it at its first allocation: in larger pages of memory, feature maps are made in a fifth less time on a CPU
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict":  # a name that the encoding of a log lacks must not end the work
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    logging.getLogger("pspnet_zoo").addHandler(_LOG)
+    warnings.filterwarnings("ignore", module="PIL")  # they do not name the file; data.images logs those that matter
 
 
 @contextmanager

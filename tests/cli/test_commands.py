@@ -209,7 +209,8 @@ def test_a_split_without_ground_truth_can_only_be_predicted(run, cityscapes, tmp
         assert code == 2 and "cityscapes test has no ground truth to compare with; only --save-predictions" in err
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, "1"), pytest.param(signal.SIGTERM, "0", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, "1"), (signal.SIGTERM, "0")])
 def test_stopped_then_killed_then_resumed_is_as_if_never_interrupted(camvid, tmp_path, number, workers):
     def start(folder, *more):
         command = [sys.executable, "-m", "pspnet_zoo.cli", "train", "--recipe", "camvid", "--data", camvid, "-o", tmp_path / folder]

@@ -64,7 +64,7 @@ def test_a_learning_rate_is_found_and_nothing_is_trained(run, camvid, tmp_path, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--seeds", 0], "--seeds is 0; it must be 1 or more"),
+        (["--seeds", 0], "--seeds is 0; it can be 1 to 1000"),
         (["--find-lr", "--resume"], "--find-lr goes with neither --seeds nor --resume"),
         (["--log", "visdom"], "log is 'visdom'; it can be tensorboard, wandb, mlflow, trackio"),
         (["--fuse-blocks", "last"], "--fuse-blocks is 'last'; it is a number of last blocks, as 4, or their indices, as 2,5,8,11"),

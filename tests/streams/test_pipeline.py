@@ -69,7 +69,7 @@ def test_an_error_is_raised_in_its_turn_and_ends_the_threads():
 
 @pytest.mark.parametrize(("workers", "ahead"), [(0, 1), (1, 0), (-1, 4)])
 def test_a_number_that_is_not_positive_is_refused(workers, ahead):
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="workers can be 1 to 1024, and ahead is positive"):
         next(in_order(slow_square, [1], workers=workers, ahead=ahead))
     with pytest.raises(ValueError, match="batch_size is 0"):
         next(segment_all(lambda p: [], lambda s: s, [1], batch_size=0))

@@ -186,7 +186,16 @@ def test_a_browser_whose_webgpu_fails_in_onnxruntime_gets_the_result_by_webassem
     assert page.inner_text("#try-runtime").startswith("Computed with WebAssembly in one thread, because WebGPU failed: ")
 
 
-@pytest.mark.parametrize("path", ["", "tutorial/pspnet/", "tutorial/pspnet.ko/", "reference/api/", "reference/checkpoints/"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "tutorial/pspnet/",
+        pytest.param("tutorial/pspnet.ko/", marks=pytest.mark.slow),
+        pytest.param("reference/api/", marks=pytest.mark.slow),  # long
+        "reference/checkpoints/",
+    ],
+)
 def test_pages_have_no_serious_violation_and_fit_a_phone(address, browse, path):
     for scheme in ("light", "dark"):
         page = browse(f"{address}/{path}", viewport={"width": 390, "height": 844}, color_scheme=scheme)

@@ -164,8 +164,8 @@ class Scores:
     def __init__(self, *mious):
         self.mious = list(mious)
 
-    def __call__(self, model, dataset):
-        return replace(evaluate(model, dataset), miou=self.mious.pop(0))
+    def __call__(self, model, dataset, **options):
+        return replace(evaluate(model, dataset, **options), miou=self.mious.pop(0))
 
 
 def test_a_run_ends_when_evaluations_no_longer_become_better(net, camvid, tmp_path, monkeypatch):
@@ -176,7 +176,8 @@ def test_a_run_ends_when_evaluations_no_longer_become_better(net, camvid, tmp_pa
     assert (result.steps, result.is_complete, result.best_miou, result.last_miou) == (4, True, 0.3, 0.3)
     assert result.best == tmp_path / "best" and result.best.is_dir()
     summary = json.loads((tmp_path / "result.json").read_text())
-    assert summary == {"steps": 4, "complete": True, "last_miou": 0.3, "best_miou": 0.3, "best_step": 2, "best": "best"}
+    measured = {"start_miou": None, "last_miou": 0.3, "best_miou": 0.3, "best_step": 2}
+    assert summary == {"steps": 4, "complete": True, "best": "best", **measured}
     with (tmp_path / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["step"], row["miou"]) for row in rows] == [("1", "0.1"), ("2", "0.3"), ("3", "0.2"), ("4", "0.3")]

@@ -288,7 +288,7 @@ save_file({k: v.contiguous() for k, v in net.state_dict().items()}, out / f"{ran
 """
 
 
-@pytest.mark.parametrize("freeze", ["norms", "nothing"])
+@pytest.mark.parametrize("freeze", ["norms", pytest.param("nothing", marks=pytest.mark.slow)])
 def test_two_processes_end_alike_and_like_one_with_the_whole_batch(camvid, tmp_path, freeze):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
