@@ -140,7 +140,7 @@ _PAGE = """\
 Each architecture has a point for its supported checkpoint with the highest mIoU at a single scale. mIoU is the *claim* of the
 project that trained it. Protocols differ, so differences below one point say little. Time is *measured* by this project: processor
 time for one image of 512x1024, float32, one thread, relative to `pspnet_r50c` (`python -m benchmarks.architectures`). With two
-threads `pspnet_r50c` takes 2.5 seconds on two cores of an AMD EPYC, see [how fast it is](../explanation/speed.md).
+threads `pspnet_r50c` takes 2.3 seconds on two cores of an AMD EPYC, see [how fast it is](../explanation/speed.md).
 
 | checkpoint | mIoU | | time | parameters | licence |
 |---|---:|---|---:|---:|---|
