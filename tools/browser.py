@@ -28,7 +28,7 @@ ORT_FILES = {
     "WebAssembly": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
     "WebGPU": ("ort.jspi.min.mjs", "ort-wasm-simd-threaded.jspi.mjs", "ort-wasm-simd-threaded.jspi.wasm"),
 }
-"""Files that a browser loads. Those for WebGPU in browsers without JavaScript Promise Integration are 10 MB larger, and left out."""
+"""Files that a browser loads. Those for WebGPU without JavaScript Promise Integration are 10 MB larger, and left out."""
 MODELS = ("pspnet_lite0.camvid", "pspnet_lite0.nuclei")
 LIMIT = {"WebAssembly": 25_000_000, "WebGPU": 28_000_000}
 """Bytes that a visitor of one model may have to load."""

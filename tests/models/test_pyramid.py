@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from pspnet_zoo.models.pyramid import BatchNorm2d, PyramidPooling, conv_norm_relu, pooling_matrix, resize_matrix
+from pspnet_zoo.models.pyramid import BatchNorm2d, PyramidPooling, conv_norm_relu, pool, pooling_matrix, resize_matrix
 from tests.models.textbook import textbook
 
 
@@ -17,6 +17,13 @@ def outputs_and_gradients(forward, pyramid: PyramidPooling, x: torch.Tensor):
     out = forward(x)
     (out * torch.randn(out.shape, generator=torch.Generator().manual_seed(1))).mean().mul(out.numel() ** 0.5).backward()
     return [out.detach(), x.grad, *[p.grad.clone() for p in pyramid.parameters()]]
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_pooling_is_the_same_in_any_order_of_memory(memory_format):
+    x, rows, columns = torch.randn(2, 3, 5, 7), torch.randn(4, 5), torch.randn(6, 7)
+    found = pool(x.contiguous(memory_format=memory_format), rows, columns)
+    torch.testing.assert_close(found, torch.einsum("rh,nchw,sw->ncrs", rows, x, columns), rtol=0, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:A training batch of one:UserWarning")
