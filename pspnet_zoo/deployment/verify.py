@@ -35,7 +35,7 @@ def verify(
 
     Returns:
         For the metadata: sizes, and the largest difference relative to the largest logit. Of class ids: how far below the largest
-        the logits of its pixels' ids are at most, likewise; of multi-label, how far from its threshold a wrong one is.
+        the logits of its pixels' ids are at most, relative to it; of multi-label, how far from its threshold a wrong one is.
 
     Raises:
         ValueError: If the file is wrong; the message says by how much.

@@ -1,8 +1,9 @@
 """Folds norms and activations into convolutions and runs wide 3x3 convolutions by Winograd's algorithm, for less time on a CPU.
 
 The network is not changed. One recorded forward finds what can be folded: a batch norm whose input is the output of a convolution
-and is read by nothing else, each of the two called once, and likewise the activation of either. While the accelerated network runs,
-these calls are intercepted. This depends on the calls that a network makes, not on the names of its layers.
+and is read by nothing else, each of the two called once; and an activation whose input is the output of either, by the same rule.
+While the accelerated network runs, these calls are intercepted. This depends on the calls that a network makes, not on the names of
+its layers.
 
 No result depends on old weights: norms are read in each call, and a folded weight is kept beside the weight and scale that it was
 made from and made anew when they differ.
@@ -253,9 +254,9 @@ class _Replay(TorchFunctionMode):
         kwargs = kwargs or {}
         value = args[0] if args else kwargs.get("input")
         if (waiting := self._waiting.get(id(value))) is not None and waiting[1][0].is_called_by(func, args, kwargs):
-            if not waiting[1][1:]:
-                del self._waiting[id(value)]
             waiting[1].pop(0)
+            if not waiting[1]:
+                del self._waiting[id(value)]
             return value
         if func is F.conv2d:
             call = _named(_CONV2D, args, kwargs)
