@@ -1,6 +1,6 @@
 """tools/mutate.py: what it changes and what it leaves alone, and that tests see the change whichever way they import."""
 
-import ast
+import subprocess
 import sys
 
 import pytest
@@ -46,27 +46,44 @@ def test_messages_types_and_guards_are_left_alone(source):
     assert changed(source) == []
 
 
-def test_a_change_is_seen_noticed_or_survives(tmp_path, monkeypatch):
-    monkeypatch.setattr(mutate, "ROOT", tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+TRY = """
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from tools import mutate
+
+folder = Path(sys.argv[1])
+mutate.ROOT = folder
+sys.path.insert(0, str(folder))
+test = folder / "test_small.py"
+
+
+def outcome(check, body):
+    test.write_text(f"from small.two import double\\n\\n\\ndef test_it():\\n    assert {check}\\n")
+    return mutate.run_tests("small.one", ast.parse(f"def double(x):\\n    {body}\\n"), [str(test)], seconds=300)[0]
+
+
+print(outcome("double(3) == 6", "return x * 2"))
+print(outcome("double(3) == 6", "return x * 3"))
+print(outcome("double(0) == 0", "return x * 3"))
+mutate.TICK = 0.01
+test.write_text("def test_it():\\n    import time; time.sleep(60)\\n")
+print(*mutate.run_tests("small.one", ast.parse(""), [str(test)], seconds=1))
+print("small" in sys.modules)
+"""
+
+
+def test_a_change_is_seen_noticed_or_survives(tmp_path):
     package = tmp_path / "small"
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "one.py").write_text("def double(x):\n    return x * 2\n")
     (package / "two.py").write_text("from .one import double\n")
-    test = tmp_path / "test_small.py"
-
-    def outcome(check: str, body: str) -> str:
-        test.write_text(f"from small.two import double\n\n\ndef test_it():\n    assert {check}\n")
-        return mutate.run_tests("small.one", ast.parse(f"def double(x):\n    {body}\n"), [str(test)], seconds=20)[0]
-
-    assert outcome("double(3) == 6", "return x * 2") == "pass"
-    assert outcome("double(3) == 6", "return x * 3") == "fail"
-    assert outcome("double(0) == 0", "return x * 3") == "pass"
-    monkeypatch.setattr(mutate, "TICK", 0.01)
-    test.write_text("def test_it():\n    import time; time.sleep(60)\n")
-    assert mutate.run_tests("small.one", ast.parse(""), [str(test)], seconds=1) == ("hang", 1)
-    assert "small" not in sys.modules
+    # in a process of its own: the threads of this one do not live on in a fork, and what they hold stays locked
+    command = [sys.executable, "-c", TRY, str(tmp_path)]
+    printed = subprocess.run(command, cwd=mutate.ROOT, capture_output=True, text=True, check=True, timeout=600).stdout
+    assert printed.split("\n")[:-1] == ["pass", "fail", "pass", "hang 1", "False"]
 
 
 def test_every_module_in_the_table_has_its_tests():
