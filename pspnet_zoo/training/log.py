@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from .recipes import TRACKERS, Recipe
 
 RECIPE = "recipe.json"
 HISTORY = "history.csv"
+TRACKED = "trackers.json"
+"""What each tracker calls the run, for a run that is resumed."""
+_ID = {"wandb": "run.id", "mlflow": "active_run.info.run_id", "trackio": "run.name"}
 PROJECT = "pspnet-zoo"
 """The trackers' name for all runs; a run has the name of its folder."""
 
@@ -89,24 +93,31 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def _started(name: str, folder: Path, recipe: Recipe, step: int) -> Any:
-    """A tracker of accelerate, at work on this run."""
+    """A tracker of accelerate, at work on this run: a new one, or the one that had the steps before."""
     tracker_class, run = LOGGER_TYPE_TO_CLASS[name], folder.resolve().name
+    known = folder / TRACKED
+    ids: dict[str, str] = json.loads(known.read_text()) if step and known.is_file() else {}
     if name == "tensorboard":
         tracker = tracker_class("tensorboard", folder, purge_step=step + 1)
     elif name == "wandb":
-        tracker = tracker_class(os.environ.get("WANDB_PROJECT", PROJECT), dir=str(folder), name=run)
+        again = {"id": ids[name], "resume": "allow"} if name in ids else {}
+        tracker = tracker_class(os.environ.get("WANDB_PROJECT", PROJECT), dir=str(folder), name=run, **again)
     elif name == "mlflow":
         mlflow: Any = importlib.import_module("mlflow")
+        where = {}
         if "MLFLOW_TRACKING_URI" not in os.environ:  # the experiment is made where it is looked for
             mlflow.set_tracking_uri(f"sqlite:///{folder.resolve() / 'mlflow.db'}")
-            tracker = tracker_class(PROJECT, logging_dir=(folder.resolve() / "mlflow").as_uri(), run_name=run)
-        else:
-            tracker = tracker_class(PROJECT, run_name=run)
+            where = {"logging_dir": (folder.resolve() / "mlflow").as_uri()}
+        tracker = tracker_class(PROJECT, run_name=run, run_id=ids.get(name), **where)
     else:
-        tracker = tracker_class(PROJECT, name=run)
+        tracker = tracker_class(PROJECT, name=ids.get(name, run), resume="allow" if name in ids else "never")
     tracker.start()
-    if name != "tensorboard":  # where it would be another run beside this one
+    if name == "tensorboard":  # where settings would be another run beside this one
+        return tracker
+    if name not in ids:  # MLflow refuses to change settings, such as the number of steps
         tracker.store_init_configuration({key: str(v) if isinstance(v, tuple) else v for key, v in asdict(recipe).items()})
+        ids[name] = attrgetter(_ID[name])(tracker)
+        write_atomically(known, (json.dumps(ids, indent=2) + "\n").encode())
     return tracker
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -16,13 +17,14 @@ RECIPE = Recipe(iterations=4, batch_size=2, crop=(32, 48), lr=0.01, evaluate_eve
 def run(net, camvid, tmp_path):
     """A function that trains with a tracker, and returns the losses of the steps and the result."""
 
-    def run(*names):
+    def run(*names, steps=4, resume=False):
         losses = []
         result = train(
             net,
             open_dataset("camvid", camvid, "train"),
-            RECIPE,
+            replace(RECIPE, iterations=steps),
             tmp_path / "run",
+            resume=resume,
             validation=open_dataset("camvid", camvid, "val"),
             log=names,
             progress=lambda step, loss, rate: losses.append(loss),
@@ -36,14 +38,15 @@ def run(net, camvid, tmp_path):
 def test_mlflow_holds_the_run_in_a_local_folder(run, tmp_path, monkeypatch):
     pytest.importorskip("mlflow", reason="MLflow is not installed")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    losses, mious = run("mlflow", "tensorboard")
+    run("mlflow", "tensorboard", steps=2)
+    losses, mious = run("mlflow", "tensorboard", resume=True)  # into the same run
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{tmp_path / 'run' / 'mlflow.db'}")
     (found,) = client.search_runs([client.get_experiment_by_name("pspnet-zoo").experiment_id])
     assert found.info.run_name == "run" and found.info.status == "FINISHED" and found.data.params["lr"] == "0.01"
     curve = {point.step: point.value for point in client.get_metric_history(found.info.run_id, "loss/train")}
-    assert list(curve) == [1, 2, 3, 4] and list(curve.values()) == pytest.approx(losses)
+    assert list(curve) == [1, 2, 3, 4] and list(curve.values())[2:] == pytest.approx(losses)
     assert [point.value for point in client.get_metric_history(found.info.run_id, "miou/val")] == pytest.approx(mious)
     assert len(list((tmp_path / "run" / "mlflow").rglob("*.png"))) == 2 * 3 and (tmp_path / "run" / "tensorboard").is_dir()
 
@@ -68,30 +71,33 @@ def test_wandb_holds_the_run_without_the_network(run, tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="W&B is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    losses, _ = run("wandb")
+    run("wandb", steps=2)
+    losses, _ = run("wandb", resume=True)
     from wandb.proto import wandb_internal_pb2
 
-    (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    files = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len({file.name for file in files}) == 1 and len(files) == 2  # two parts of one run, which `wandb sync` joins
     curve = {}
-    for data in leveldb_records(file.read_bytes()[7:]):
+    for data in (data for file in files for data in leveldb_records(file.read_bytes()[7:])):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         items = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
         if "loss/train" in items:
             curve[items["_step"]] = items["loss/train"]
-    assert list(curve) == [1, 2, 3, 4] and list(curve.values()) == pytest.approx(losses)
-    assert len(list(file.parent.rglob("*.png"))) == 2 * 3
+    assert list(curve) == [1, 2, 3, 4] and list(curve.values())[2:] == pytest.approx(losses)
+    assert len(list((tmp_path / "run").rglob("*.png"))) == 2 * 3
 
 
 def test_trackio_holds_the_run(run, tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     pytest.importorskip("trackio", reason="Trackio is not installed")
-    losses, mious = run("trackio")
+    run("trackio", steps=2)
+    losses, mious = run("trackio", resume=True)
     from trackio.sqlite_storage import SQLiteStorage
 
     rows = SQLiteStorage.get_logs("pspnet-zoo", "run")
     curve = {row["step"]: row["loss/train"] for row in rows if "loss/train" in row}
-    assert list(curve) == [1, 2, 3, 4] and list(curve.values()) == pytest.approx(losses)
+    assert list(curve) == [1, 2, 3, 4] and list(curve.values())[2:] == pytest.approx(losses)
     assert [row["miou/val"] for row in rows if "miou/val" in row] == pytest.approx(mious)
 
 
