@@ -1,4 +1,4 @@
-"""A folder of images through the pipeline against the network alone, and bulk work with one and two workers.
+"""Images through the pipeline against the network alone, bulk work with one and two workers, one predictor in one and two threads.
 
 The network alone gets the same images, read before; the pipeline reads them, segments them and writes masks and overlays. They
 take turns in one process, and the median of the ratios is printed, so that other load on the machine hits both.
@@ -6,6 +6,7 @@ take turns in one process, and the median of the ratios is printed, so that othe
     python benchmarks/throughput.py pipeline FOLDER --images 200 --threads 1
     python benchmarks/throughput.py memory FOLDER
     python benchmarks/throughput.py bulk FOLDER
+    python benchmarks/throughput.py threads FOLDER --images 20 --model NAME_OR_FILE
 """
 
 import argparse
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -78,9 +80,28 @@ def bulk(model: str, files: list[Path]) -> None:
         print(f"{workers} workers: {summary.images} images in {summary.seconds:.1f} s, {summary.images / summary.seconds:.2f}/s")
 
 
+def threads(model: str, files: list[Path], rounds: int) -> None:
+    """One predictor whose calls take a core each: calls from two threads against as many from one."""
+    predictor = Predictor(model, threads=1)
+    pixels = [predictor.read(file) for file in files]
+    ratios = []
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(predictor, pixels[:4]))
+        for _ in range(rounds):
+            start = time.perf_counter()
+            alone = [predictor(image).mask for image in pixels]
+            middle = time.perf_counter()
+            together = list(pool.map(lambda image: predictor(image).mask, pixels))
+            end = time.perf_counter()
+            assert all((one == other).all() for one, other in zip(alone, together, strict=True))
+            ratios.append((middle - start) / (end - middle))
+            print(f"{len(files)} images: 1 thread {middle - start:.2f} s, 2 threads {end - middle:.2f} s", flush=True)
+    print(f"2 threads have {statistics.median(ratios):.2f} times the throughput of 1 (median of {rounds})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["pipeline", "memory", "bulk"])
+    parser.add_argument("what", choices=["pipeline", "memory", "bulk", "threads"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--model", default=DEFAULT_MODEL)
@@ -95,6 +116,8 @@ def main() -> None:
         pipeline(options.model, files, options.rounds, options.workers)
     elif options.what == "bulk":
         bulk(options.model, files)
+    elif options.what == "threads":
+        threads(options.model, files, options.rounds)
     elif options.images != 200:
         memory(options.model, options.folder, options.images)
     else:
