@@ -27,7 +27,7 @@ from .recipes import TRACKERS, Recipe
 RECIPE = "recipe.json"
 HISTORY = "history.csv"
 TRACKED = "trackers.json"
-"""What each tracker calls the run, for a run that is resumed."""
+"""The name or id of the run in each tracker, for a run that is resumed."""
 _ID = {"wandb": "run.id", "mlflow": "active_run.info.run_id", "trackio": "run.name"}
 PROJECT = "pspnet-zoo"
 """The trackers' name for all runs; a run has the name of its folder."""
