@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 from html.parser import HTMLParser
 
@@ -44,6 +45,7 @@ def test_the_data_digest_tells_other_files_apart(dataset, camvid):
     assert data_digest(dataset) != before
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_the_commit_is_that_of_a_checkout_or_none(tmp_path, monkeypatch):
     def git(*arguments):
         subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *arguments], check=True)
