@@ -59,7 +59,8 @@ def visit():
     clients = []
 
     def visit(address: str, **options):
-        client = gradio_client.Client(address, verbose=False, analytics_enabled=False, **options)
+        patient = {"timeout": 120}  # seconds; of a busy machine, whose uploads took more than httpx's 5
+        client = gradio_client.Client(address, verbose=False, analytics_enabled=False, httpx_kwargs=patient, **options)
         clients.append(client)
         return client
 
