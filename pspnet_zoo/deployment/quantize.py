@@ -1,7 +1,8 @@
 """Eight-bit networks by NNCF's post-training quantization, for OpenVINO."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -74,13 +75,14 @@ class Calibration:
         import nncf
 
         nncf.set_log_level(logging.ERROR)
-        return nncf.quantize(
-            graph,
-            nncf.Dataset(self.files, self.read),
-            preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(self.files),
-            fast_bias_correction=True,
-        )
+        with _quiet_about_cuda():
+            return nncf.quantize(
+                graph,
+                nncf.Dataset(self.files, self.read),
+                preset=nncf.QuantizationPreset.MIXED,
+                subset_size=len(self.files),
+                fast_bias_correction=True,
+            )
 
     def agreement(self, network: PSPNet, run: RuntimeCall) -> dict[str, Any]:
         """The fraction of the pixels of ten of the images that have the network's class.
@@ -103,6 +105,21 @@ class Calibration:
                 "Calibrate with images like those it is for, or use bfloat16"
             )
         return {"calibration_images": len(self), "compared_images": len(files), "fraction_of_pixels_with_the_same_class": fraction}
+
+
+@contextmanager
+def _quiet_about_cuda() -> Iterator[None]:
+    """Drop one warning: NNCF imports torch's builder of CUDA extensions, which warns where nvcc is installed without a GPU."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No CUDA runtime is found")
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def _ids(found: Tensor | Sequence[Tensor]) -> Tensor:
