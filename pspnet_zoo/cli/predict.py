@@ -256,11 +256,11 @@ def _check_jobs(jobs: "list[Job]", masks_only: bool, masks: Path | None, confide
 
 
 def _write_shapes(jobs: "list[Job]", predictor: "Predictor", output: Path, kind: str, totals: _Totals, **bounds: Any) -> None:
-    from ..results.shapes import write_shapes
+    from ..results.shapes import TITLES, write_shapes
 
     done = [job for job in jobs if not job.is_video and job not in totals.failed]
-    files = write_shapes(done, predictor.labels, output, kind, **bounds, fail=totals.fail)
-    say(f"Wrote {files[0] if len(files) == 1 else f'{len(files)} files'} of polygons ({kind})")
+    count, place = write_shapes(done, predictor.labels, output, kind, **bounds, fail=totals.fail)
+    say(f"Wrote the objects of {count} {'image' if count == 1 else 'images'} as {TITLES[kind]} polygons to {place}")
 
 
 def _find(arguments: list[str], recursive: bool, output: Path, totals: _Totals) -> "Iterator[Found]":

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..data.images import read_class_masks, read_prediction
 from ..inference.outlines import Polygon, find_polygons
@@ -14,6 +14,8 @@ from .polygons import Place, coco, geojson, labelme, yolo
 
 FORMATS = ("masks", "coco", "labelme", "yolo", "geojson")
 """Choices of `predict --format`; "masks" writes nothing more."""
+TITLES = {"coco": "COCO", "labelme": "labelme", "yolo": "YOLO", "geojson": "GeoJSON"}
+"""The names of the formats in sentences."""
 _TIFF = (".tif", ".tiff")
 
 
@@ -26,22 +28,25 @@ def write_shapes(
     simplify: float = 0,
     min_area: int = 0,
     fail: Callable[[Exception], object],
-) -> list[Path]:
+) -> tuple[int, Path]:
     """Write the objects in the masks of images; those of a class called "background" are left out, as nobody draws it.
+
+    COCO is one file, `coco.json`. labelme and GeoJSON have a file for each image, beside its mask. YOLO has a text for each image in
+    `labels/`, and `data.yaml` with the names of the classes.
 
     Args:
         jobs: Images whose masks are written.
         labels: Of the class ids.
         output: Folder of the results.
-        kind: One of `FORMATS`. "coco" is one file, "yolo" has a file of names beside those of the images.
+        kind: One of `FORMATS`, but "masks".
         simplify: See `find_polygons`.
         min_area: See `find_polygons`.
         fail: Called with the error of each image whose file cannot be written.
 
     Returns:
-        The files: of "coco" and "yolo" the one that says what the others are.
+        The number of images, and the file or folder to import or open.
     """
-    written, found = [], {}
+    done, found = 0, {}
     for job in jobs:
         if job.mask is None:
             continue
@@ -51,28 +56,29 @@ def write_shapes(
             polygons = [p for i in ids for p in find_polygons(mask, i, simplify=simplify, min_area=min_area)]
             height, width = mask.shape[-2:]
             if kind == "coco":
-                found[job.stem + job.source.suffix] = ((height, width), polygons)
+                found[PurePosixPath(job.stem).with_name(job.source.name).as_posix()] = ((height, width), polygons)
             else:
-                written.append(_write_one(job, (height, width), polygons, labels, output, kind))
+                _write_one(job, (height, width), polygons, labels, output, kind)
+            done += 1
         except (ValueError, OSError) as error:
             fail(error)
     if kind == "coco":
-        written = [output / "coco.json"]
-        write_atomically(written[0], json.dumps(coco(found, labels)).encode())
-    elif kind == "yolo":
-        written = [output / "data.yaml"]  # JSON is YAML
-        write_atomically(written[0], json.dumps({"names": list(labels.names)}, indent=2).encode())
-    return written
+        write_atomically(output / "coco.json", json.dumps(coco(found, labels)).encode())
+        return done, output / "coco.json"
+    if kind == "yolo":  # JSON is YAML; images are looked for in images/, beside labels/
+        values = {"train": "images", "val": "images", "names": list(labels.names)}
+        write_atomically(output / "data.yaml", (json.dumps(values, indent=2) + "\n").encode())
+    return done, output
 
 
-def _write_one(job: Job, size: tuple[int, int], polygons: list[Polygon], labels: Labels, output: Path, kind: str) -> Path:
+def _write_one(job: Job, size: tuple[int, int], polygons: list[Polygon], labels: Labels, output: Path, kind: str) -> None:
     if kind == "labelme":
         path = output / f"{job.stem}.json"
         values = labelme(os.path.relpath(job.source, path.parent), size, polygons, labels)
     elif kind == "yolo":
-        path = output / f"{job.stem}.txt"
+        path = output / "labels" / f"{job.stem}.txt"
         write_atomically(path, yolo(size, polygons).encode())
-        return path
+        return
     else:
         path = output / f"{job.stem}.geojson"
         place, crs = _place(job.source)
@@ -80,7 +86,6 @@ def _write_one(job: Job, size: tuple[int, int], polygons: list[Polygon], labels:
         if crs:  # no longer in RFC 7946, and read by QGIS and GDAL
             values["crs"] = {"type": "name", "properties": {"name": crs}}
     write_atomically(path, (json.dumps(values) + "\n").encode())
-    return path
 
 
 def _place(source: Path) -> tuple[Place | None, str | None]:

@@ -116,7 +116,7 @@ def test_shapes_are_those_of_each_class(run, model, circles, tmp_path, kind):
     assert run("predict", image, "--model", model, "-o", tmp_path / "out", "--format", kind)[0] == 0
     count = len(Predictor(model)(image).polygons())
     if kind == "yolo":
-        assert len((tmp_path / "out" / "val00.txt").read_text().splitlines()) == count
+        assert len((tmp_path / "out" / "labels" / "val00.txt").read_text().splitlines()) == count
     else:
         values = json.loads((tmp_path / "out" / f"val00.{'json' if kind == 'labelme' else 'geojson'}").read_text())
         assert len(values["shapes" if kind == "labelme" else "features"]) == count > 0

@@ -7,8 +7,6 @@ import pytest
 from PIL import Image
 
 from pspnet_zoo import Predictor
-from pspnet_zoo.data.importers.recognise import read_source
-from pspnet_zoo.data.importers.regions import draw
 from pspnet_zoo.data.labels import CAMVID
 
 
@@ -23,25 +21,43 @@ def photos(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("kind", ["coco", "labelme", "yolo"])
+TITLES = {"coco": "COCO", "labelme": "labelme", "yolo": "YOLO"}
+
+
+@pytest.mark.parametrize("kind", TITLES)
 def test_the_polygons_of_a_command_are_imported_as_its_masks(run, model, photos, tmp_path, kind):
-    out = tmp_path / "photos" / "labels"
+    out = tmp_path / "drafts"
     code, text, err = run("predict", photos, "-o", out, "--model", model, "--masks-only", "--format", kind)
-    assert code == 2 and "broken.png" in err and f"of polygons ({kind})" in text
-    assert not [path for path in out.iterdir() if "broken" in path.name]
-    if kind == "yolo":
-        (out / "data.yaml").rename(tmp_path / "photos" / "data.yaml")
-    source = read_source(out / "coco.json" if kind == "coco" else photos.parent, kind, images=photos if kind == "coco" else None)
-    samples = {sample.name.rsplit("/", 1)[-1]: sample for sample in source.samples}
-    assert {"a", "b"} == set(samples) - {"broken"} and len(source.problems) == (kind == "yolo")
+    assert code == 2 and "broken.png" in err
+    assert f"Wrote the objects of 2 images as {TITLES[kind]} polygons to" in text
+    assert not [path for path in out.rglob("*") if "broken" in path.name]
+    Image.new("RGB", (64, 48)).save(photos / "not_predicted.png")
+    classes = tmp_path / "classes.json"
+    classes.write_text(json.dumps({"names": CAMVID.names}))
+    data = tmp_path / "data"
+    code, text, err = run("data", "import", out, "--format", kind, "--images", photos, "--classes", classes, "-o", data)
+    assert "Error" not in err and sorted(path.stem for path in data.glob("*/masks/*")) == ["a", "b"]
     for name in "ab":
-        with Image.open(out / f"{name}_mask.png") as image:
-            mask = np.array(image)
-        back = np.full(mask.shape, 255)
-        for each in samples[name].objects:
-            box, pixels, _ = draw(each, *mask.shape)
-            back[box][pixels] = CAMVID.names.index(source.categories[each.category].name)
-        assert (back == mask).all()
+        with Image.open(out / f"{name}_mask.png") as mask, Image.open(next(data.glob(f"*/masks/{name}.png"))) as back:
+            assert (np.array(mask) == np.array(back)).all()
+
+
+@pytest.mark.parametrize("kind", TITLES)
+def test_drafts_leave_out_the_background_and_come_back_with_it(run, model, photos, tmp_path, kind):
+    """With the classes that `data import` wrote beside the images that the model was trained on."""
+    (photos / "broken.png").unlink()
+    names = ["cat", "background", *CAMVID.names[2:]]
+    config = json.loads((model / "config.json").read_text())
+    config["labels"]["names"] = names
+    (model / "config.json").write_text(json.dumps(config))
+    out, classes = tmp_path / "drafts", tmp_path / "classes.json"
+    run("predict", photos, "-o", out, "--model", model, "--masks-only", "--format", kind)
+    assert kind == "yolo" or not any('"label": "background"' in path.read_text() for path in out.rglob("*.json"))
+    classes.write_text(json.dumps({"names": names, "background": "background"}))
+    run("data", "import", out, "--images", photos, "--classes", classes, "-o", tmp_path / "data")
+    for name in "ab":
+        with Image.open(out / f"{name}_mask.png") as mask, Image.open(next(tmp_path.glob(f"data/*/masks/{name}.png"))) as back:
+            assert (np.array(mask) == np.array(back)).all() and (np.array(mask) == 1).any()
 
 
 def test_geojson_is_in_the_coordinates_of_a_map(run, model, tmp_path):

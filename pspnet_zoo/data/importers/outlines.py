@@ -293,32 +293,49 @@ def _label_files(root: Path) -> list[Path]:
 def read_yolo(root: Path, images: Images) -> Source:
     """Read YOLO segmentation: `images/`, `labels/` with a line of normalised coordinates an object, and names in a YAML file.
 
-    Format: https://docs.ultralytics.com/datasets/segment/. An image without a text has no objects.
+    Format: https://docs.ultralytics.com/datasets/segment/. An image in `images/` without a text has no objects. Images of another
+    folder belong to the texts of their path or name; those without a text are left out.
 
     Raises:
         SourceError: If there are no names.
     """
     source = Source("yolo", _yolo_names(root))
     folder = root if root.is_dir() else root.parent
-    labels = {path.with_suffix(""): path for path in _label_files(folder)}
-    bare = 0
-    for path in walk(images.root):
-        relative = path.relative_to(images.root)
-        if "images" not in relative.parts[:-1]:
-            continue
-        at = len(relative.parts) - 2 - relative.parts[-2::-1].index("images")
-        text = labels.pop(images.root.joinpath(*relative.parts[:at], "labels", *relative.parts[at + 1 :]).with_suffix(""), None)
-        bare += text is None
+    texts = {_without(path.relative_to(folder), "labels"): path for path in _label_files(folder)}
+    found = {path: path.relative_to(images.root) for path in walk(images.root)}
+    apart = images.root.resolve() != folder.resolve()
+    if not apart:
+        found = {path: relative for path, relative in found.items() if "images" in relative.parts[:-1]}
+    keys = {path: _without(relative, "images") for path, relative in found.items()}
+    taken = {path: texts.pop(key) for path, key in keys.items() if key in texts}
+    if apart:
+        named: dict[str, list[Path]] = {}
+        for path in found.keys() - taken:
+            named.setdefault(path.stem, []).append(path)
+        for key in list(texts):
+            if len(same := named.pop(key.name, [])) == 1:
+                taken[same[0]] = texts.pop(key)
+    bare = len(found) - len(taken)
+    for path in sorted(taken) if apart else found:
         try:
-            image = contained(images.root, path)
-            split = split_of("/".join(relative.parts[:-1]))
+            image, text = contained(images.root, path), taken.get(path)
+            split = split_of("/".join(found[path].parts[:-1]))
             source.samples.append(_yolo_sample(images.name(image), image, text and contained(folder, text), split, source))
         except (SourceError, ImageError) as error:
             source.problems.append(str(error))
-    source.problems += [f"'{text}' has no image" for text in labels.values()]
+    source.problems += [f"'{text}' has no image" for text in texts.values()]
     if bare:
-        source.notes.append(f"{bare} images have no file in labels/: nothing is drawn in them")
+        fate = "they are left out" if apart else "nothing is drawn in them"
+        source.notes.append(f"{bare} images have no file in labels/: {fate}")
     return source
+
+
+def _without(path: Path, folder: str) -> Path:
+    """A path without its ending and its last folder of this name."""
+    parts = list(path.with_suffix("").parts)
+    if folder in parts[:-1]:
+        del parts[len(parts) - 2 - parts[-2::-1].index(folder)]
+    return Path(*parts)
 
 
 def _yolo_names(root: Path) -> dict[int, Category]:

@@ -93,16 +93,16 @@ def inside(root: Path, text: str, beside: Path | None = None) -> Path:
     Args:
         root: Folder that it must lie in.
         text: The path.
-        beside: Folder below the root that the path begins in; None for the root.
+        beside: Folder that the path begins in; None for the root.
 
     Raises:
         SourceError: If it leads out of `root`, by "..", from the root of the disk or by a link, or there is no such file.
     """
     path = PurePosixPath(text.replace("\\", "/"))
-    file = Path(os.path.normpath((beside or root) / path))
-    if not text.isprintable() or path.is_absolute() or ":" in text or not file.is_relative_to(os.path.normpath(root)):
+    file, top = Path(os.path.abspath((beside or root) / path)), os.path.abspath(root)
+    if not text.isprintable() or path.is_absolute() or ":" in text or not file.is_relative_to(top):
         raise SourceError(f"The path {text!r} leads out of the source; it must be below '{root}'")
-    return contained(root, file)
+    return contained(root, Path(os.path.normpath(root), file.relative_to(top)))
 
 
 def contained(root: Path, file: Path) -> Path:
@@ -143,17 +143,19 @@ class Images:
         return found
 
     def find(self, text: Any, *, beside: Path | None = None) -> Path:
-        """The image that `text` means: a path below the root or `beside`, or else the only image of its name.
+        """The image that `text` means: a path from `beside` or the root, or else the only image of its name.
 
         Raises:
             SourceError: If the path leads out of the root, or there is none or several of that name.
         """
         if not isinstance(text, str) or not text:
             raise SourceError(f"The name of an image is {text!r}; it must be a text")
-        for folder in (beside if beside and beside.is_relative_to(self.root) else None, self.root):
-            if folder is not None:
-                with contextlib.suppress(MissingImageError):
-                    return inside(self.root, text, folder)
+        if beside is not None:
+            apart = not beside.is_relative_to(self.root)  # its paths may lead to the root, as drafts/a.json to ../photos/a.png
+            with contextlib.suppress(SourceError if apart else MissingImageError):
+                return inside(self.root, text, beside)
+        with contextlib.suppress(MissingImageError):
+            return inside(self.root, text)
         found = self._by_name.get(PurePosixPath(text.replace("\\", "/")).name, [])
         if len(found) > 1:  # masks have the names of their images
             found = [p for p in found if not any(part.lower() in MASK_FOLDERS for part in p.relative_to(self.root).parts)] or found
