@@ -31,8 +31,8 @@ def write_shapes(
 ) -> tuple[int, Path]:
     """Write the objects in the masks of images; those of a class called "background" are left out, as nobody draws it.
 
-    COCO is one file, `coco.json`. labelme and GeoJSON have a file for each image, beside its mask. YOLO has a text for each image in
-    `labels/`, and `data.yaml` with the names of the classes.
+    COCO is one file, `coco.json`. labelme and GeoJSON have a file for each image, beside its mask. YOLO has a text for each image
+    in `labels/`, and `data.yaml` with the names of the classes.
 
     Args:
         jobs: Images whose masks are written.

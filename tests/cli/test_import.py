@@ -38,6 +38,7 @@ def test_import_prints_its_guesses_and_what_check_prints_and_a_contact_sheet(run
     assert json.loads((tmp_path / "new" / "classes.json").read_text()) == {
         "names": ["background", "cell"],
         "colors": [[0, 0, 0], [128, 0, 0]],
+        "background": "background",
     }
 
 

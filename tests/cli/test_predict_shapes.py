@@ -29,7 +29,7 @@ def test_the_polygons_of_a_command_are_imported_as_its_masks(run, model, photos,
     out = tmp_path / "drafts"
     code, text, err = run("predict", photos, "-o", out, "--model", model, "--masks-only", "--format", kind)
     assert code == 2 and "broken.png" in err
-    assert f"Wrote the objects of 2 images as {TITLES[kind]} polygons to" in text
+    assert f"Wrote the objects in 2 files as {TITLES[kind]} polygons to" in text
     assert not [path for path in out.rglob("*") if "broken" in path.name]
     Image.new("RGB", (64, 48)).save(photos / "not_predicted.png")
     classes = tmp_path / "classes.json"
@@ -55,6 +55,7 @@ def test_drafts_leave_out_the_background_and_come_back_with_it(run, model, photo
     assert kind == "yolo" or not any('"label": "background"' in path.read_text() for path in out.rglob("*.json"))
     classes.write_text(json.dumps({"names": names, "background": "background"}))
     run("data", "import", out, "--images", photos, "--classes", classes, "-o", tmp_path / "data")
+    assert json.loads((tmp_path / "data" / "classes.json").read_text())["background"] == "background"
     for name in "ab":
         with Image.open(out / f"{name}_mask.png") as mask, Image.open(next(tmp_path.glob(f"data/*/masks/{name}.png"))) as back:
             assert (np.array(mask) == np.array(back)).all() and (np.array(mask) == 1).any()
@@ -90,6 +91,20 @@ def test_the_confidence_is_the_probability_of_the_class(run, model, photos, tmp_
     (tmp_path / "out" / "a_confidence.png").unlink()
     _, text, _ = run(*command, "--skip-existing")
     assert "1 were there already" in text and (tmp_path / "out" / "a_confidence.png").exists()
+
+
+def test_polygons_of_videos_are_refused(run, model, tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    code, _, err = run("predict", tmp_path / "clip.mp4", "--model", model, "--format", "labelme")
+    assert code == 2 and "--format labelme is for images, and there are only videos; leave it out" in err
+
+
+def test_images_of_one_stem_keep_their_names_in_coco(run, model, photos, tmp_path):
+    (photos / "broken.png").unlink()
+    (photos / "b.png").rename(photos / "a.bmp")
+    run("predict", photos, "-o", tmp_path / "out", "--model", model, "--masks-only", "--format", "coco")
+    written = json.loads((tmp_path / "out" / "coco.json").read_text())
+    assert [image["file_name"] for image in written["images"]] == ["a.bmp", "a.png"]
 
 
 def test_confidence_is_refused_for_videos(run, model, tmp_path):

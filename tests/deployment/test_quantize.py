@@ -36,7 +36,8 @@ def test_quantization_says_nothing_of_cuda_and_hides_no_other_warning(tmp_path, 
         QuantizationPreset=SimpleNamespace(MIXED="mixed"),
     )
     monkeypatch.setitem(sys.modules, "nncf", fake)
-    assert Calibration(tmp_path, SimpleNamespace(preprocess=Preprocess(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))).quantized("graph") == "graph"
+    photos = SimpleNamespace(preprocess=Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3))
+    assert Calibration(tmp_path, photos).quantized("graph") == "graph"
     assert said == ["another warning"]
     find_cuda()
     assert "No CUDA runtime is found" in said[-1]

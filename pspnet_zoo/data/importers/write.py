@@ -357,6 +357,8 @@ class _Writer:
         labels = self._classes.labels
         values = {"names": list(labels.names), "colors": [list(c) for c in labels.colors]}
         values |= {"multilabel": True} if labels.multilabel else {}
+        if self._classes.background is not None:  # for an import of more labels with this file
+            values["background"] = self._classes.background
         text = json.dumps(values, indent=2, ensure_ascii=False)
         for folder in [self.folder / key for key in self._result.contents] if self._options.folds else [self.folder]:
             (folder / "classes.json").write_text(text + "\n", "utf-8")
