@@ -47,7 +47,7 @@ def stats(
     numbers = ("mean", preprocess.mean), ("std", preprocess.std)
     say(
         f"Proposed: white {preprocess.white:g}, "
-        + ", ".join(f"{n} {', '.join(f'{v:.4g}' for v in values)}" for n, values in numbers)
+        + ", ".join(f"{n} {', '.join(f'{v:.5g}' for v in values)}" for n, values in numbers)
     )
     if write:
         say(f"Wrote '{write_preprocess(folder, preprocess)}'")

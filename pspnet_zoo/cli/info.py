@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..meta import Labels
+from ..meta import Labels, Preprocess
 from ..model_source import Architecture, ExportedFile, ModelSource, parse
 from ..zoo.registry import CHECKPOINTS, Checkpoint
 from .terminal import ModelArgument, say, say_facts
@@ -36,7 +37,7 @@ def _described(model: str, found: ModelSource) -> Facts:
         yield "largest image", "x".join(map(str, encoder.image_size))
     for key in ("psp_out_channels", "align_corners", "dilation", "shortcut_pool", "aux_head", "in_channels"):
         yield key, str(network.config[key])
-    yield "preprocess", str(network.preprocess)
+    yield "preprocess", _as_fact(asdict(network.preprocess))
     yield "labels", ", ".join(network.labels.names) if network.labels else "none"
     if network.config["multilabel"]:
         yield "multilabel", "a pixel may be of several classes, or of none"
@@ -60,7 +61,8 @@ def _exported(model: str) -> Facts:
     runtime: Any = open_runtime(model)
     for key, value in vars(runtime.spec).items():
         if key != "provenance":
-            yield key, ", ".join(value.names) if isinstance(value, Labels) else _as_fact(value)
+            fact = asdict(value) if isinstance(value, Preprocess) else value
+            yield key, ", ".join(value.names) if isinstance(value, Labels) else _as_fact(fact)
     yield from _provenance(runtime.spec.provenance)
 
 
@@ -71,12 +73,21 @@ def _provenance(provenance: Mapping[str, Any] | None) -> Facts:
 
 
 def _as_fact(value: Any) -> str | Sequence[str]:
-    """Lists of text, as commands, a line each; settings in words; what is nested deeper as JSON."""
+    """Lists of text, as commands, a line each; settings in words; what is nested deeper as JSON.
+
+    Numbers of a tuple, as mean and std of each band, have five digits, as `data stats` prints them.
+    """
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         return value
     if isinstance(value, dict) and not any(isinstance(v, dict) for v in value.values()):
-        return "\n".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in value.items())
+        return "\n".join(f"{k}: {_short(v)}" for k, v in value.items())
     return json.dumps(value, indent=1).splitlines() if isinstance(value, (list, dict)) else str(value)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(f"{v:.5g}" if isinstance(v, float) else str(v) for v in value) or "none"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _network(model: str, found: ModelSource) -> "PSPNet":

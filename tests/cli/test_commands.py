@@ -251,6 +251,7 @@ def test_list_and_info_describe_the_zoo(run):
     assert code == 0 and "65,583,699" in out and "resnet101" in out
     code, out, _ = run("info", "pspnet_lite0.camvid")
     assert code == 0 and "bicyclist" in out and "miou" in out and "measured" in out and "480x360" in out
+    assert "preprocess        mean: 0.5, 0.5, 0.5\n" in out and "Preprocess(" not in out
 
 
 def test_data_check_reports_what_is_there(run, cityscapes):
