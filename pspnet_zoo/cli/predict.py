@@ -19,6 +19,7 @@ from .terminal import (
     check_name,
     check_targets,
     complain,
+    counted,
     err,
     number_table,
     out,
@@ -185,10 +186,11 @@ def predict(
         check_report(report)
         check_targets(report)
     found = list(_find(images, recursive, output, totals))
-    jobs = plan_jobs(
-        found, output, masks_only=masks_only, tiles=tile is not None, confidence=confidence, kind=kind, fail=totals.fail
-    )
+    tiled = tile is not None
+    jobs = plan_jobs(found, output, masks_only=masks_only, tiles=tiled, confidence=confidence, kind=kind, fail=totals.fail)
     has_videos = _check_jobs(jobs, masks_only, masks, confidence)
+    if shapes != "masks" and all(job.is_video for job in jobs):
+        raise ValueError(f"--format {shapes} is for images, and there are only videos; leave it out")
     from ..inference.predictor import Predictor
     from ..results.sink import ResultSink, model_digest
     from ..streams.pipeline import WORKERS
@@ -228,8 +230,10 @@ def _conclude(totals: _Totals, replaced: int, output: Path, report: Path | None)
     if totals.images:
         out.print(_fractions_table(totals))
     notes = [f"{totals.skipped} were there already"] * bool(totals.skipped)
-    notes += [f"{replaced} older files were replaced"] * bool(replaced and totals.done)
-    say(f"Wrote the results of {totals.done} to {output}" + (f"; {', '.join(notes)}" if notes else ""))
+    notes += ["1 older file was replaced" if replaced == 1 else f"{replaced} older files were replaced"] * bool(
+        replaced and totals.done
+    )
+    say(f"Wrote the results of {counted(totals.done, 'file')} to {output}" + (f"; {', '.join(notes)}" if notes else ""))
     if report is not None:
         say(f"Wrote {report}")
     if totals.failures:
@@ -258,9 +262,9 @@ def _check_jobs(jobs: "list[Job]", masks_only: bool, masks: Path | None, confide
 def _write_shapes(jobs: "list[Job]", predictor: "Predictor", output: Path, kind: str, totals: _Totals, **bounds: Any) -> None:
     from ..results.shapes import TITLES, write_shapes
 
-    done = [job for job in jobs if not job.is_video and job not in totals.failed]
+    done = (job for job in jobs if job not in totals.failed)
     count, place = write_shapes(done, predictor.labels, output, kind, **bounds, fail=totals.fail)
-    say(f"Wrote the objects of {count} {'image' if count == 1 else 'images'} as {TITLES[kind]} polygons to {place}")
+    say(f"Wrote the objects in {counted(count, 'file')} as {TITLES[kind]} polygons to {place}")
 
 
 def _find(arguments: list[str], recursive: bool, output: Path, totals: _Totals) -> "Iterator[Found]":
@@ -336,7 +340,7 @@ class _Run:
             task = self.bar.add_task(cell(f"{job.source.name}, megapixels"), total=None)
 
             def progress(done: int, total: int, task: TaskID = task) -> None:
-                self.bar.update(task, completed=round(done / 1e6, 1), total=round(total / 1e6, 1))
+                self.bar.update(task, completed=-(-done // 1_000_000), total=-(-total // 1_000_000))  # shown as whole numbers
 
             try:
                 self._record(job, self.sink.segment_map(self.predictor, job, progress))

@@ -192,6 +192,11 @@ class LogLines(logging.Handler):
         say("\n".join([printable(record.getMessage()), *trace]), err)
 
 
+def counted(count: int, word: str) -> str:
+    """A number and its noun: 1 file, 2 files."""
+    return f"{count} {word}{'s' * (count != 1)}"
+
+
 def say_facts(facts: Sequence[tuple[str, str | Sequence[str]]]) -> None:
     """Names, and what there is to say of each, in two columns.
 
