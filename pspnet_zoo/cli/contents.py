@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .terminal import cell, complain, err, number_table, out, printable, say
+from .terminal import cell, complain, counted, err, number_table, out, printable, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,7 +27,7 @@ def show_contents(contents: "dict[str, SplitContents]", problems: list[str], spl
 
     for name, each in contents.items():
         sizes = ", ".join(f"{count} of {width}x{height}" for (width, height), count in each.sizes.most_common())
-        say(f"{name}: {each.images} images{f', {sizes}' if sizes else ''}")
+        say(f"{name}: {counted(each.images, 'image')}{f', {sizes}' if sizes else ''}")
     if contents:
         out.print(_fractions_table(contents))
     for doubt in (doubtful := doubts(contents, split, complete=not problems)):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .terminal import LayoutOption, cell, complain, err, number_table, out, progress_bar, say
+from .terminal import LayoutOption, cell, complain, counted, err, number_table, out, progress_bar, say
 
 
 def stats(
@@ -37,7 +37,7 @@ def stats(
         values = [band.minimum, *band.percentiles(), band.maximum, band.mean, band.std]
         gap = band.no_data / max(band.no_data + band.count, 1)
         table.add_row(cell(band.name), *(f"{value:.5g}" for value in values), f"{gap:.2%}")
-    say(f"{split}: {found.files} images of {found.dtype}")
+    say(f"{split}: {counted(found.files, 'image')} of {found.dtype}")
     out.print(table)
     for band in found.bands:
         if not band.std:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..meta import Preprocess
 from .dataset import SegmentationDataset
-from .images import read_image
+from .images import has_deep_channels, read_image
 from .labels import IGNORE, Labels
 from .open import find_layout
 from .pairs import Pairs, read_pair
@@ -27,6 +28,8 @@ class SplitContents:
     """(256,) int64: the number of pixels of each class id; of 255, the ignored ones. Of multi-label, 255 are those of any class."""
     counted: np.ndarray = field(default_factory=lambda: np.zeros(IGNORE + 1, np.int64))
     """(256,) int64: the number of pixels of which it is known whether they are of the class id."""
+    depth: str | None = None
+    """A doubt whether images of 16 bits a channel are meant to be read as 8; None for no doubt."""
 
     def add(self, mask: np.ndarray) -> None:
         """Count the pixels of a mask, (H, W) or (classes, H, W)."""
@@ -93,6 +96,7 @@ def check_dataset(
     contents = {s: SplitContents(p.labels, len(p.images)) for s, p in found.items()}
     done, total = 0, sum(c.images for c in contents.values())
     for each, pairs in found.items():
+        contents[each].depth = _only_upper_bits(pairs.images, pairs.preprocess)
         for index, image_file in enumerate(pairs.images):
             try:
                 if pairs.masks:
@@ -120,6 +124,7 @@ def doubts(contents: dict[str, SplitContents], split: str | None = None, *, comp
     found = []
     if split is None and complete and "train" in contents and "val" not in contents:
         found.append("There is no val split to evaluate on; make one, or train with --evaluate-every 0")
+    found += filter(None, [next((each.depth for each in contents.values() if each.depth), None)])
     counted = [each for each in contents.values() if (each.pixels + each.counted).any()]
     if counted:
         labels, pixels = counted[0].labels, sum((each.pixels for each in counted), np.zeros(IGNORE + 1, np.int64))
@@ -131,11 +136,11 @@ def mask_doubts(dataset: SegmentationDataset, most: int = 64) -> tuple[str | Non
     """Errors and warnings that a few masks of a dataset show, before training.
 
     Args:
-        dataset: Its masks are read, spread evenly over it, and not its images.
+        dataset: Its masks are read, spread evenly over it, and of its images only the header of the first.
         most: Number of masks that are read at most.
 
     Returns:
-        Why the masks cannot be meant so, or None; and a line for each doubt.
+        Why the masks cannot be meant so, or None; and a line for each doubt, of the first image too.
 
     Raises:
         ImageError: If a mask cannot be read.
@@ -146,7 +151,18 @@ def mask_doubts(dataset: SegmentationDataset, most: int = 64) -> tuple[str | Non
         pixels += count_pixels(dataset.mask(index).numpy())[0]
     error = _only_ignored_beside_the_first(dataset.labels, pixels)
     missing = _missing(dataset.labels.names, pixels) if len(chosen) == len(dataset) else None
-    return error, [missing] if missing and not error else []
+    depth = _only_upper_bits(dataset.images, getattr(dataset, "preprocess", None))
+    return error, [doubt for doubt in (depth, missing) if doubt and not error]
+
+
+def _only_upper_bits(images: Sequence[Path], preprocess: Preprocess | None) -> str | None:
+    """A doubt of images of 16 bits, as the first one tells, that are read as 8-bit RGB."""
+    if preprocess is not None or not images or not has_deep_channels(images[0]):
+        return None
+    return (
+        f"'{images[0]}' has 16 bits a channel, of which the upper 8 are read. To train on its own values, run "
+        "pspnet-zoo data stats DIR --write first"
+    )
 
 
 def _only_ignored_beside_the_first(labels: Labels, pixels: np.ndarray) -> str | None:

@@ -63,6 +63,17 @@ def read_image(path: Path | BinaryIO) -> np.ndarray:
         raise _unreadable(path, error) from error
 
 
+def has_deep_channels(path: Path) -> bool:
+    """Whether a file has 16 bits a channel, of which `read_image` keeps the upper 8; False of one that cannot be read."""
+    with suppress(Exception), _HEADERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path) as image:
+            stored = [tile[3] for tile in image.tile]
+            modes = [str(each[0]) if isinstance(each, tuple) and each else str(each) for each in stored]
+            return any(";16" in mode and "BGR" not in mode for mode in modes)  # RGB;16B; but a BMP of BGR;16 has 16 a pixel
+    return False
+
+
 def is_too_large(path: Path) -> bool:
     """Whether a file has more pixels than `read_image` reads."""
     try:

@@ -281,7 +281,7 @@ def test_data_check_prints_names_as_they_are(run, tmp_path):
             Image.new("L", (8, 6)).save(tmp_path / split / folder / "x.png")
     (tmp_path / "classes.txt").write_text("[red]road\nsky")
     code, out, _ = run("data", "check", tmp_path)
-    assert code == 0 and "[b]: 1 images, 1 of 8x6" in out and "[red]road" in out and out.count("[b]") == 2
+    assert code == 0 and "[b]: 1 image, 1 of 8x6" in out and "[red]road" in out and out.count("[b]") == 2
 
 
 def test_info_says_how_an_encoder_came_to_its_stride(run):

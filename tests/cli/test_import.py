@@ -59,7 +59,7 @@ def test_lists_folds_and_a_file_of_classes(run, source, tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps(classes))
     options = ["--lists", tmp_path / "lists", "--classes", tmp_path / "mine.json", "--link"]
     code, out, _ = run("data", "import", source, "-o", tmp_path / "new", *options)
-    assert code == 0 and "2 images are in none" in out and "val: 1 images" in out and "98.33%" in out
+    assert code == 0 and "2 images are in none" in out and "val: 1 image" in out and "98.33%" in out
     code, out, _ = run("data", "import", source, "-o", tmp_path / "folds", "--folds", 2)
     assert code == 0 and "fold_1: " in out and (tmp_path / "folds" / "fold_2" / "train" / "images").is_dir()
 

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pspnet_zoo.data.check import check_dataset, doubts
+from pspnet_zoo.data.check import check_dataset, doubts, mask_doubts
+from pspnet_zoo.data.images import has_deep_channels
 from pspnet_zoo.data.open import open_dataset
+from pspnet_zoo.data.stats import write_preprocess
+from pspnet_zoo.meta import Preprocess
 
 
 def test_counts_and_shares_are_those_of_the_masks(camvid):
@@ -97,6 +100,28 @@ def test_classes_without_a_pixel_and_a_missing_split_are_doubted(tmp_path):
 
 def test_a_sound_dataset_is_not_doubted(tmp_path):
     assert not doubts(folder_of(tmp_path, ["a", "b"], [0, 1, 255]))
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_images_of_16_bits_that_are_read_as_8_are_doubted_with_the_cure(tmp_path, ending):
+    for split in ("train", "val"):
+        for folder in ("images", "masks"):
+            (tmp_path / split / folder).mkdir(parents=True)
+        Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / split / "images" / f"a.{ending}")
+        Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / split / "masks" / "a.png")
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    (doubt,) = doubts(check_dataset("folder", tmp_path)[0])
+    assert f"a.{ending}' has 16 bits a channel, of which the upper 8 are read" in doubt and "data stats DIR --write" in doubt
+    assert mask_doubts(open_dataset("folder", tmp_path, "train")) == (None, [doubt])
+    write_preprocess(tmp_path, Preprocess((0.5,), (0.2,), white=65535))
+    assert not doubts(check_dataset("folder", tmp_path)[0])
+    assert mask_doubts(open_dataset("folder", tmp_path, "train")) == (None, [])
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "bmp", "jp2", "webp", "gif"])
+def test_images_of_8_bits_are_not_doubted(tmp_path, ending):
+    Image.new("RGB", (16, 16)).save(tmp_path / f"a.{ending}")
+    assert not has_deep_channels(tmp_path / f"a.{ending}")
 
 
 def test_a_folder_without_splits_is_told_where_images_and_masks_belong(tmp_path):

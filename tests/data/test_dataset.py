@@ -88,6 +88,7 @@ class Masks:
     """A dataset of masks alone, each of two ids."""
 
     labels = Labels(("background", "crack"))
+    images = ()
 
     def __init__(self, *ids):
         self.masks = ids

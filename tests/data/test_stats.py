@@ -105,6 +105,6 @@ def test_the_command_shows_the_bands_warns_of_constant_ones_and_writes(tmp_path)
     (tmp_path / "train" / "images" / "b.tif").write_text("no image")
     result = CliRunner().invoke(app, ["data", "stats", str(tmp_path), "--write"])
     assert result.exit_code == 2 and "b.tif' cannot be read" in result.stderr
-    assert "train: 1 images of uint16" in result.stdout and "Band nir is 7 everywhere" in result.stderr
+    assert "train: 1 image of uint16" in result.stdout and "Band nir is 7 everywhere" in result.stderr
     assert json.loads((tmp_path / PREPROCESS_FILE).read_text())["bands"] == list(NAMES)
     assert CliRunner().invoke(app, ["data", "stats", str(tmp_path), "--bands", "nir,9"]).exit_code == 2
