@@ -1,12 +1,12 @@
 """The models that a demo offers, and those that it keeps in memory."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from ..factory import fetch
 from ..inference.predictor import Predictor
-from ..model_source import parse_weights
+from ..model_source import ExportedFile, Folder, parse_weights
 from ..models.pspnet import PSPNet
 from ..storage.download import Progress
 from ..upstream.cache import is_cached
@@ -24,7 +24,8 @@ class Models:
         zoo: Also offer the zoo's other checkpoints, downloaded when they are chosen.
 
     Attributes:
-        choices: (what the list shows, the name) of each model.
+        choices: (what the list shows, what visitors send) of each model. Visitors see both, so that neither is a path of this
+            machine: a folder or file has its last part, with a number where that is taken.
 
     Raises:
         ValueError: If a name is unknown.
@@ -32,32 +33,36 @@ class Models:
 
     def __init__(self, first: Sequence[str], *, zoo: bool) -> None:
         entries = {entry.name: entry for entry in CHECKPOINTS if _is_offered(entry)}
-        parsed = [(name, parse_weights(name)) for name in first]
-        names = [found.name if isinstance(found, Checkpoint) else name for name, found in parsed]
-        self.choices = [(_label(name, entries.get(name)), name) for name in dict.fromkeys(names)]
+        self._sources: dict[str, str] = {}
+        for name, found in {name: parse_weights(name) for name in first}.items():
+            is_path = isinstance(found, ExportedFile | Folder)
+            public = found.name if isinstance(found, Checkpoint) else _public(name, self._sources) if is_path else name
+            self._sources[public] = public if isinstance(found, Checkpoint) else name
+        self.choices = [(_label(public, entries.get(self._sources[public])), public) for public in self._sources]
         if zoo:
-            others = [entry for entry in entries.values() if entry.name not in names]
+            others = [entry for entry in entries.values() if entry.name not in self._sources]
             others.sort(key=lambda entry: (not _is_here(entry), entry.dataset, entry.parameters))
             self.choices += [(_label(entry.name, entry), entry.name) for entry in others]
-        self._offered = {name for _, name in self.choices}
+            self._sources |= {entry.name: entry.name for entry in others}
         self._kept: OrderedDict[str, Predictor] = OrderedDict()
 
     def predictor(self, name: str, progress: Progress | None = None) -> Predictor:
         """The predictor of a name among the choices.
 
         Args:
-            name: As in `choices`.
+            name: As visitors send it, see `choices`.
             progress: Called with the bytes that have come, where weights are downloaded.
 
         Raises:
             ValueError: If the name is not among the choices, or the network reads other images than photos.
             WeightsError: If its weights cannot be loaded.
         """
-        if name not in self._offered:
+        if name not in self._sources:
             raise ValueError(f"'{name}' is not one of the models of this page")
         if name not in self._kept:
-            found = parse_weights(name)
-            network = PSPNet.from_pretrained(fetch(found, progress=progress)) if isinstance(found, Checkpoint) else name
+            source = self._sources[name]
+            found = parse_weights(source)
+            network = PSPNet.from_pretrained(fetch(found, progress=progress)) if isinstance(found, Checkpoint) else source
             predictor = Predictor(network)
             predictor.require_photos("The page")
             predictor.require_one_class("The page")
@@ -66,6 +71,14 @@ class Models:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(name)
         return self._kept[name]
+
+
+def _public(path: str, taken: Container[str]) -> str:
+    """The last part of a path, with a number where that is a model's already, or the zoo's."""
+    name = Path(path).resolve().name
+    zoo = {entry.name for entry in CHECKPOINTS}
+    numbered = (name, *(f"{name} ({number})" for number in range(2, 1000)))
+    return next(public for public in numbered if public not in taken and public not in zoo)
 
 
 def _is_offered(entry: Checkpoint) -> bool:
@@ -82,7 +95,7 @@ def _is_here(entry: Checkpoint) -> bool:
 def _label(name: str, entry: Checkpoint | None) -> str:
     """An entry of the list: the name, and where the zoo knows the model, its dataset, its mIoU and its download."""
     if entry is None:
-        return Path(name).name or name
+        return name
     facts = [entry.dataset]
     mious = sorted((metric for metric in entry.metrics if metric.name == "miou"), key=lambda metric: metric.multi_scale or False)
     if mious:

@@ -169,7 +169,20 @@ class UploadLimit:
             received += len(message.get("body", b""))
             return message if received <= MAX_BODY else {"type": "http.disconnect"}  # it stated no length
 
-        await self.app(scope, counted, send)
+        has_answered = False
+
+        async def watched(message: Any) -> None:
+            nonlocal has_answered
+            has_answered = True
+            await send(message)
+
+        try:
+            await self.app(scope, counted, watched)
+        except TypeError as error:  # Gradio's, of a field "files" that is no file
+            if has_answered:
+                raise
+            _log.info("An upload without a file was refused: %s", error)
+            await _refuse(send, 400, "An upload is a form with files in its field 'files', each with a name.")
 
 
 def make_room(cache: Path) -> None:

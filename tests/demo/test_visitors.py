@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ gradio = pytest.importorskip("gradio", reason="needs the extra 'demo'")
 gradio_client = pytest.importorskip("gradio_client")
 
 from pspnet_zoo.demo import app, visitors  # noqa: E402
+from pspnet_zoo.demo.models import Models  # noqa: E402
 from pspnet_zoo.storage.errors import WeightsError  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(  # all of them Gradio's own; the last where a browser leaves during a download
@@ -76,7 +78,7 @@ def test_no_function_of_any_tab_opens_a_file_that_was_not_uploaded(address, tiny
         for function, types in functions:
             for path, mark in [*((path, {}) for path in paths), (secret, MARK), ("http://127.0.0.1:9/a.png", MARK)]:
                 file = {"path": str(path), **mark}
-                values = {"image": file, "video": file, "dropdown": str(tiny), "slider": 1}
+                values = {"image": file, "video": file, "dropdown": "tiny", "slider": 1}
                 said = answer(address, function, [values[kind] for kind in types])
                 assert not said["success"] and not said["output"].get("data"), (path, types, mark, said)
                 told.setdefault((*types, bool(mark)), set()).add(re.sub(r"Cannot move \S+", "", str(said["output"])))
@@ -86,9 +88,45 @@ def test_no_function_of_any_tab_opens_a_file_that_was_not_uploaded(address, tiny
         pipe.unlink()
 
 
+def test_visitors_see_no_path_of_a_model(serve, visit, tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "tiny")
+    address = serve([str(tiny), str(tmp_path / "tiny"), "pspnet_lite0.camvid"])
+    with httpx.Client(base_url=address, trust_env=False) as client:
+        seen = "".join(client.get(path).text for path in ("/", "/config", "/gradio_api/info"))
+    assert "tiny (2)" in seen and str(tiny) not in seen and str(tmp_path) not in seen
+    Image.new("RGB", (40, 33), (9, 99, 200)).save(tmp_path / "street.png")
+    *_, fractions = visit(address).predict(gradio_client.handle_file(str(tmp_path / "street.png")), "tiny (2)", api_name="/segment")
+    assert sum(fractions.values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_folder_with_the_name_of_a_checkpoint_of_the_zoo_is_told_apart(tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "pspnet_lite0.camvid")
+    offered = Models([str(tmp_path / "pspnet_lite0.camvid"), "pspnet_lite0.camvid"], zoo=False)
+    assert [name for _, name in offered.choices] == ["pspnet_lite0.camvid (2)", "pspnet_lite0.camvid"]
+    assert offered.predictor("pspnet_lite0.camvid (2)").labels.names == ("road", "sky", "car")
+    assert len(offered.predictor("pspnet_lite0.camvid").labels) == 11
+
+
+@pytest.mark.parametrize(
+    "disposition, status",
+    [
+        ('form-data; name="files"; filename=""', 200),
+        ('form-data; name="files"; filename=', 200),
+        ('form-data; name="files"', 400),
+        ('form-data; name="files"; filename=".."', 400),
+    ],
+)
+def test_an_upload_without_a_file_name_ends_in_no_traceback(address, disposition, status, caplog):
+    body = f"--B\r\nContent-Disposition: {disposition}\r\n\r\nabc\r\n--B--\r\n"
+    with httpx.Client(base_url=address, trust_env=False) as client:
+        kind = {"content-type": "multipart/form-data; boundary=B"}
+        assert client.post("/gradio_api/upload", content=body.encode(), headers=kind).status_code == status
+    assert "Traceback" not in caplog.text
+
+
 def test_an_upload_is_opened_where_it_lies(address, visit, tiny, secret):
     before = len(list(Path(gradio.utils.get_upload_folder()).rglob("secret.png")))
-    visit(address).predict(gradio_client.handle_file(str(secret)), str(tiny), api_name="/segment")
+    visit(address).predict(gradio_client.handle_file(str(secret)), "tiny", api_name="/segment")
     assert len(list(Path(gradio.utils.get_upload_folder()).rglob("secret.png"))) == before + 1
 
 
@@ -124,7 +162,7 @@ def test_no_copy_of_a_photo_stays_when_the_page_ends(visit, tiny, secret, tmp_pa
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             address = process.stdout.readline().split()[4].rstrip(";")
-            visit(address, download_files=False).predict(gradio_client.handle_file(str(secret)), str(tiny), api_name="/segment")
+            visit(address, download_files=False).predict(gradio_client.handle_file(str(secret)), "tiny", api_name="/segment")
             assert len(list((tmp_path / "tmp").rglob("*.png"))) == 3  # the photo, the overlay and the mask
             process.send_signal(number)
             process.wait(30)
