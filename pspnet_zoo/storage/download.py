@@ -17,6 +17,9 @@ from .errors import naming
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that are there, and with all there will be, where the server tells."""
 
+MAX_BYTES = 4_000_000_000
+"""Most bytes of a file; the largest published PSPNet checkpoint has less than a quarter."""
+
 _CHUNK = 1 << 18
 PASSING_STATUSES = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses worth another attempt
 _NO_NETWORK = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN}
@@ -51,7 +54,7 @@ def download(
         progress: Told of bytes as they come.
 
     Raises:
-        DownloadError: If the server refuses, is not reached, or the attempts are used up.
+        DownloadError: If the server refuses, is not reached, sends more than `MAX_BYTES`, or the attempts are used up.
         OSError: If the file cannot be written.
     """
     part = path.with_name(path.name + ".part")
@@ -61,6 +64,9 @@ def download(
         try:
             _fetch(url, part, has_hash, timeout, progress)
             break
+        except _TooLarge:
+            _forget(part)
+            raise
         except _Passing as error:
             failures = 1 if _size(part) > before else failures + 1
             if failures >= attempts:
@@ -68,7 +74,11 @@ def download(
             _log.info("'%s': %s; again in %g s", url, error, pause * 2 ** (failures - 1))
             time.sleep(pause * 2 ** (failures - 1))
     os.replace(part, path)
-    _validator_file(part).unlink(missing_ok=True)
+    _forget(part)
+
+
+class _TooLarge(DownloadError):
+    """A file that is larger than any that is fetched."""
 
 
 class _Passing(Exception):
@@ -108,6 +118,8 @@ def _fetch(url: str, part: Path, has_hash: bool, timeout: float, progress: Progr
         total = have + int(length) if length and length.isdigit() else None
         with naming(part), part.open("ab") as file:
             while True:
+                if max(have, total or 0) > MAX_BYTES:
+                    raise _TooLarge(f"'{url}' has more than {MAX_BYTES / 1e9:g} GB, the most that is fetched: it is another file")
                 try:
                     chunk = response.read(_CHUNK)
                 except (OSError, http.client.HTTPException) as error:
@@ -120,6 +132,12 @@ def _fetch(url: str, part: Path, has_hash: bool, timeout: float, progress: Progr
                     progress(have, total)
     if total is not None and have != total:
         raise _Passing(f"the connection ended after {have} of {total} bytes")
+
+
+def _forget(part: Path) -> None:
+    """Delete a part, and what is known of it."""
+    for file in (part, _validator_file(part)):
+        file.unlink(missing_ok=True)
 
 
 def _size(part: Path) -> int:

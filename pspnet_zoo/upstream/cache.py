@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ..storage.download import DownloadError, Progress, download
+from ..storage.download import MAX_BYTES, DownloadError, Progress, download
 from ..storage.files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, cache_folder, is_web_page, matches, read_safetensors
 from ..zoo.entries import Checkpoint, Upstream
 from .convert import convert_files
@@ -135,8 +135,11 @@ def _unpack(archive: Path, path: Path) -> None:
     whole = path.with_name(path.name + ".part")
     try:
         with zipfile.ZipFile(archive) as file, file.open(path.name) as source, whole.open("wb") as target:
+            if file.getinfo(path.name).file_size > MAX_BYTES:  # no more than that is read, whatever comes
+                raise zipfile.BadZipFile(f"unpacked it has more than {MAX_BYTES / 1e9:g} GB")
             shutil.copyfileobj(source, target)
     except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
+        whole.unlink(missing_ok=True)
         raise WeightsError(f"'{archive.name}' is not an archive with '{path.name}' in it: {error}. Try again") from error
     finally:
         archive.unlink()

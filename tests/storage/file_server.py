@@ -29,6 +29,7 @@ class FileServer:
     """Seconds before each 64 KiB."""
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     """Path and Range of each."""
+    states_length: bool = True
     port: int = 0
 
     def url(self, path: str) -> str:
@@ -61,7 +62,8 @@ class FileServer:
                     self.send_response(200)
                 if validator:
                     self.send_header("ETag", validator)
-                self.send_header("Content-Length", str(len(body) - start))
+                if server.states_length:
+                    self.send_header("Content-Length", str(len(body) - start))
                 self.end_headers()
                 end = len(body) if trouble.stop_after is None else start + trouble.stop_after
                 for at in range(start, end, 1 << 16):

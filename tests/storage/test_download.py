@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from pspnet_zoo.storage import download as download_module
 from pspnet_zoo.storage.download import DownloadError, download
 from tests.storage.file_server import FileServer, Trouble
 
@@ -115,3 +116,15 @@ def test_a_closed_port_is_an_error(tmp_path):
 def test_an_unknown_host_is_an_error_at_once(tmp_path):
     with pytest.raises(DownloadError, match="there is no network, or no such server"):
         download("http://no-such-host.invalid/file", tmp_path / "file", has_hash=False, pause=60)
+
+
+@pytest.mark.parametrize("is_stated", [True, False])
+def test_a_file_without_end_is_given_up_and_deleted(server, tmp_path, monkeypatch, is_stated):
+    monkeypatch.setattr(download_module, "MAX_BYTES", len(BODY) - 1)
+    server.states_length = is_stated
+    with pytest.raises(DownloadError, match="more than 0.001"):
+        fetch(server, tmp_path / "file")
+    assert not list(tmp_path.iterdir()) and len(server.requests) == 1
+    monkeypatch.setattr(download_module, "MAX_BYTES", len(BODY))
+    fetch(server, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == BODY

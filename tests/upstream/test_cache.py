@@ -217,6 +217,17 @@ def test_a_file_inside_an_archive_is_taken_out_and_checked(server, root):
     assert_clean(root)
 
 
+def test_an_archive_that_unpacks_to_too_much_is_refused(server, root, monkeypatch):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("tiny.pth", bytes(10_000_000))
+    server.files["tiny.pth.zip"] = buffer.getvalue()
+    monkeypatch.setattr(cache, "MAX_BYTES", 1_000_000)
+    with pytest.raises(WeightsError, match="unpacked it has more than 0.001 GB"):
+        cache.cached(row_of(server, hash="sha1:00000000", path="tiny.pth.zip"))
+    assert not [file for file in root.rglob("tiny*") if file.is_file() and file.suffix != ".lock"]
+
+
 def test_offline_the_error_says_what_to_fetch_and_where_to_put_it(root):
     entry = replace(
         ROW, upstream=replace(ROW.upstream, urls=("http://no-such-host.invalid/tiny.pth",), hash=f"sha256:{SHA256[:8]}")
