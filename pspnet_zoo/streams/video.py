@@ -5,6 +5,7 @@ Needs the extra `video` (PyAV). Decoding, network and encoding overlap; memory d
 Docs: docs/how-to/segment-videos.md.
 """
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,12 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 from PIL import Image
 
-from ..data.images import ImageError
-from ..extras import missing_extra
+from .containers import VideoError as VideoError
+from .containers import open_container, pyav, sound_streams, time_base
 from .pipeline import prefetch
 
 if TYPE_CHECKING:
-    from av.audio.stream import AudioStream
     from av.container import InputContainer, OutputContainer
     from av.packet import Packet
     from av.video.frame import VideoFrame
@@ -34,11 +34,8 @@ P = TypeVar("P")
 D = TypeVar("D", bound="Drawable")
 
 _AHEAD = 4  # frames that wait between two steps
+_SYSTEM_ERRORS = 4095  # numbers above are FFmpeg's own
 _CUT_OFF = 0.5  # seconds that a file may end before its header says, as rounding does
-_OWN_FILE_ONLY = {  # playlists and scripts would have other files and addresses opened
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg,gif,h264,hevc",
-    "protocol_whitelist": "file",
-}
 
 
 class Drawable(Protocol):
@@ -47,10 +44,6 @@ class Drawable(Protocol):
     def overlay(self, alpha: float) -> Image.Image:
         """The frame with the class colours laid over it."""
         ...
-
-
-class VideoError(ImageError):
-    """The file is not a video, or is cut off; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +93,12 @@ def read_video_info(path: str | os.PathLike[str]) -> VideoInfo:
         VideoError: If it is not a video.
         ImportError: If PyAV is not installed.
     """
-    with _open(Path(path)) as container:
+    with open_container(Path(path)) as container:
         stream = container.streams.video[0]
         seconds = container.duration / 1e6 if container.duration else None
         rate = stream.average_rate or stream.guessed_rate
         frames = stream.frames or (round(seconds * rate) if seconds and rate else None)
-        sound = [audio.codec_context.name for audio in container.streams.audio]
+        sound = [audio.codec_context.name for audio in sound_streams(container)]
         return VideoInfo(frames, seconds, sound, container.metadata.get("comment"))
 
 
@@ -210,6 +203,7 @@ def overlay_video(
                 writer.frame(np.asarray(prediction.overlay(alpha)), frame)
                 yield frame, prediction
             del items
+            cut_off = cut_off or writer.damage
             if not writer.frames:
                 raise cut_off or VideoError(f"'{source}' has no frame that can be read")
         with part.open("rb+") as file:
@@ -228,43 +222,16 @@ def _segmented(segment: Callable[[np.ndarray], D], items: "Iterator[Frame | _Sou
         yield (item, segment(item.pixels)) if isinstance(item, Frame) else item
 
 
-def pyav() -> Any:
-    """Import the module `av`.
-
-    Raises:
-        ImportError: If it is not installed.
-    """
-    try:
-        import av
-    except ImportError as error:
-        raise missing_extra("Reading videos", "video", error) from None
-    return av
-
-
-def _open(path: Path) -> "InputContainer":
-    av = pyav()
-    if not path.is_file():
-        raise FileNotFoundError(f"No file '{path}'")
-    try:
-        container = av.open(str(path), options=_OWN_FILE_ONLY, metadata_errors="replace")
-    except av.FFmpegError as error:
-        raise VideoError(f"'{path}' cannot be read as a video: {error.strerror}") from None
-    if not container.streams.video:
-        container.close()
-        raise VideoError(f"'{path}' has no video stream")
-    return container
-
-
 def _decode(path: Path, every: int) -> "Iterator[Frame | _Sound]":
     """Yield frames and packets of sound in the order of the file, with times from the beginning of the file."""
     av = pyav()
-    with _open(path) as container:
+    with open_container(path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         start = Fraction(container.start_time or 0, 1_000_000)
-        offset, base = round(start / _base(stream)), _base(stream)
+        offset, base = round(start / time_base(stream)), time_base(stream)
         index, last, end, packets, failure = 0, -(2**62), 0.0, 0, None
-        sound = [audio for audio in container.streams.audio if audio.codec_context.name]
+        sound = sound_streams(container)
         try:
             for packet in container.demux(stream, *sound):
                 if packet.size and packet.pts is not None and packet.time_base:
@@ -293,10 +260,6 @@ def _decode(path: Path, every: int) -> "Iterator[Frame | _Sound]":
             raise VideoError(f"'{path}' is cut off or damaged: {failure}. The frames before that were segmented")
 
 
-def _base(stream: "VideoStream | AudioStream") -> Fraction:
-    return stream.time_base or Fraction(1, 1000)
-
-
 def _sound(packet: "Packet", start: Fraction) -> _Sound:
     shift = round(start / (packet.time_base or Fraction(1, 1000)))
     packet.pts, packet.dts = (None if time is None else time - shift for time in (packet.pts, packet.dts))
@@ -320,11 +283,12 @@ class _Writer:
 
     def __init__(self, source: Path, path: Path, name: Path, comment: str | None) -> None:
         self.frames = 0
+        self.damage: VideoError | None = None  # packets of sound were left out
         self._early: list[Packet] = []  # sound before the first image, whose size opens the file
         self._source, self._path, self._name, self._comment, self._av = source, path, name, comment, pyav()
 
     def __enter__(self) -> "_Writer":
-        self._input: InputContainer = _open(self._source)
+        self._input: InputContainer = open_container(self._source)
         try:
             self._output: OutputContainer = self._av.open(str(self._path), "w", format="mp4")
         except self._av.FFmpegError as error:
@@ -333,11 +297,11 @@ class _Writer:
         if self._comment:
             self._output.metadata["comment"] = self._comment
         video = self._input.streams.video[0]
-        self._base = _base(video)
+        self._base = time_base(video)
         self._video: VideoStream = self._output.add_stream("libx264", rate=video.average_rate or 25)
         self._sound = {
             audio.index: self._output.add_stream_from_template(audio)
-            for audio in self._input.streams.audio
+            for audio in sound_streams(self._input)
             if audio.codec_context.name in self._output.supported_codecs
         }
         return self
@@ -362,8 +326,18 @@ class _Writer:
         except self._av.FFmpegError as error:
             raise self._unwritable(error) from None
 
-    def _unwritable(self, error: Exception) -> OSError:
-        return OSError(f"'{self._name}' cannot be written: {getattr(error, 'strerror', None) or error}")
+    def _mux_sound(self, packet: "Packet") -> None:
+        try:
+            self._mux(packet)
+        except VideoError as error:
+            self.damage = error
+
+    def _unwritable(self, error: Exception) -> OSError | VideoError:
+        """The error for the caller. FFmpeg has the same for a full disk and for packets of a damaged file; their reasons differ."""
+        reason, number = getattr(error, "strerror", None) or error, getattr(error, "errno", 0)
+        if number in (errno.EINVAL, errno.ERANGE) or number > _SYSTEM_ERRORS:
+            return VideoError(f"'{self._source}' is damaged: not all of it can be written into another video ({reason})")
+        return OSError(f"'{self._name}' cannot be written: {reason}")
 
     def frame(self, pixels: np.ndarray, like: Frame) -> None:
         height, width = pixels.shape[:2]
@@ -383,13 +357,13 @@ class _Writer:
         context.options = {"crf": "20", "preset": "veryfast"}
         context.colorspace = 6  # SMPTE 170M, what FFmpeg converts RGB to
         for packet in self._early:
-            self._mux(packet)
+            self._mux_sound(packet)
 
     def sound(self, sound: _Sound) -> None:
         if (stream := self._sound.get(sound.stream)) is None:
             return
         sound.packet.stream = stream
         if self.frames:
-            self._mux(sound.packet)
+            self._mux_sound(sound.packet)
         else:
             self._early.append(sound.packet)

@@ -88,6 +88,24 @@ def test_a_video_whose_end_is_missing_gives_what_is_there_and_then_says_so(tmp_p
     assert [time for time, _ in frames] == [Fraction(t, 1000) for t in milliseconds[: len(frames)]]
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".ts", ".mkv"])
+def test_a_damaged_video_is_named_and_the_file_to_write_is_not_blamed(tmp_path, suffix):
+    whole = write_clip(tmp_path / f"whole{suffix}", list(range(0, 600, 40)), sound=True).read_bytes()
+    bad, failed = tmp_path / f"bad{suffix}", 0
+    for seed in range(10):
+        random, content = np.random.default_rng(seed), bytearray(whole)
+        for place in random.integers(0, len(content), 40 if suffix == ".ts" else 8):
+            content[place] = random.integers(256)
+        bad.write_bytes(content)
+        try:
+            for _ in overlay_video(segment, bad, tmp_path / "out.mp4"):
+                pass
+        except VideoError as error:
+            assert f"'{bad}'" in str(error)
+            failed += 1
+    assert failed and not list(tmp_path.glob(".*"))
+
+
 def iter_all(items, seen):
     for item in items:
         seen.append(item)
