@@ -44,12 +44,16 @@ def serve(
     say("Loading PyTorch", err)
     try:
         from ..serve.access import find_token
-        from ..serve.limits import ServerLimits
+        from ..serve.limits import LARGEST, ServerLimits
         from ..serve.server import listen, serve_forever
     except ModuleNotFoundError as error:
         raise missing_extra("The server", "serve", error) from None
     limits = ServerLimits(
-        bytes=round(max_megabytes * 1e6), pixels=round(max_megapixels * 1e6), seconds=timeout, waiting=queue, workers=workers
+        bytes=_millions("--max-megabytes", max_megabytes, LARGEST["bytes"]),
+        pixels=_millions("--max-megapixels", max_megapixels, LARGEST["pixels"]),
+        seconds=timeout,
+        waiting=queue,
+        workers=workers,
     )
     token = find_token(token_file, none=no_token, local=is_loopback(host))
 
@@ -68,3 +72,14 @@ def serve(
         say("Whoever reaches this address can use it", err)
     serve_forever(listener, name, load, limits=limits, token=token, ready=lambda: say(f"{name} is ready"))
     say("Stopped; all requests that had begun were answered")
+
+
+def _millions(option: str, value: float, most: int) -> int:
+    """The whole number that an option states in millions.
+
+    Raises:
+        ValueError: If it is not positive, or above `most`.
+    """
+    if not 0 < value * 1e6 <= most:
+        raise ValueError(f"{option} is {value:g}; it must be positive, at most {most / 1e6:g}")
+    return max(round(value * 1e6), 1)

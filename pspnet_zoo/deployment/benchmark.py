@@ -20,7 +20,7 @@ from ..factory import load
 from ..models.pspnet import PSPNet
 from ..runtimes.open import Runtime, open_runtime
 from ..runtimes.torch import TorchRuntime
-from .export import export
+from .export import check_size, export
 
 RUNTIMES = {
     "torch": "PyTorch, float32, without this package's accelerations",
@@ -93,11 +93,12 @@ def compare(
         progress: Called with the current work, and how many of how many steps of it are done.
 
     Raises:
-        ValueError: If a runtime is unknown.
+        ValueError: If a runtime is unknown, or the size is out of its range, see `check_size`.
     """
     for name in names or ():
         if name not in RUNTIMES:
             raise ValueError(f"There is no runtime '{name}'; choose from {', '.join(RUNTIMES)}")
+    check_size(size)
     network = load(model).eval()
     wanted = list(names or RUNTIMES)
     say = progress or (lambda text, done, total: None)

@@ -34,6 +34,11 @@ from .verify import verify
 Step = Callable[[str], None]
 """Called with the step that begins, in a few words."""
 
+MAX_SIDE = 16_384
+"""Most pixels of a side of an image that a file or a comparison is made for."""
+MAX_PIXELS = 50_000_000
+"""Most pixels of such an image."""
+
 _PRECISIONS: dict[Format, tuple[Precision, ...]] = {
     "onnx": ("float32", "float16"),
     "openvino": ("float32", "float16", "bfloat16", "int8"),
@@ -229,9 +234,24 @@ def _specification(network: PSPNet, precision: Any, input: Any, output: Any) -> 
 def _checked_size(size: tuple[int, int], spec: Exported) -> tuple[int, int]:
     if spec.image_size not in (None, tuple(size)):
         raise ValueError(f"size is {size}, and this network takes {spec.image_size} only; leave size out")
-    if min(size) < 1:
-        raise ValueError(f"size is {size}; height and width must be 1 pixel or more")
+    check_size(size)
     return (size[0], size[1])
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Refuse an image that no memory would hold, before it is made.
+
+    Args:
+        size: Height and width, in pixels.
+
+    Raises:
+        ValueError: If a side is not 1 to `MAX_SIDE`, or there are more than `MAX_PIXELS`.
+    """
+    height, width = size
+    if not (min(size) >= 1 and max(size) <= MAX_SIDE and height * width <= MAX_PIXELS):
+        raise ValueError(
+            f"size is {height}x{width}; height and width must be 1 to {MAX_SIDE:,} pixels, and their product at most {MAX_PIXELS:,}"
+        )
 
 
 def _version(package: str) -> str | None:

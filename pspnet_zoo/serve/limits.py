@@ -6,6 +6,16 @@ from fastapi import HTTPException
 
 from ..data.images import UPLOAD_MEGABYTES, UPLOAD_PIXELS
 
+LARGEST = {
+    "bytes": 2_000_000_000,  # which are held in memory
+    "pixels": 178_956_970,  # more are not read by Pillow
+    "seconds": 86_400,
+    "silence": 86_400,
+    "waiting": 100_000,
+    "workers": 1024,
+}
+"""The largest value of each limit."""
+
 
 @dataclass(frozen=True)
 class ServerLimits:
@@ -29,13 +39,11 @@ class ServerLimits:
     """Number of threads that run the network."""
 
     def __post_init__(self) -> None:
-        for name in ("bytes", "pixels", "seconds", "silence", "workers"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
-        if self.workers > 1024:
-            raise ValueError(f"workers is {self.workers}; it can be 1 to 1024")
-        if not 0 <= self.waiting <= 100_000:
-            raise ValueError(f"waiting is {self.waiting}; it must be 0 or more, at most 100,000")
+        for name, most in LARGEST.items():
+            value, is_allowed_zero = getattr(self, name), name == "waiting"
+            if not (0 < value <= most or (is_allowed_zero and value == 0)):
+                least = "0 or more" if is_allowed_zero else "positive"
+                raise ValueError(f"{name} is {value}; it must be {least}, at most {most:,}")
 
 
 def refusal(status: int, text: str, *, retry_after: int | None = None) -> HTTPException:

@@ -91,9 +91,19 @@ def test_a_stop_finishes_what_has_begun_and_takes_nothing_more(serve, slow, pred
             assert np.array_equal(np.asarray(mask), predictor(io.BytesIO(image_file(seed))).mask)
 
 
-@pytest.mark.parametrize("values", [{"bytes": 0}, {"pixels": -1}, {"seconds": 0}, {"workers": 0}, {"waiting": -1}], ids=str)
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({"bytes": value} for value in (0, 10**12, float("nan"))),
+        *({"pixels": value} for value in (-1, 10**12)),
+        *({"seconds": value} for value in (0, 1e300, float("inf"), float("nan"))),
+        {"workers": 0},
+        {"waiting": -1},
+    ],
+    ids=str,
+)
 def test_limits_are_checked(values):
-    with pytest.raises(ValueError, match=f"{next(iter(values))} is {next(iter(values.values()))}; it must be"):
+    with pytest.raises(ValueError, match=re.escape(f"{next(iter(values))} is {next(iter(values.values()))}; it must be")):
         ServerLimits(**values)
 
 
