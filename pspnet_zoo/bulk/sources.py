@@ -79,18 +79,20 @@ class Input:
     system: fs.FileSystem
     path: str
     """The file of its bytes otherwise."""
+    problem: str = "The row has neither bytes nor a path"
+    """Why there are neither bytes nor a file."""
 
     def read(self) -> bytes:
         """Read its bytes.
 
         Raises:
             OSError: If they cannot be read; FileNotFoundError if there is no such file.
-            ValueError: If the source has neither bytes nor a path.
+            ValueError: If the source has neither bytes nor a path, or the path is a URI that pyarrow does not know.
         """
         if self.data is not None:
             return self.data
         if not self.path:
-            raise ValueError("The row has neither bytes nor a path")
+            raise ValueError(self.problem)
         if isinstance(self.system, fs.LocalFileSystem):  # pyarrow takes no names that are not Unicode, and waits for pipes
             path = Path(self.path)
             if path.exists() and not path.is_file():
@@ -242,6 +244,9 @@ def _parquet(uri: str, system: fs.FileSystem, files: Sequence[_File], column: st
         column = column or next((c for c in ("image", "bytes", "path") if c in names.names), None)
         if column is None or column not in names.names:
             raise ValueError(f"'{info.path}' has the columns {', '.join(names.names)}; name the one of the images by --column")
+        for name in {column, *({"path"} & set(names.names))}:
+            if names.names.count(name) > 1:
+                raise ValueError(f"'{info.path}' has {names.names.count(name)} columns '{name}'; give each a name of its own")
         if not _is_readable(names.field(column).type):
             raise ValueError(f"Column '{column}' of '{info.path}' is {names.field(column).type}; it must be bytes or paths")
     digest = _digest(f"{f.name}\t{f.size}\t{f.mtime_ns}\t{n}\t{column}" for f, n in zip(files, rows, strict=True))
@@ -251,7 +256,8 @@ def _parquet(uri: str, system: fs.FileSystem, files: Sequence[_File], column: st
 def _is_readable(kind: pa.DataType) -> bool:
     """Whether a column holds bytes, paths, or Hugging Face's images, which are structs of both."""
     if pa.types.is_struct(kind):
-        return bool({"bytes", "path"} & set(kind.names))
+        fields = [kind.field(name).type for name in kind.names if name in ("bytes", "path")]
+        return bool(fields) and not any(pa.types.is_nested(field) or not _is_readable(field) for field in fields)
     tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string, pa.types.is_large_string)
     return any(test(kind) for test in tests)
 
@@ -323,9 +329,15 @@ def _read_rows(system: fs.FileSystem, folder: str, column: str, path: str, first
                 for at, values in enumerate(batch.slice(low, max(high - low, 0)).to_pylist(), start=row + low):
                     yield _value(system, folder, values[column], values.get("path"), f"{path[len(folder) + 1 :]}/{at}")
                 row += len(batch)
+                rows -= len(batch)
+            if rows:
+                raise ValueError("a row group has fewer rows than the file states")
+        if row < stop:
+            raise ValueError(f"it has {row:,} rows, fewer than it states")
 
 
-def _value(system: fs.FileSystem, folder: str, value: Any, path: str | None, place: str) -> Input:
+def _value(system: fs.FileSystem, folder: str, value: Any, path: Any, place: str) -> Input:
+    path = path if isinstance(path, str) else None  # a column of that name may hold anything
     if isinstance(value, dict):  # Hugging Face's images: the bytes, or the path of a file where there are none
         path = path or value.get("path")
         value = value.get("bytes") or value.get("path")
@@ -337,6 +349,9 @@ def _value(system: fs.FileSystem, folder: str, value: Any, path: str | None, pla
 def _named(system: fs.FileSystem, folder: str, name: str) -> Input:
     """An image by its path below a folder, its absolute path on the same system, or its URI."""
     if "://" in name:
-        return Input(name, name, None, *open_uri(name))
+        try:
+            return Input(name, name, None, *open_uri(name))
+        except (ValueError, OSError) as error:  # the failure of this image alone
+            return Input(name, name, None, system, "", str(error))
     is_absolute = name.startswith("/") or name[1:2] == ":"
     return Input(name, name, None, system, name if is_absolute else f"{folder}/{name}")

@@ -222,6 +222,64 @@ def test_images_without_bytes_are_read_by_their_paths(folder):
             item.read()
 
 
+@pytest.mark.parametrize("path", [[1, 2], [["a"], []], [{"a": 1}, None], [b"\xff", b""], [float("nan"), 1.0]], ids=str)
+def test_a_column_path_of_something_else_is_no_name(tmp_path, path):
+    table(tmp_path / "set.parquet", {"image": [b"x", b"y"], "path": path})
+    items = everything(open_source(str(tmp_path / "set.parquet")), 2)
+    assert [(i.name, i.read()) for i in items] == [("set.parquet/0", b"x"), ("set.parquet/1", b"y")]
+
+
+@pytest.mark.parametrize(
+    "image", [{"bytes": 1}, {"bytes": [b"x"]}, {"bytes": {"bytes": b"x"}}, {"bytes": b"x", "path": 5}, {"path": ["a.jpg"]}], ids=str
+)
+def test_a_struct_of_something_else_is_refused(tmp_path, image):
+    table(tmp_path / "set.parquet", {"image": [image]})
+    with pytest.raises(ValueError, match="is struct<.*; it must be bytes or paths"):
+        open_source(str(tmp_path / "set.parquet"))
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    pq.write_table(pa.Table.from_arrays([pa.array([b"x"])] * 2, names=["image", "image"]), tmp_path / "set.parquet")
+    with pytest.raises(ValueError, match="set.parquet' has 2 columns 'image'"):
+        open_source(str(tmp_path / "set.parquet"))
+
+
+def test_one_address_of_an_unknown_kind_is_one_failure(folder):
+    (folder / "list.txt").write_text("nosuch://x/y.png\na.jpg\n")
+    table(folder / "set.parquet", {"path": ["nosuch://x/y.png", "a.jpg"]})
+    for source in ("list.txt", "set.parquet"):
+        first, second = everything(open_source(str(folder / source)), 2)
+        assert first.name == "nosuch://x/y.png" and second.read() == (folder / "a.jpg").read_bytes()
+        with pytest.raises(ValueError, match="'nosuch://x/y.png' cannot be opened"):
+            first.read()
+
+
+def test_a_file_that_states_more_rows_than_it_has_is_named(tmp_path):
+    def stated(number):  # as Thrift writes it
+        text, number = b"", number * 2
+        while number > 127:
+            text, number = text + bytes([number & 127 | 128]), number >> 7
+        return text + bytes([number])
+
+    rows = (1 << 13) + 1
+    table(tmp_path / "lie.parquet", {"image": pa.array([None] * rows, pa.binary())})
+    content = (tmp_path / "lie.parquet").read_bytes()
+    whole, group = (stated(rows), stated(rows + 1))
+    places = [at for at in range(len(content)) if content.startswith(whole, at)]
+    refused = 0
+    for chosen in ([at] for at in places):
+        lie = bytearray(content)
+        for at in chosen:
+            lie[at : at + len(group)] = group
+        (tmp_path / "lie.parquet").write_bytes(lie)
+        try:
+            source = open_source(str(tmp_path / "lie.parquet"))
+            assert len(everything(source, len(source))) == len(source) == rows
+        except (ValueError, OSError) as error:
+            refused += "fewer" in str(error) and "lie.parquet" in str(error)
+    assert refused
+
+
 def test_a_damaged_parquet_file_is_named(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(ValueError, match="x.parquet' cannot be read as Parquet"):
