@@ -19,6 +19,7 @@ import numpy as np
 
 from ..extras import missing_extra
 from ..meta import Preprocess
+from ..storage.dicom import refuse_inflating
 from .images import ImageError, tiff_orientation
 
 SUFFIXES = frozenset({".dcm", ".jpeg", ".jpg", ".npy", ".npz", ".png", ".tif", ".tiff"})
@@ -372,16 +373,15 @@ def _dicom(path: Path, window: bool) -> np.ndarray:
         from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
     except ImportError as error:
         raise missing_extra(f"'{path}'", "raster", error) from None
+    refuse_inflating(path)
     data = pydicom.dcmread(path)
     values = [int(data.get(key, 1) or 1) for key in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "BitsAllocated")]
     if values[0] * values[1] * values[2] * values[3] * values[4] // 8 > MAX_BYTES:
         raise ImageError(f"'{path}' is larger than {MAX_BYTES / 1e9:.0f} GB; cut it into parts")
     if values[3] > 1:
         raise ImageError(f"'{path}' holds {values[3]} frames; store each as a file of its own")
-    pixels = data.pixel_array
-    kind = data.PhotometricInterpretation
-    if kind == "PALETTE COLOR":
-        pixels = apply_color_lut(pixels, data)
+    pixels, kind = data.pixel_array, data.PhotometricInterpretation
+    pixels = apply_color_lut(pixels, data) if kind == "PALETTE COLOR" else pixels
     if pixels.ndim == 3:
         return np.moveaxis(pixels, -1, 0)
     white = 2**data.BitsStored - 1

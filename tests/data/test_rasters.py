@@ -11,6 +11,7 @@ from PIL import Image
 from pspnet_zoo.data.images import ImageError
 from pspnet_zoo.data.rasters import Region, matching_bands, open_raster
 from pspnet_zoo.meta import Preprocess
+from pspnet_zoo.storage import dicom as storage_dicom
 
 rasterio = pytest.importorskip("rasterio", reason="the extra raster is not installed")
 tifffile = pytest.importorskip("tifffile", reason="the extra raster is not installed")
@@ -304,3 +305,28 @@ def test_bands_are_matched_by_name_in_any_order(tmp_path):
     with open_raster(path) as raster:
         bands = matching_bands(raster, SIX)
     assert np.array_equal(read(path, bands=bands), pixels[[6, 5, 4, 3, 1, 0]])
+
+
+def test_a_dicom_file_that_would_inflate_is_not_opened(tmp_path, monkeypatch):
+    deflated, path = pydicom.uid.DeflatedExplicitVRLittleEndian, tmp_path / "a.dcm"
+    write_dicom(path, noise("uint16")[0] % 4096)
+    data = pydicom.dcmread(path)
+    data.add_new(0x00E11001, "OB", bytes(10_000_000))  # after the image's size, before its pixels
+    data.file_meta.TransferSyntaxUID = deflated
+    data.save_as(path)
+    assert path.stat().st_size < 100_000
+    with open_raster(path) as raster:
+        assert np.array_equal(raster.read(), data.pixel_array[None])
+    monkeypatch.setattr(storage_dicom, "MAX_INFLATED", 5_000_000)
+    monkeypatch.setattr(pydicom, "dcmread", lambda path: pytest.fail("it was opened"))
+    with pytest.raises(ImageError, match=r"a\.dcm' cannot be read: it unpacks to more than"):
+        open_raster(path)
+
+
+@pytest.mark.parametrize("length", [140, 150, 250])
+def test_a_dicom_file_whose_header_is_cut_off_is_named(tmp_path, length):
+    path = tmp_path / "a.dcm"
+    write_dicom(path, noise("uint16")[0] % 4096)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ImageError, match=r"a\.dcm' cannot be read"):
+        open_raster(path)
