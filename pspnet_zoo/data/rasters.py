@@ -19,7 +19,7 @@ import numpy as np
 
 from ..extras import missing_extra
 from ..meta import Preprocess
-from ..storage.dicom import refuse_inflating
+from ..storage.dicom import refuse_inflating, without_values
 from .images import ImageError, tiff_orientation
 
 SUFFIXES = frozenset({".dcm", ".jpeg", ".jpg", ".npy", ".npz", ".png", ".tif", ".tiff"})
@@ -187,7 +187,8 @@ def open_raster(path: str | PathLike[str], *, bands: Sequence[int | str] | None 
     except (ImageError, ImportError, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever comes first
-        raise ImageError(f"'{path}' cannot be read: {_reason(error)}") from None
+        reason = without_values(_reason(error)) if suffix == ".dcm" else _reason(error)
+        raise ImageError(f"'{path}' cannot be read: {reason}") from None
     try:
         return Raster(path, source, bands)
     except ImageError:
@@ -384,8 +385,7 @@ def _dicom(path: Path, window: bool) -> np.ndarray:
     pixels = apply_color_lut(pixels, data) if kind == "PALETTE COLOR" else pixels
     if pixels.ndim == 3:
         return np.moveaxis(pixels, -1, 0)
-    white = 2**data.BitsStored - 1
-    if window:
+    if (white := 2**data.BitsStored - 1) and window:
         pixels = apply_voi_lut(apply_modality_lut(pixels, data), data, index=0).astype(np.float32)
         return (white - pixels if kind == "MONOCHROME1" else pixels)[None]
     if kind == "MONOCHROME1":  # its smallest value is white

@@ -1,5 +1,6 @@
-"""Bounds what a compressed DICOM file unpacks to, before pydicom unpacks it whole."""
+"""Guards of pydicom: what a compressed file unpacks to, and what messages quote of a file."""
 
+import re
 import struct
 import zlib
 from os import PathLike
@@ -9,6 +10,7 @@ MAX_INFLATED = 2**30
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _PREAMBLE = 132
+_QUOTED = re.compile(r"(['\"])(.*?)(?:\1|$)", re.DOTALL)
 _LONG = (b"OB", b"OW", b"OD", b"OF", b"OL", b"OV", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")  # lengths of four bytes
 
 
@@ -43,3 +45,17 @@ def refuse_inflating(path: str | PathLike[str]) -> None:
                     raise ValueError(
                         f"it unpacks to more than {MAX_INFLATED / 2**30:g} GB; save it uncompressed, or cut it into parts"
                     )
+
+
+def without_values(reason: str) -> str:
+    """A reason of pydicom's up to the first value that it quotes: a file may have a patient's name in any element.
+
+    Names of elements and numbers are kept. The rest is cut, since a value may have quotation marks of its own.
+    """
+    from pydicom.datadict import DicomDictionary
+
+    names = {entry[2] for entry in DicomDictionary.values()}
+    for found in _QUOTED.finditer(reason):
+        if found[2] not in names and not re.fullmatch(r"-?\d+", found[2]):
+            return reason[: found.start()] + "..."
+    return reason

@@ -330,3 +330,23 @@ def test_a_dicom_file_whose_header_is_cut_off_is_named(tmp_path, length):
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(ImageError, match=r"a\.dcm' cannot be read"):
         open_raster(path)
+
+
+@pytest.mark.parametrize("name", ["ZZPATIENT", "O'ZZPATIENT", "Rows ZZPATIENT"])
+@pytest.mark.parametrize(
+    "tag", ["PhotometricInterpretation", "RescaleSlope", "RescaleType", "NumberOfFrames", "WindowCenter", "ImageComments", "Rows"]
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_name_in_any_element_of_a_dicom_file_is_in_no_message(tmp_path, tag, name, caplog):
+    path = tmp_path / "a.dcm"
+    write_dicom(path, noise("uint16")[0] % 4096)
+    data = pydicom.dcmread(path)
+    data.pop(tag, None)
+    data.add(pydicom.dataelem.RawDataElement(pydicom.tag.Tag(tag), "LO", len(name), name.encode(), 0, False, True))
+    data.save_as(path)
+    try:
+        with open_raster(path) as raster:
+            raster.read()
+    except ImageError as error:
+        assert "ZZPATIENT" not in str(error) and "a.dcm" in str(error)
+    assert "ZZPATIENT" not in caplog.text
