@@ -8,7 +8,7 @@ from ..data.images import UPLOAD_MEGABYTES, UPLOAD_PIXELS
 
 LARGEST = {
     "bytes": 2_000_000_000,  # which are held in memory
-    "pixels": 178_956_970,  # more are not read by Pillow
+    "pixels": 178_956_970,  # Pillow refuses more
     "seconds": 86_400,
     "silence": 86_400,
     "waiting": 100_000,
