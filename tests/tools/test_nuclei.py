@@ -1,9 +1,13 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from tools import nuclei_data, nuclei_scores
-from tools.nuclei_data import groups_of, kind_of, split
+from tools.nuclei_data import SPLIT, groups_of, kind_of, split
+from tools.nuclei_thirty import OUTPUT, pixels_of
 
 
 def field(seed, height=64, width=64, base=20):
@@ -80,3 +84,21 @@ def test_scores_of_all_pixels_together(tmp_path, monkeypatch, capsys):
     nuclei_scores.main()
     printed = capsys.readouterr().out
     assert "foreground IoU 0.3333" in printed and "Dice           0.5000" in printed
+
+
+def test_the_thirty_images_of_the_tutorial_are_of_the_parts_for_training_and_validation():
+    parts = {part: {name for names in kinds.values() for name in names} for part, kinds in json.loads(SPLIT.read_text()).items()}
+    total = 0
+    for part in ("train", "val"):
+        coco = json.loads((OUTPUT / "annotations" / f"instances_{part}.json").read_text())
+        names = {Path(image["file_name"]).stem for image in coco["images"]}
+        assert names <= parts[part] and all((OUTPUT / "images" / f"{name}.png").is_file() for name in names)
+        assert all(isinstance(each["segmentation"], list) for each in coco["annotations"])
+        total += len(names)
+    assert total == len(list((OUTPUT / "images").iterdir())) == 30
+    unlabelled = {file.stem for file in (OUTPUT / "unlabelled").iterdir()}
+    assert unlabelled <= parts["train"] and not unlabelled & {file.stem for file in (OUTPUT / "images").iterdir()}
+
+
+def test_pixels_on_the_line_of_a_published_outline_are_of_the_object():
+    assert pixels_of([[1, 1, 3, 1, 3, 2, 1, 2]], 5, 6).sum() == 6
