@@ -98,7 +98,8 @@ def test_nothing_is_installed_from_pypi_before_there_is_a_release(document):
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning")  # both of Lightning
 @pytest.mark.parametrize(
     "document",
-    [d for d in DOCUMENTS if blocks(d, "python") and not d.name.startswith("pspnet.")],  # tests/test_tutorial.py runs that one
+    # tests/test_tutorial.py and tests/test_outlines_tutorial.py run the other two
+    [d for d in DOCUMENTS if blocks(d, "python") and not d.name.startswith(("pspnet.", "outlines."))],
     ids=lambda d: d.name,
 )
 def test_python_snippets_run(document, tmp_path, monkeypatch):

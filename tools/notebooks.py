@@ -1,4 +1,6 @@
-"""Make the tutorial's notebooks from its pages: Python becomes code cells, all else text, images are put in.
+"""Make the tutorials' notebooks from their pages: Python becomes code cells, all else text, images are put in.
+
+In the tutorials of `WITH_COMMANDS` the commands `pspnet-zoo ...` become code cells too.
 
 python tools/notebooks.py
 """
@@ -6,11 +8,15 @@ python tools/notebooks.py
 import base64
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = sorted((DOCS / "tutorial").glob("pspnet*.md"))
+PAGES = [page for name in ("pspnet", "outlines") for page in sorted((DOCS / "tutorial").glob(f"{name}*.md"))]
+
+WITH_COMMANDS = ("outlines.md", "outlines.ko.md")
+"""Pages that are made of commands."""
 
 INSTALL = """\
 # outside a clone of the repository, in Colab for one: put in whose copy of it you read
@@ -20,12 +26,27 @@ if importlib.util.find_spec("pspnet_zoo") is None:
     %pip install -q git+https://github.com/OWNER/pspnet_zoo
 """
 
+INSTALL_WITH_DATA = """\
+# outside a clone of the repository, in Colab for one: put in whose copy of it you read
+import os
+from pathlib import Path
+
+if Path("../assets/nuclei").is_dir():
+    os.chdir("../..")  # from the folder of this notebook to that of the repository
+if not Path("docs/assets/nuclei").is_dir():
+    !git clone -q --depth 1 https://github.com/OWNER/pspnet_zoo
+    %cd pspnet_zoo
+    %pip install -q '.[train,labels,export]'
+"""
+
 
 def notebook(page: Path) -> str:
     """The page as a notebook, in JSON (nbformat 4.5), without outputs."""
-    cells = [_cell("code", INSTALL)]
-    for i, part in enumerate(re.split(r"^```python\n(.*?)^```\n", page.read_text(), flags=re.MULTILINE | re.DOTALL)):
-        if i % 2:
+    cells = [_cell("code", INSTALL_WITH_DATA if page.name in WITH_COMMANDS else INSTALL)]
+    for language, part in parts(page):
+        if language == "sh":
+            cells.append(_cell("code", re.sub(r"^(?=pspnet-zoo )", "!", part, flags=re.MULTILINE)))
+        elif language == "python":
             cells.append(_cell("code", part))
         elif part.strip():
             cells.append(_text(part, page.parent))
@@ -38,6 +59,14 @@ def notebook(page: Path) -> str:
     }
     document = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def parts(page: Path) -> Iterator[tuple[str, str]]:
+    """What a page holds, from top to bottom: ("text", Markdown), ("python", code) and, `WITH_COMMANDS`, ("sh", commands)."""
+    run = r"python\n.*?|sh\npspnet-zoo .*?" if page.name in WITH_COMMANDS else r"python\n.*?"
+    for i, part in enumerate(re.split(rf"^```({run})^```\n", page.read_text(), flags=re.MULTILINE | re.DOTALL)):
+        language, _, block = part.partition("\n") if i % 2 else ("text", "", part)
+        yield language, block
 
 
 def _text(markdown: str, folder: Path) -> dict[str, Any]:

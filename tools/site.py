@@ -21,7 +21,8 @@ ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build"
 DOCS, SITE = BUILD / "docs", BUILD / "site"
 SECTIONS = {"Tutorials": "tutorial", "How to": "how-to", "Reference": "reference", "Explanation": "explanation"}
-FIRST = ["first-image.md", "pspnet.md", "pspnet.ko.md", "choose-a-model.md", "questions.md", "api.md", "checkpoints.md"]
+TUTORIALS = ["first-image.md", "outlines.md", "outlines.ko.md", "pspnet.md", "pspnet.ko.md"]
+FIRST = [*TUTORIALS, "choose-a-model.md", "questions.md", "api.md", "checkpoints.md"]
 """Pages that come first in their section; the others follow by title."""
 
 
@@ -47,8 +48,8 @@ def main() -> None:
         )
     finally:
         (ROOT / "build.zensical.toml").unlink()
-    korean = SITE / "tutorial" / "pspnet.ko" / "index.html"
-    korean.write_text(site_korean.translate(korean.read_text()))
+    for korean in SITE.glob("tutorial/*.ko/index.html"):
+        korean.write_text(site_korean.translate(korean.read_text()))
     leave_out_internals(SITE / "search.json")
     if problems := [*broken_links(SITE), *site_pages.missing_names(SITE)]:
         sys.exit("\n".join(problems))

@@ -1,4 +1,4 @@
-"""Korean navigation for the Korean page of the site, whose other pages are English."""
+"""Korean navigation for the Korean pages of the site, whose other pages are English."""
 
 import re
 from pathlib import Path
@@ -16,6 +16,7 @@ TITLES = {
     "Explanation": "설명",
     "Changes": "변경 사항",
     "Your first image": "첫 이미지",
+    "From outlines to a model, on thirty images": "윤곽선에서 모델까지: 이미지 30장으로(영어)",
     "PSPNet, from the idea to a trained network": "PSPNet: 아이디어에서 학습된 네트워크까지(영어)",
     "Which model should I take?": "어떤 모델을 고를까요?",
     "Questions and answers": "질문과 답변",

@@ -245,8 +245,9 @@ def test_the_table_of_checkpoints_fits(address, browse, width):
     assert table <= room
 
 
-def test_the_korean_page_has_korean_navigation(site):
-    page = (site / "tutorial" / "pspnet.ko" / "index.html").read_text()
+@pytest.mark.parametrize("name", ["pspnet.ko", "outlines.ko"])
+def test_a_korean_page_has_korean_navigation(site, name):
+    page = (site / "tutorial" / name / "index.html").read_text()
     assert '<html lang="ko"' in page
     navigation = page.partition("md-nav--primary")[2].partition("<article")[0]
     titles = {title.strip() for title in re.findall(r'<span class="md-ellipsis">([^<]*)</span>', navigation)} - {""}
