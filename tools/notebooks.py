@@ -62,7 +62,7 @@ def notebook(page: Path) -> str:
 
 
 def parts(page: Path) -> Iterator[tuple[str, str]]:
-    """What a page holds, from top to bottom: ("text", Markdown), ("python", code) and, `WITH_COMMANDS`, ("sh", commands)."""
+    """The parts of a page, from top to bottom: ("text", Markdown), ("python", code) and, `WITH_COMMANDS`, ("sh", commands)."""
     run = r"python\n.*?|sh\npspnet-zoo .*?" if page.name in WITH_COMMANDS else r"python\n.*?"
     for i, part in enumerate(re.split(rf"^```({run})^```\n", page.read_text(), flags=re.MULTILINE | re.DOTALL)):
         language, _, block = part.partition("\n") if i % 2 else ("text", "", part)

@@ -27,7 +27,7 @@ KINDS = {
     "val": {"fluorescence, 256x256": 4, "fluorescence, 360x360": 1, "fluorescence, other sizes": 1, "histology, white": 1},
     "unlabelled": {"fluorescence, 256x256": 4, "fluorescence, 360x360": 1, "histology, white": 1, "histology, purple": 2},
 }
-"""How many images of each kind; nothing purple has labels, so that there is something new among the images without them."""
+"""Numbers of images of each kind; nothing purple has labels, so that there is something new among the images without them."""
 
 SIMPLIFY = 0.5
 """Pixels by which an outline may move to spare corners."""
@@ -90,7 +90,7 @@ def coco(names: Sequence[str], source: Mapping[str, Any]) -> dict[str, Any]:
                     "iscrowd": 0,
                 }
             )
-    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "nucleus", "supercategory": "cell"}]}
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "nucleus", "supercategory": ""}]}
 
 
 def main() -> None:

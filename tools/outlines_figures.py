@@ -15,7 +15,7 @@ SOURCES = {
     "outlines_draft.jpg": "drafts/14cc1424c598_overlay.png",
     "outlines_ranking.jpg": "ranking.png",
 }
-"""By figure, the file that it shows."""
+"""The file that each figure shows."""
 
 WIDTH = 900
 """Pixels; wider files are made smaller."""
