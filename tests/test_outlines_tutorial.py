@@ -65,6 +65,7 @@ def test_a_command_over_two_lines_is_one_cell_and_other_programs_stay_text(tmp_p
     assert "".join(cells[2]["source"]) == "!pspnet-zoo train \\\n    -o a\n!pspnet-zoo info b"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:This process.*is multi-threaded:DeprecationWarning",
     "ignore:unclosed file:ResourceWarning",  # of images that a notebook would show
