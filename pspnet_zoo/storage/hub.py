@@ -12,10 +12,12 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .download import MAX_BYTES
 from .files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, cache_folder, file_digest, write_atomically
 from .hub_errors import explained, is_passing, is_unanswered
 
@@ -114,15 +116,22 @@ class _Remote:
 
         cache_dir = None if self.cache_dir is None else Path(self.cache_dir)
         with explained(f"'{name}' of '{self.repo}'" + (f" at '{revision}'" if revision else ""), self.token):
+            cached = try_to_load_from_cache(self.repo, name, cache_dir=cache_dir, revision=revision)
             if self.offline or (revision and _COMMIT.fullmatch(revision)):
                 # not left to the client's download, which may ask the Hub something before it looks
-                found = try_to_load_from_cache(self.repo, name, cache_dir=cache_dir, revision=revision)
-                if isinstance(found, str):
-                    return Path(found)
+                if isinstance(cached, str):
+                    return Path(cached)
                 if self.offline:
                     raise LocalEntryNotFoundError("no request is to be made")
-            api = hub_api(self.token)
-            path = retried(lambda: api.hf_hub_download(self.repo, name, revision=revision, cache_dir=cache_dir))
+            download = partial(hub_api(self.token).hf_hub_download, self.repo, name, revision=revision, cache_dir=cache_dir)
+            found = retried(lambda: download(dry_run=True))
+            if (
+                isinstance(cached, str) and found.local_path == cached
+            ):  # else the client has to note that the branch has another commit
+                return Path(cached)
+            if found.will_download and (found.file_size or 0) > MAX_BYTES:
+                raise WeightsError(f"'{name}' of '{self.repo}' has {found.file_size:,} bytes; at most {MAX_BYTES:,} are fetched")
+            path = retried(download)
         return Path(path)
 
     def digest(self, path: Path, commit: str) -> str:

@@ -279,6 +279,13 @@ def test_file_names_of_the_server_are_not_used_as_paths(hub, files, tmp_path):
     assert not [p for p in tmp_path.rglob("*evil*")] and not hub.asked(part="evil")
 
 
+def test_a_file_that_is_too_large_is_not_downloaded(hub, commit, monkeypatch):
+    monkeypatch.setattr("pspnet_zoo.storage.hub.MAX_BYTES", 1000)
+    with pytest.raises(WeightsError, match=rf"'config.json' of '{NAME}' has [\d,]+ bytes; at most 1,000 are fetched"):
+        from_pretrained(NAME)
+    assert not blobs()
+
+
 def test_a_commit_that_leads_out_of_the_cache_is_refused(hub, commit, tmp_path):
     before = {p for p in tmp_path.rglob("*") if not p.is_relative_to(constants.HF_HUB_CACHE)}
     hub.faults.append(Fault("HEAD", CONFIG_FILE, headers={"X-Repo-Commit": "../../../../../evil"}))
