@@ -85,7 +85,7 @@ def test_what_has_its_results_is_left_out_and_still_reported(run, model, photos,
     (tmp_path / "out" / ".8_mask.png.half").write_bytes(b"half")
     (tmp_path / "out" / "8_mask.png").unlink()
     code, out, _ = run(*arguments, "--skip-existing", "--report", tmp_path / "second.csv")
-    assert code == 0 and "results of 2 to" in out and "4 were there already" in out
+    assert code == 0 and "results of 2 files to" in out and "4 were there already" in out
     changed = {p.name for p in before if p.stat().st_mtime_ns != before[p]}
     assert changed == {"7_overlay.png", "7_mask.png", "8_overlay.png", "8_mask.png"}
     first, second = (list(csv.DictReader((tmp_path / f"{n}.csv").read_text().splitlines())) for n in ("first", "second"))
@@ -133,7 +133,7 @@ def test_a_link_at_a_results_name_is_replaced_and_not_followed(run, model, photo
     (tmp_path / "precious.png").write_bytes(b"precious")
     (tmp_path / "out" / "0_mask.png").symlink_to(tmp_path / "precious.png")
     code, out, _ = run("predict", photos / "0.png", "-o", tmp_path / "out", "--model", model)
-    assert code == 0 and (tmp_path / "precious.png").read_bytes() == b"precious" and "1 older files were replaced" in out
+    assert code == 0 and (tmp_path / "precious.png").read_bytes() == b"precious" and "1 older file was replaced" in out
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_hostile_and_broken_files_of_a_folder_are_failures_and_the_others_are_do
     (folder / "qoi\x1b[31m.png").write_bytes(b"qoif" + b"\0\0\0\x40\0\0\0\x30\3\0")
     options = ["-r", "-o", tmp_path / "out", "--model", model, "--report", tmp_path / "r.csv"]
     code, out, err = run("predict", folder, *options)
-    assert code == 2 and "results of 5 to" in out and not {"\x1b", "\x07"} & set(out + err)
+    assert code == 2 and "results of 5 files to" in out and not {"\x1b", "\x07"} & set(out + err)
     for said in (
         "No file",
         "dead.png",
@@ -193,7 +193,7 @@ def test_another_file_of_the_same_name_and_another_model_are_done_again(run, net
             net.segmentation_head[0].bias.data += 1
             net.save_pretrained(model)
         code, out, _ = run(*arguments, "--model", model)
-        assert code == 0 and "results of 1 to" in out and "2 older files were replaced" in out, change
+        assert code == 0 and "results of 1 file to" in out and "2 older files were replaced" in out, change
         row = json.loads((tmp_path / "r.jsonl").read_text())
         assert row["class_fractions"] == Predictor(model)(photos / "0.png").class_fractions
 

@@ -96,7 +96,7 @@ def test_no_data_stays_no_data(run, aerial, photo, tmp_path):
         ids, _ = opened(folder / "a_mask.tif")
         assert (ids[30:50, 20:60] == 255).all() and (ids == 255).sum() == 800
         assert code == 2 and err.count("Error: ") == 1 and "none.tif' has no data in any pixel" in err
-        assert not (folder / "none_mask.tif").exists() and "results of 1 to" in out
+        assert not (folder / "none_mask.tif").exists() and "results of 1 file to" in out
 
 
 @pytest.mark.parametrize("size", [SIZE, pytest.param((6000, 6000), marks=pytest.mark.slow)], ids=str)
@@ -216,7 +216,7 @@ def test_damaged_rasters_are_a_line_each_and_the_others_are_done(run, infrared, 
     for options in ([], TILES):
         folder = tmp_path / f"out{len(options)}"
         code, out, err = run("predict", *sorted((tmp_path / "in").iterdir()), "-o", folder, "--model", infrared, *options)
-        assert code == 2 and "results of 2 to" in out and err.count("Error: ") == len(damage) >= 12
+        assert code == 2 and "results of 2 files to" in out and err.count("Error: ") == len(damage) >= 12
         assert all(sum(str(path) in line for line in err.splitlines()) == 1 for path in damage)
         assert sorted(path.name for path in folder.glob("*_mask.*")) == ["better_mask.tif", "good_mask.tif"]
         assert "Doe" not in err + out and "Traceback" not in err

@@ -93,7 +93,10 @@ def same_ids(net, dataset):
     predicted = [Predictor(net, device="cpu")(image).mask for image in pixels]
     saved = {}
     result = evaluate(net, dataset, save=lambda index, ids: saved.update({index: ids.numpy()}))
-    assert all(np.array_equal(saved[i], predicted[i]) for i in range(2))
+    half = next(net.parameters()).dtype == torch.bfloat16
+    # a processor without bfloat16 adds in another order where images lie otherwise in memory: 2 of 5063 pixels on one
+    assert all((saved[i] != predicted[i]).mean() <= (0.001 if half else 0) for i in range(2))
+    predicted = [saved[i] for i in range(2)]
     assert len(np.unique(np.stack(predicted))) > 1
     truth = np.stack([dataset[i][1].numpy() for i in range(2)])
     assert result.pixel_accuracy == pytest.approx((np.stack(predicted) == truth).mean())
