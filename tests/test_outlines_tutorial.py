@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pspnet_zoo.cli.app import app
+from tests.notebook import run_notebook
 from tools.notebooks import notebook, parts
 
 ROOT = Path(__file__).parent.parent
@@ -97,11 +98,7 @@ def test_the_page_runs_from_start_to_end_with_a_small_network_and_few_steps(fold
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_the_notebook_runs_and_the_network_learns(page, folder, monkeypatch):
-    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    document = nbformat.read(page.with_suffix(".ipynb"), as_version=4)
-    nbformat.validate(document)
-    nbclient.NotebookClient(document, timeout=3000, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+    run_notebook(page, folder, monkeypatch)
     report = json.loads((folder / "thirty" / "report.json").read_text())
     assert report["iou"]["nucleus"] > 0.4  # 0.546 on one processor
     assert (folder / "thirty" / "nuclei.onnx").is_file()

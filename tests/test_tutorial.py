@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import pspnet_zoo
+from tests.notebook import run_notebook
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs" / "tutorial").glob("pspnet*.md"))
@@ -112,10 +113,6 @@ def test_the_page_runs_from_start_to_end(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_the_notebook_runs_and_the_network_learns(page, tmp_path, monkeypatch):
-    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    document = nbformat.read(page.with_suffix(".ipynb"), as_version=4)
-    nbformat.validate(document)
-    nbclient.NotebookClient(document, timeout=3000, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    document = run_notebook(page, tmp_path, monkeypatch)
     printed = "".join(output.get("text", "") for cell in document.cells for output in cell.get("outputs", []))
     assert float(re.search(r"mIoU ([\d.]+)", printed)[1]) > 0.7

@@ -37,7 +37,7 @@ def _described(model: str, found: ModelSource) -> Facts:
         yield "largest image", "x".join(map(str, encoder.image_size))
     for key in ("psp_out_channels", "align_corners", "dilation", "shortcut_pool", "aux_head", "in_channels"):
         yield key, str(network.config[key])
-    yield "preprocess", _as_fact(asdict(network.preprocess))
+    yield "preprocess", _as_fact(network.preprocess)
     yield "labels", ", ".join(network.labels.names) if network.labels else "none"
     if network.config["multilabel"]:
         yield "multilabel", "a pixel may be of several classes, or of none"
@@ -61,8 +61,7 @@ def _exported(model: str) -> Facts:
     runtime: Any = open_runtime(model)
     for key, value in vars(runtime.spec).items():
         if key != "provenance":
-            fact = asdict(value) if isinstance(value, Preprocess) else value
-            yield key, ", ".join(value.names) if isinstance(value, Labels) else _as_fact(fact)
+            yield key, ", ".join(value.names) if isinstance(value, Labels) else _as_fact(value)
     yield from _provenance(runtime.spec.provenance)
 
 
@@ -77,6 +76,7 @@ def _as_fact(value: Any) -> str | Sequence[str]:
 
     Numbers of a tuple, as mean and std of each band, have five digits, as `data stats` prints them.
     """
+    value = asdict(value) if isinstance(value, Preprocess) else value
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         return value
     if isinstance(value, dict) and not any(isinstance(v, dict) for v in value.values()):

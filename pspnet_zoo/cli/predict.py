@@ -230,9 +230,8 @@ def _conclude(totals: _Totals, replaced: int, output: Path, report: Path | None)
     if totals.images:
         out.print(_fractions_table(totals))
     notes = [f"{totals.skipped} were there already"] * bool(totals.skipped)
-    notes += ["1 older file was replaced" if replaced == 1 else f"{replaced} older files were replaced"] * bool(
-        replaced and totals.done
-    )
+    if replaced and totals.done:
+        notes.append(f"{counted(replaced, 'older file')} {'was' if replaced == 1 else 'were'} replaced")
     say(f"Wrote the results of {counted(totals.done, 'file')} to {output}" + (f"; {', '.join(notes)}" if notes else ""))
     if report is not None:
         say(f"Wrote {report}")

@@ -124,7 +124,7 @@ def doubts(contents: dict[str, SplitContents], split: str | None = None, *, comp
     found = []
     if split is None and complete and "train" in contents and "val" not in contents:
         found.append("There is no val split to evaluate on; make one, or train with --evaluate-every 0")
-    found += filter(None, [next((each.depth for each in contents.values() if each.depth), None)])
+    found += [each.depth for each in contents.values() if each.depth][:1]
     counted = [each for each in contents.values() if (each.pixels + each.counted).any()]
     if counted:
         labels, pixels = counted[0].labels, sum((each.pixels for each in counted), np.zeros(IGNORE + 1, np.int64))

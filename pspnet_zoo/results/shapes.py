@@ -12,10 +12,10 @@ from ..storage.files import write_atomically
 from .jobs import Job
 from .polygons import Place, coco, geojson, labelme, yolo
 
-FORMATS = ("masks", "coco", "labelme", "yolo", "geojson")
-"""Choices of `predict --format`; "masks" writes nothing more."""
 TITLES = {"coco": "COCO", "labelme": "labelme", "yolo": "YOLO", "geojson": "GeoJSON"}
 """The names of the formats in sentences."""
+FORMATS = ("masks", *TITLES)
+"""Choices of `predict --format`; "masks" writes nothing more."""
 _TIFF = (".tif", ".tiff")
 
 

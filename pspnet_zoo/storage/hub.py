@@ -125,9 +125,8 @@ class _Remote:
                     raise LocalEntryNotFoundError("no request is to be made")
             download = partial(hub_api(self.token).hf_hub_download, self.repo, name, revision=revision, cache_dir=cache_dir)
             found = retried(lambda: download(dry_run=True))
-            if (
-                isinstance(cached, str) and found.local_path == cached
-            ):  # else the client has to note that the branch has another commit
+            # where the branch has another commit, the client has to note it
+            if isinstance(cached, str) and found.local_path == cached:
                 return Path(cached)
             if found.will_download and (found.file_size or 0) > MAX_BYTES:
                 raise WeightsError(f"'{name}' of '{self.repo}' has {found.file_size:,} bytes; at most {MAX_BYTES:,} are fetched")

@@ -264,13 +264,12 @@ def test_a_file_that_states_more_rows_than_it_has_is_named(tmp_path):
     rows = (1 << 13) + 1
     table(tmp_path / "lie.parquet", {"image": pa.array([None] * rows, pa.binary())})
     content = (tmp_path / "lie.parquet").read_bytes()
-    whole, group = (stated(rows), stated(rows + 1))
+    whole, more = stated(rows), stated(rows + 1)
     places = [at for at in range(len(content)) if content.startswith(whole, at)]
     refused = 0
-    for chosen in ([at] for at in places):
+    for at in places:
         lie = bytearray(content)
-        for at in chosen:
-            lie[at : at + len(group)] = group
+        lie[at : at + len(more)] = more
         (tmp_path / "lie.parquet").write_bytes(lie)
         try:
             source = open_source(str(tmp_path / "lie.parquet"))

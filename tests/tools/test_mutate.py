@@ -48,7 +48,6 @@ def test_messages_types_and_guards_are_left_alone(source):
 
 TRY = """
 import ast
-import subprocess
 import sys
 from pathlib import Path
 from tools import mutate
