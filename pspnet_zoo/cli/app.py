@@ -8,33 +8,77 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated
+from importlib import import_module
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from .. import __version__
 from ..extras import MissingExtraError
+from ..interrupts import postpone
 from ..storage.errors import WeightsError
-from . import data
-from .benchmark import benchmark
-from .bulk import bulk
-from .compare import compare
-from .convert import convert
-from .demo import demo
-from .evaluate import evaluate
-from .export import export
-from .info import info
-from .list import list_command
-from .predict import predict
-from .publish import publish
-from .rank import rank
-from .serve import serve
 from .terminal import LogLines, SectionedCommand, complain
-from .train import train
+
+COMMANDS = {
+    "predict": "Segment images and videos.",
+    "bulk": "Segment millions of images, each exactly once.",
+    "train": "Train a network on masks, or on soft labels of other networks.",
+    "evaluate": "Measure a network on a dataset, on the GPU if there is one.",
+    "compare": "Compare two reports on the same images.",
+    "rank": "Rank images by which to label first.",
+    "publish": "Publish a checkpoint on the Hugging Face Hub.",
+    "demo": "Try models in a page in the browser.",
+    "serve": "Segment images over HTTP.",
+    "export": "Export a model to a file that runs without this package.",
+    "benchmark": "Compare the installed runtimes in time and accuracy.",
+    "data": "Import a dataset, and look at it.",
+    "list": "List the checkpoints of the zoo, one a line.",
+    "convert": "Convert a checkpoint of another project.",
+    "info": "Describe a model: its network, labels, numbers and origin.",
+}
+"""The commands, in the order of `pspnet-zoo --help`, and what it says of them. `NAME` is made by the module `cli.NAME`."""
+
+_MADE_BY = {"data": "app", "list": "list_command"}  # where the module's function is not named as the command is
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by name. A command's module is imported when that command is asked for, so that the others start at once."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in COMMANDS:
+            raise KeyError(name)
+        made = getattr(import_module(f"..{name}", __name__), _MADE_BY.get(name, name))
+        if not isinstance(made, typer.Typer):
+            function, made = made, typer.Typer(add_completion=False, rich_markup_mode=None)
+            made.command(name, cls=SectionedCommand)(function)
+        command = typer.main.get_command(made)
+        command.name = name
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Program(TyperGroup):
+    """The group of the commands, whose help imports none of them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{**settings, "commands": _Commands()})
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
 
 app = typer.Typer(
+    cls=_Program,
     name="pspnet-zoo",
     help="PSPNet on any timm backbone: segment images, train, evaluate.",
     no_args_is_help=True,
@@ -42,21 +86,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # its boxes cut the names of options off at 80 columns, and break paths
     context_settings={"max_content_width": 120},  # of help, where the terminal is as wide
 )
-app.command(cls=SectionedCommand)(predict)
-app.command(cls=SectionedCommand)(bulk)
-app.command(cls=SectionedCommand)(train)
-app.command(cls=SectionedCommand)(evaluate)
-app.command(cls=SectionedCommand)(compare)
-app.command(cls=SectionedCommand)(rank)
-app.command(cls=SectionedCommand)(publish)
-app.command(cls=SectionedCommand)(demo)
-app.command(cls=SectionedCommand)(serve)
-app.command(cls=SectionedCommand)(export)
-app.command(cls=SectionedCommand)(benchmark)
-app.add_typer(data.app, name="data")
-app.command("list", cls=SectionedCommand)(list_command)
-app.command(cls=SectionedCommand)(convert)
-app.command(cls=SectionedCommand)(info)
 
 
 _NO_MEMORY = "There is not enough memory; take smaller images, a smaller size or batch, or a machine with more"
@@ -82,14 +111,20 @@ def main() -> None:
                 raise
             complain(f"{_NO_MEMORY} ({str(error).splitlines()[0]})")
             sys.exit(2)
-        except KeyboardInterrupt:  # while torch is imported, too, which takes seconds
-            at_work = "while no run was at work: there is no new checkpoint, and none was changed"
-            complain(f"Interrupted {at_work}" if sys.argv[1:2] == ["train"] else "Interrupted")
+        except KeyboardInterrupt:
+            complain(_interrupted())
             sys.exit(128 + (received or [signal.SIGINT])[0])
         except SystemExit as end:
-            if end.code == 130 and received:  # typer's, for any KeyboardInterrupt
+            if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # typer ends then without a word
+                complain(_interrupted())
+            if end.code == 130 and received:  # of a command that was interrupted, by whatever signal
                 sys.exit(128 + received[0])
             raise
+
+
+def _interrupted() -> str:
+    at_work = "while no run was at work: there is no new checkpoint, and none was changed"
+    return f"Interrupted {at_work}" if sys.argv[1:2] == ["train"] else "Interrupted"
 
 
 def _prepare() -> None:
@@ -105,26 +140,28 @@ def _prepare() -> None:
 
 @contextmanager
 def _signals_as_interrupts() -> Iterator[list[int]]:
-    """Make SIGTERM and SIGHUP raise KeyboardInterrupt, so that a command cleans up as after Ctrl-C.
+    """Make SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, so that a command cleans up; not inside an import that would break.
 
     Yields:
         The signals received so far. One that is ignored, as `nohup` ignores SIGHUP, stays ignored.
     """
     received: list[int] = []
 
-    def interrupt(number: int, frame: object) -> None:
-        received.append(number)
-        raise KeyboardInterrupt
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if not postpone(number, frame):
+            received.append(number)
+            raise KeyboardInterrupt
 
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
-    replaced = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    replaced = {n: handler for n, handler in handlers.items() if handler in (signal.SIG_DFL, signal.default_int_handler)}
     for number in replaced:
         signal.signal(number, interrupt)
     try:
         yield received
     finally:
-        for number in replaced:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in replaced.items():
+            signal.signal(number, handler)
 
 
 def _print_version(wanted: bool) -> None:

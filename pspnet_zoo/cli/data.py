@@ -10,7 +10,7 @@ from .data_stats import stats
 from .import_data import import_data
 from .terminal import LayoutOption, SectionedCommand, progress_bar
 
-app = typer.Typer(help="Import a dataset, and look at it.", no_args_is_help=True)
+app = typer.Typer(help="Import a dataset, and look at it.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 app.command("import", cls=SectionedCommand)(import_data)
 app.command()(stats)
 

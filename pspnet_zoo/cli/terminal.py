@@ -1,18 +1,17 @@
 """Parts that the commands share: output, progress, complaints, help, and arguments with one meaning everywhere."""
 
 import errno
-import inspect
 import logging
 import os
 import re
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from unicodedata import category
 
 import typer
@@ -27,7 +26,6 @@ from typer.core import TyperCommand
 from ..data.layouts.names import LAYOUTS
 from ..model_source import parse_weights
 from ..storage.errors import message_of
-from ..training.recipes import Recipe
 from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -92,19 +90,6 @@ def refuse_idle(reason: str, *parameters: str) -> None:
     for name in parameters:
         if name in _TYPED.get():
             raise ValueError(f"--{name.removesuffix('_').replace('_', '-')} {reason}")
-
-
-def with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give the command an option for each field of the recipe; None keeps the recipe's own value."""
-    signature = inspect.signature(command)
-    parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    for name, hint in get_type_hints(Recipe, include_extras=True).items():
-        kind, text = get_args(hint)
-        annotation = Annotated[kind | None, typer.Option(help=text, rich_help_panel="Settings of the recipe")]
-        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
-        command.__annotations__[name] = annotation
-    command.__dict__["__signature__"] = signature.replace(parameters=parameters)
-    return command
 
 
 def torchrun_process() -> tuple[int, int, int]:

@@ -1,20 +1,21 @@
 """The command `pspnet-zoo train`."""
 
+import inspect
 import json
 import signal
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from ..data.layouts.names import LAYOUTS
 from ..inference.protocols import PROTOCOLS
-from ..training.recipes import AUTO, RECIPES, TRACKERS
+from ..training.recipes import AUTO, RECIPES, TRACKERS, Recipe
 from ..training.trainer import Stopped, Trainer
 from ..zoo.registry import parse_architecture
-from .terminal import check_name, err, refuse_idle, say, torchrun_process, with_recipe_options
+from .terminal import check_name, err, refuse_idle, say, torchrun_process
 from .training_run import StartOptions, TeacherOptions, TrainingData, TrainingRun
 
 if TYPE_CHECKING:
@@ -23,7 +24,20 @@ if TYPE_CHECKING:
 DISTILLATION = "Knowledge distillation"
 
 
-@with_recipe_options
+def _with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give the command an option for each field of the recipe; None keeps the recipe's own value."""
+    signature = inspect.signature(command)
+    parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    for name, hint in get_type_hints(Recipe, include_extras=True).items():
+        kind, text = get_args(hint)
+        annotation = Annotated[kind | None, typer.Option(help=text, rich_help_panel="Settings of the recipe")]
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+        command.__annotations__[name] = annotation
+    command.__dict__["__signature__"] = signature.replace(parameters=parameters)
+    return command
+
+
+@_with_recipe_options
 def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; in the end it holds model/.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the dataset; not needed with a teacher and --unlabelled.")] = None,

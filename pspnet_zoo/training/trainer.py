@@ -8,6 +8,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..interrupts import postpone
+
 _LOCK = ".lock"
 _SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
 
@@ -77,6 +79,8 @@ class Trainer:
         self._prepares = False
 
     def _handle(self, number: int, frame: Any) -> None:
+        if self._prepares and postpone(number, frame):
+            return
         self.signal = number
         before = self._handlers[number]
         if callable(before) and before is not signal.default_int_handler:
