@@ -1,17 +1,18 @@
-"""Signals that arrive while PyTorch or numpy is imported."""
+"""Signals that arrive while a module is imported."""
 
 import signal
 import threading
 from types import FrameType
 
-_IMPORTED_WHOLE = ("torch", "numpy")
+_PACKAGE = __name__.partition(".")[0]
 _AGAIN_AFTER = 0.1  # seconds
 
 
 def postpone(number: int, frame: FrameType | None) -> bool:
-    """Raise a signal again a little later if its exception would end an import of PyTorch or numpy halfway.
+    """Raise a signal again a little later if this package is importing a module.
 
-    There the exception is lost in C++, aborts the process, or leaves a module that cannot be imported any more.
+    An exception halfway through the import of PyTorch, numpy and others is lost in C++, aborts the process, comes out as
+    another one, or leaves a module that cannot be imported any more.
 
     Args:
         number: The signal's.
@@ -20,8 +21,11 @@ def postpone(number: int, frame: FrameType | None) -> bool:
     Returns:
         Whether it is postponed.
     """
+    imports = False
     while frame is not None:
-        if frame.f_code.co_name == "_find_and_load" and frame.f_locals["name"].partition(".")[0] in _IMPORTED_WHOLE:
+        name = frame.f_globals.get("__name__", "").partition(".")[0]
+        imports = imports or name == "importlib"
+        if imports and name == _PACKAGE:
             again = threading.Timer(_AGAIN_AFTER, _send, [number])
             again.daemon = True
             again.start()

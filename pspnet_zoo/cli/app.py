@@ -140,7 +140,7 @@ def _prepare() -> None:
 
 @contextmanager
 def _signals_as_interrupts() -> Iterator[list[int]]:
-    """Make SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, so that a command cleans up; not inside an import that would break.
+    """Make SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, so that a command cleans up; never inside an import.
 
     Yields:
         The signals received so far. One that is ignored, as `nohup` ignores SIGHUP, stays ignored.
