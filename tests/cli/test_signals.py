@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pspnet_zoo.data.importers import write
+from pspnet_zoo.deployment import export
 from pspnet_zoo.results import report
 from pspnet_zoo.results.report import ReportWriter
 from pspnet_zoo.results.sink import ResultSink
@@ -113,6 +115,37 @@ def test_bulk_releases_its_destination(run, model, photos, tmp_path, monkeypatch
     assert code == 128 + number and "the same command continues" in err and "Traceback" not in err
     with Destination(str(tmp_path / "out")).locked():
         pass
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda n: n.name)
+@pytest.mark.parametrize("moment", ["the first image", "a later image", "the classes"])
+def test_an_import_appears_whole_or_not_at_all(run, photos, tmp_path, monkeypatch, number, moment):
+    (tmp_path / "set" / "masks").mkdir(parents=True)
+    for photo in sorted(photos.rename(tmp_path / "set" / "images").iterdir()):
+        Image.effect_noise((24, 16), 60).point(lambda value: value // 128).save(tmp_path / "set" / "masks" / photo.name)
+    name, call = {"the first image": ("_put", 1), "a later image": ("_put", 5), "the classes": ("finish", 1)}[moment]
+    send_at(monkeypatch, write._Writer, name, number, call)
+    command = ["data", "import", tmp_path / "set", "-o", tmp_path / "out", "--names", "cell,nucleus"]
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run(*command)
+    assert code == 128 + number and "Interrupted" in err and "Traceback" not in err, out + err
+    assert sorted(tmp_path.rglob("*")) == before
+    monkeypatch.undo()
+    assert run(*command)[0] == 0
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda n: n.name)
+@pytest.mark.parametrize("moment", ["tracing", "the comparison", "the seal"])
+def test_an_export_that_is_stopped_leaves_the_file_of_before(run, model, tmp_path, monkeypatch, number, moment):
+    pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+    file = tmp_path / "files" / "net.onnx"
+    file.parent.mkdir()
+    file.write_bytes(b"before")
+    place, name = {"tracing": (export, "trace"), "the comparison": (export, "verify"), "the seal": (export, "seal")}[moment]
+    send_at(monkeypatch, place, name, number)
+    code, _, err = run("export", model, "-o", file)
+    assert code == 128 + number and "Interrupted" in err and "Traceback" not in err, err
+    assert [path.name for path in file.parent.iterdir()] == ["net.onnx"] and file.read_bytes() == b"before"
 
 
 @pytest.mark.slow
