@@ -1,7 +1,8 @@
-"""Folds norms and activations into convolutions and runs wide 3x3 convolutions by Winograd's algorithm, for less time on a CPU.
+"""Folds what follows convolutions into them and runs wide 3x3 convolutions by Winograd's algorithm, for less time on a CPU.
 
 The network is not changed. One recorded forward finds what can be folded: a batch norm whose input is the output of a convolution
-and is read by nothing else, each of the two called once; and an activation whose input is the output of either, by the same rule.
+and is read by nothing else, each of the two called once; the addition of another tensor, as of a residual block, that is not read
+afterwards, so that the sum can take its memory; and an activation whose input is the output of any of these, by the same rule.
 While the accelerated network runs, these calls are intercepted. This depends on the calls that a network makes, not on the names of
 its layers.
 
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ..pool import Pool
+from .grids import has_hooks
 from .winograd import Workspace, winograd_conv2d
 
 _SAMPLE = 128  # pixels a side, at most, of the recorded image
@@ -63,12 +65,14 @@ class Accelerated:
             raise RuntimeError(f"{change}, in a forward like the one just recorded. Run this network with fast=False") from None
 
     def _record(self, x: Tensor) -> None:
-        with _Record([*self.network.parameters(), *self.network.buffers()]) as record:
-            self.network(x)
-        self._calls = record.folded()
+        with _Record([*self.network.parameters(), *self.network.buffers(), x]) as record:
+            output = self.network(x)
+        self._calls = record.folded(output)
 
     def _replay(self, x: Tensor) -> Any:
-        with self._workspaces.lend() as workspace, _Replay(self._calls or {}, self.winograd, workspace) as replay:
+        # a hook may keep a tensor whose memory a sum would take
+        adds = not any(has_hooks(module) for module in self.network.modules())
+        with self._workspaces.lend() as workspace, _Replay(self._calls or {}, self.winograd, workspace, adds) as replay:
             output = self.network(x)
         replay.check_finished()
         return output
@@ -146,6 +150,14 @@ class _Activation:
         return "hardtanh", [float(self.settings["min_val"]), float(self.settings["max_val"])]
 
 
+@dataclass(frozen=True)
+class _Sum:
+    """The addition of another tensor to the output of a convolution or its norm."""
+
+    activation: _Activation | None = None
+    """That of the sum."""
+
+
 @dataclass
 class _Convolution:
     """A convolution of the network, with what follows it where that can be folded."""
@@ -153,6 +165,7 @@ class _Convolution:
     weight: Tensor
     bias: Tensor | None
     norm: _Norm | None = None
+    sum: _Sum | None = None
     activation: _Activation | None = None
     _folded: tuple[Tensor, Tensor, Tensor] | None = None
     """The weight and scale that were folded, and the result; replaced as a whole, so that threads never see parts of two."""
@@ -193,14 +206,18 @@ class _Record(TorchFunctionMode):
         self._readers: Counter[_Key] = Counter()
         self._norms: list[tuple[_Key, _Key, _Norm]] = []
         self._activations: list[tuple[_Key, _Activation]] = []
+        self._sums: dict[_Key, tuple[_Key, Tensor]] = {}  # the producer, and what is added to it
+        self._read_again: set[int] = set()  # memory of what was added
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        values = _flat((args, tuple(kwargs.values())))
         if _has_tensor(result):
-            for value in _flat((args, tuple(kwargs.values()))):
+            for value in values:
                 if id(value) in self._outputs:
                     self._readers[self._outputs[id(value)][0]] += 1
+        self._note_reading(values)
         if func is F.conv2d:
             call = _named(_CONV2D, args, kwargs)
             if call["weight"].untyped_storage().data_ptr() in self._lasting:  # else it is computed in each forward
@@ -220,18 +237,51 @@ class _Record(TorchFunctionMode):
             # in place, the result is the same tensor, whose next readers are the activation's
             producer, _ = self._outputs.pop(id(args[0])) if result is args[0] else self._outputs[id(args[0])]
             self._activations.append((producer, activation))
+        elif _adds_two(func, args, kwargs):
+            self._note_sum(args, result)
         return result
 
-    def folded(self) -> dict[_Key, _Convolution]:
-        """Every convolution that is called once, by its weight."""
+    def _note_sum(self, added: tuple[Tensor, Tensor], result: Tensor) -> None:
+        for own, other in (added, added[::-1]):
+            memory = other.untyped_storage()
+            is_free = memory.nbytes() == other.nbytes and memory.data_ptr() not in self._lasting and result is not other
+            producer = self._outputs[id(own)][0] if id(own) in self._outputs else None
+            is_output = producer is not None and producer not in self._sums and self._readers[producer] == 1
+            if producer and is_output and is_free and own is not other and own.shape == other.shape:
+                key = -len(self._sums) - 1, result.shape, result.stride()  # no address is negative
+                self._sums[key] = producer, other
+                self._times[key] = 1
+                self._outputs[id(result)] = key, result
+                return
+
+    def _note_reading(self, values: list[Any]) -> None:
+        taken = {other.untyped_storage().data_ptr() for _, other in self._sums.values()}
+        self._read_again |= taken & {value.untyped_storage().data_ptr() for value in values if isinstance(value, Tensor)}
+
+    def folded(self, output: Any) -> dict[_Key, _Convolution]:
+        """Every convolution that is called once, by its weight.
+
+        Args:
+            output: Of the recorded forward.
+        """
+        self._note_reading(_flat(output))
         last = {key: key for key in self._convolutions}  # the convolution whose output, or norm's output, it is
         for key, convolution, norm in self._norms:
-            if self._times[key] == self._times[convolution] == self._readers[convolution] == 1:
+            is_alone = self._times[key] == self._times[convolution] == self._readers[convolution] == 1
+            if convolution in self._convolutions and is_alone:  # and not a sum
                 self._convolutions[convolution].norm = norm
                 last[key] = convolution
+        for key, (producer, other) in self._sums.items():
+            is_free = other.untyped_storage().data_ptr() not in self._read_again
+            if producer in last and self._times[producer] == self._readers[producer] == 1 and is_free:
+                self._convolutions[last[producer]].sum = _Sum()
+                last[key] = last[producer]
         for key, activation in self._activations:
             if key in last and self._times[key] == self._readers[key] == 1:
-                self._convolutions[last[key]].activation = activation
+                if key in self._sums:
+                    self._convolutions[last[key]].sum = _Sum(activation)
+                else:
+                    self._convolutions[last[key]].activation = activation
         return {key: c for key, c in self._convolutions.items() if self._times[key] == 1}
 
 
@@ -242,28 +292,40 @@ class _Replay(TorchFunctionMode):
         _Changed: If a folded output reaches anything but the calls that were folded.
     """
 
-    def __init__(self, calls: dict[_Key, _Convolution], winograd: bool, workspace: Workspace) -> None:
+    def __init__(self, calls: dict[_Key, _Convolution], winograd: bool, workspace: Workspace, adds: bool) -> None:
         super().__init__()
         self._calls = calls
         self._winograd = winograd
         self._workspace = workspace
+        self._adds = adds
         self._waiting: dict[int, tuple[Tensor, list[_Norm | _Activation]]] = {}
         """Folded outputs with the calls that are to be skipped."""
+        self._delayed: dict[int, tuple[_Convolution, dict[str, Any]]] = {}
+        """Convolutions that are computed with the sum that follows them, by the empty tensor that stands for their output."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         value = args[0] if args else kwargs.get("input")
-        if (waiting := self._waiting.get(id(value))) is not None and waiting[1][0].is_called_by(func, args, kwargs):
-            waiting[1].pop(0)
-            if not waiting[1]:
-                del self._waiting[id(value)]
-            return value
+        if _adds_two(func, args, kwargs):
+            for own, other in (args, args[::-1]):
+                if id(own) in self._delayed and id(other) not in self._waiting and not self._waiting[id(own)][1]:
+                    return self._add(func, args, own, other)
+        elif (waiting := self._waiting.get(id(value))) is not None:
+            followers = waiting[1]
+            if followers and followers[0].is_called_by(func, args, kwargs):
+                followers.pop(0)
+                if not followers and id(value) not in self._delayed:
+                    del self._waiting[id(value)]
+                return value
         if func is F.conv2d:
             call = _named(_CONV2D, args, kwargs)
             convolution = self._calls.get(_key(call["weight"]))
             if convolution is not None and id(call["input"]) not in self._waiting:
-                result = self._convolve(convolution, call)
-                if convolution.followers:
+                is_delayed = self._adds and convolution.sum is not None and self._is_plain(convolution, call)
+                result = _empty_output(call) if is_delayed else self._convolve(convolution, call)
+                if is_delayed:
+                    self._delayed[id(result)] = convolution, call
+                if is_delayed or convolution.followers:
                     self._waiting[id(result)] = result, convolution.followers
                 return result
         result = _padded(*args) if func is F.pad and not kwargs and len(args) == 2 else func(*args, **kwargs)
@@ -278,10 +340,24 @@ class _Replay(TorchFunctionMode):
         if self._waiting:
             raise _Changed("The output of a folded convolution did not reach the norm or activation after it")
 
-    def _convolve(self, convolution: _Convolution, call: dict[str, Any]) -> Tensor:
-        x, weight, activation = call["input"], convolution.weight, convolution.activation
-        dilation = _one(call["dilation"])
-        if (
+    def _add(self, func: Any, args: tuple[Tensor, Tensor], own: Tensor, other: Tensor) -> Tensor:
+        """Compute a delayed convolution and its sum with another tensor, which is returned and has the sum's values then."""
+        del self._waiting[id(own)]
+        convolution, call = self._delayed.pop(id(own))
+        if other.shape != own.shape or other.dtype != torch.float32 or not other.is_contiguous(memory_format=torch.channels_last):
+            computed = F.conv2d(call["input"], *convolution.folded(), *(call[name] for name in list(_CONV2D)[3:]))
+            return func(*(computed if value is own else value for value in args))
+        activation = convolution.sum.activation if convolution.sum else None
+        name, numbers = activation.name if activation else (None, [])
+        inputs = call["input"], *convolution.folded(), *_sides(call), call["groups"]
+        torch.ops.mkldnn._convolution_pointwise_.binary(other, *inputs, "add", 1.0, name, numbers, "")
+        if activation:
+            self._waiting[id(other)] = other, [activation]
+        return other
+
+    def _pays_winograd(self, convolution: _Convolution, call: dict[str, Any]) -> bool:
+        x, weight, dilation = call["input"], convolution.weight, _one(call["dilation"])
+        return (
             self._winograd
             and weight.shape[-2:] == (3, 3)
             and call["groups"] == _one(call["stride"]) == 1
@@ -289,16 +365,46 @@ class _Replay(TorchFunctionMode):
             and dilation == _one(call["padding"])
             and x.dtype == torch.float32
             and winograd_pays(weight.shape[1], weight.shape[0], x.shape[-2], x.shape[-1], dilation)
-        ):
+        )
+
+    def _is_plain(self, convolution: _Convolution, call: dict[str, Any]) -> bool:
+        """Whether oneDNN computes it, which can compute more than the convolution in one pass."""
+        x = call["input"]
+        return (
+            not self._pays_winograd(convolution, call)
+            and not isinstance(call["padding"], str)
+            and x.dtype == torch.float32
+            and x.is_contiguous(memory_format=torch.channels_last)
+            and not torch.is_autocast_enabled("cpu")
+            and _fuses()
+        )
+
+    def _convolve(self, convolution: _Convolution, call: dict[str, Any]) -> Tensor:
+        x, weight, activation = call["input"], convolution.weight, convolution.activation
+        if self._pays_winograd(convolution, call):
             scale, bias = convolution.scale_and_bias()
             scale = None if scale is None else scale.to(weight.dtype)
+            dilation = _one(call["dilation"]) or 1
             result = winograd_conv2d(x, weight, bias, dilation=dilation, scale=scale, workspace=self._workspace)
         elif activation is not None and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu") and _fuses():
-            sides = [_pair(call[name]) for name in ("padding", "stride", "dilation")]
-            return torch.ops.mkldnn._convolution_pointwise(x, *convolution.folded(), *sides, call["groups"], *activation.name, "")
+            inputs = x, *convolution.folded(), *_sides(call), call["groups"]
+            return torch.ops.mkldnn._convolution_pointwise(*inputs, *activation.name, "")
         else:
             result = F.conv2d(x, *convolution.folded(), call["stride"], call["padding"], call["dilation"], call["groups"])
         return result if activation is None else activation(result)
+
+
+def _sides(call: dict[str, Any]) -> list[list[int]]:
+    return [_pair(call[name]) for name in ("padding", "stride", "dilation")]
+
+
+def _empty_output(call: dict[str, Any]) -> Tensor:
+    """A tensor of the size of a convolution's output, whose values are not set."""
+    x, weight = call["input"], call["weight"]
+    sizes = zip(x.shape[2:], weight.shape[2:], *_sides(call), strict=True)
+    height, width = ((size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for size, kernel, pad, stride, dilation in sizes)
+    shape = (len(x), len(weight), height, width)
+    return torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
 
 
 def _padded(x: Tensor, sides: Sequence[int]) -> Tensor:
@@ -316,13 +422,17 @@ def _padded(x: Tensor, sides: Sequence[int]) -> Tensor:
 
 @functools.cache
 def _fuses() -> bool:
-    """Whether this PyTorch computes a convolution and its activation in one pass, by an operation made for its own compiler."""
+    """Whether this PyTorch computes a convolution, a sum and an activation in one pass, by operations made for its own compiler."""
     x, weight, bias = torch.randn(1, 2, 5, 5), torch.randn(4, 2, 3, 3), torch.randn(4)
+    other = torch.randn(1, 4, 5, 5).contiguous(memory_format=torch.channels_last)
+    plain = F.conv2d(x, weight, bias, padding=1)
+    inputs = x, weight, bias, [1, 1], [1, 1], [1, 1], 1
     try:
-        found = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, [1, 1], [1, 1], [1, 1], 1, "hardtanh", [0.0, 6.0], "")
+        found = torch.ops.mkldnn._convolution_pointwise(*inputs, "hardtanh", [0.0, 6.0], "")
+        added = torch.ops.mkldnn._convolution_pointwise_.binary(other.clone(), *inputs, "add", 1.0, "relu", [], "")
     except (AttributeError, RuntimeError, TypeError):
         return False
-    return torch.allclose(found, F.conv2d(x, weight, bias, padding=1).clamp(0, 6), atol=1e-5)
+    return all(torch.allclose(*pair, atol=1e-5) for pair in ((found, plain.clamp(0, 6)), (added, (plain + other).relu())))
 
 
 _CONV2D = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
@@ -341,6 +451,14 @@ _ACTIVATIONS: dict[Any, dict[str, Any]] = {
     F.hardtanh: {"min_val": -1.0, "max_val": 1.0, "inplace": False},
 }
 """Activations that can be folded, with their other arguments than the input; oneDNN's SiLU takes longer than a pass of its own."""
+
+
+_SUMS = {Tensor.__add__, Tensor.__radd__, Tensor.__iadd__, Tensor.add, Tensor.add_, torch.add}
+
+
+def _adds_two(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call adds two tensors."""
+    return func in _SUMS and len(args) == 2 and not kwargs and all(isinstance(value, Tensor) for value in args)
 
 
 def _named(defaults: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

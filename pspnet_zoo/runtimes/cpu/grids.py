@@ -98,7 +98,7 @@ def _gains(layer: Any) -> TypeGuard[nn.Conv2d]:
         and min(layer.kernel_size) >= 5
         and layer.dilation[0] > 1
         and _keeps_size(layer, layer.dilation[0])
-        and not _has_hooks(layer)
+        and not has_hooks(layer)
     )
 
 
@@ -127,7 +127,7 @@ def _stays_the_same(block: nn.Module, rate: int) -> bool:
     convolutions = [layer for layer in block.modules() if isinstance(layer, nn.Conv2d)]
     if not all(_keeps_size(layer, rate) or _is_pointwise(layer) for layer in convolutions):
         return False
-    if any(_has_hooks(module) for module in block.modules()):
+    if any(has_hooks(module) for module in block.modules()):
         return False
     x = torch.zeros(1, convolutions[0].in_channels, rate, rate)
     with torch.no_grad(), _Watch([layer.weight for layer in convolutions]) as watch:
@@ -179,5 +179,7 @@ def _is_pointwise(layer: nn.Conv2d) -> bool:
     return type(layer) is nn.Conv2d and layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.padding == (0, 0)
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a module has hooks, other than those of `OnGrids`."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return any(getattr(hook, "__func__", None) is not OnGrids._clear for hook in hooks)

@@ -111,6 +111,98 @@ class OddActivations(nn.Module):
         return nn.functional.silu(self.silu(x))
 
 
+class Residual(nn.Module):
+    """Two 1x1 convolutions whose sum is written in one of the ways that networks write it; the stem's output is what is added."""
+
+    def __init__(self, add, *, after=lambda x, added: x) -> None:
+        super().__init__()
+        self.stem, self.convolution, self.norm = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6)
+        self.add, self.after = add, after
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.after(self.add(self.norm(self.convolution(x)), x), x)
+
+
+def in_place(x, added):
+    x += added
+    return x
+
+
+SUMS = {
+    "in place": in_place,
+    "two operands": lambda x, added: x + added,
+    "the other way round": lambda x, added: added + x,
+    "torch.add": torch.add,
+    "with an activation": lambda x, added: nn.functional.relu(x + added, inplace=True),
+}
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("add", SUMS)
+def test_a_sum_is_computed_with_its_convolution(add, fused, monkeypatch):
+    if not fused:
+        monkeypatch.setattr(folding, "_fuses", lambda: False)
+    network = lively(Residual(SUMS[add]))
+    fast, x = Accelerated(network), torch.randn(2, 3, 9, 11).contiguous(memory_format=torch.channels_last)
+    wanted = network(x).detach()
+    for _ in range(2):
+        assert_same(fast(x), wanted)
+    assert [c.sum is not None for c in fast._calls.values()] == [False, True]
+    assert_same(fast(x.contiguous()), wanted)  # in another order of memory
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Residual(in_place, after=lambda x, added: x * added),
+        Residual(in_place, after=lambda x, added: x * added[:, :, :5, :5].mean()),
+        Residual(in_place, after=lambda x, added: (x, added)),
+        Residual(lambda x, added: x + added[:, :1]),
+        Residual(lambda x, added: x + x),
+        Residual(lambda x, added: torch.add(x, added, alpha=2)),
+    ],
+    ids=["read again", "a part is read again", "returned", "of another shape", "of itself", "scaled"],
+)
+def test_a_sum_whose_memory_is_needed_is_left(network):
+    fast, x = Accelerated(lively(network)), torch.randn(1, 3, 9, 11).contiguous(memory_format=torch.channels_last)
+    wanted = network(x)
+    found = fast(x)
+    for one, other in zip(found, wanted, strict=True) if isinstance(wanted, tuple) else [(found, wanted)]:
+        assert_same(one, other.detach())
+    assert not any(c.sum for c in fast._calls.values())
+
+
+def test_what_a_hook_keeps_is_not_overwritten_by_a_sum():
+    network, kept = lively(Residual(in_place)), []
+    fast, x = Accelerated(network), torch.randn(1, 3, 9, 11).contiguous(memory_format=torch.channels_last)
+    fast(x)
+    assert any(c.sum for c in fast._calls.values())
+    network.stem.register_forward_hook(lambda module, args, output: kept.append(output))
+    assert_same(fast(x), network(x).detach())
+    assert_same(kept[0], kept[1].detach())
+
+
+def test_the_image_is_not_overwritten_by_a_sum_with_it():
+    network = nn.Conv2d(3, 3, 1)
+    fast = Accelerated(Around(network))
+    x = torch.randn(1, 3, 9, 11).contiguous(memory_format=torch.channels_last)
+    before = x.clone()
+    assert_same(fast(x), (network(x) + x).detach())
+    assert torch.equal(x, before)
+
+
+class Around(nn.Module):
+    """A convolution whose input is added to its output."""
+
+    def __init__(self, convolution) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, x):
+        return self.convolution(x) + x
+
+
 def test_activations_that_cannot_be_folded_are_left(everywhere):
     network = lively(OddActivations())
     fast, x = Accelerated(network), torch.randn(2, 3, 9, 12)
@@ -224,7 +316,7 @@ def test_a_folded_convolution_whose_norm_does_not_get_its_output_raises(between,
     """Neither normalised twice nor left out."""
     network = lively(Fickle(between))
     fast = Accelerated(network)
-    monkeypatch.setattr(folding._Record, "folded", lambda self, folded=folding._Record.folded: kept or folded(self))
+    monkeypatch.setattr(folding._Record, "folded", lambda self, output, folded=folding._Record.folded: kept or folded(self, output))
     kept: dict = {}
     fast(torch.randn(1, 3, 9, 9))
     kept.update(fast._calls)
