@@ -1,5 +1,6 @@
 """Exported OpenVINO networks in OpenVINO's runtime."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from ..model_source import OPENVINO_FILE
 from .cpu.winograd_openvino import use_winograd
 from .exported import KEY, Exported, ExportedRuntime, Precision, check_as_exported, foreign, unreadable
 from .pool import Pool, check_threads
+
+_MOST_STREAMS = 8  # each keeps feature maps of its own
 
 
 class OpenVinoRuntime(ExportedRuntime):
@@ -21,7 +24,8 @@ class OpenVinoRuntime(ExportedRuntime):
         compile: Only False.
         fast: On a CPU in float32, run wide 3x3 convolutions by Winograd's algorithm, see `use_winograd`; logits differ by rounding.
             None does so where it can, True requires it, False computes every convolution directly.
-        threads: Number of threads on a CPU; None leaves the choice to OpenVINO.
+        threads: Number of CPU threads for an image; images of several threads run side by side on the cores that are left. None has
+            one image at a time on all cores.
 
     Raises:
         ImportError: If openvino is not installed.
@@ -63,7 +67,8 @@ class OpenVinoRuntime(ExportedRuntime):
         # its default is bfloat16 where the processor has it: for bfloat16 files, and for what int8 leaves, but not for the others
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"} if spec.precision in ("float32", "float16") else {}
         if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
+            streams = min(max((os.cpu_count() or 1) // threads, 1), _MOST_STREAMS)
+            settings |= {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams * threads}
         if can_be_fast and fast is not False:
             use_winograd(model)
         compiled = core.compile_model(model, name, settings if name == "CPU" else {})

@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import openvino
 import pytest
 import torch
 from torch import nn
@@ -14,6 +15,22 @@ from tests.runtimes.conftest import varied
 
 SIZES = ((32, 48), (65, 97), (33, 40))
 MODELS = ("torch", "onnx", "openvino", "test_efficientnet", "test_vit")
+
+
+@pytest.mark.parametrize(("threads", "streams"), [(None, None), (1, 4), (3, 1), (8, 1)])
+def test_openvino_runs_images_side_by_side_on_the_cores_that_an_image_leaves(files, monkeypatch, threads, streams):
+    """On four cores, images of two threads otherwise take turns, one core at work."""
+    asked, compile_model = [], openvino.Core.compile_model
+
+    def noting(core, model, device, settings):
+        asked.append(settings)
+        return compile_model(core, model, device, settings)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", noting)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    open_runtime(files["openvino"], threads=threads)
+    wanted = {} if threads is None else {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams * threads}
+    assert {key: value for key, value in asked[0].items() if "NUM" in key} == wanted
 
 
 @pytest.mark.parametrize("model", MODELS)
