@@ -145,7 +145,7 @@ def _photo_tab(offered: Models) -> tuple[Any, ...]:
             cache_examples=False,
             api_visibility="private",
         )
-        model = gr.Dropdown(offered.choices, value=offered.choices[0][1], label="Model", interactive=True)
+        model = visitors.model_menu(offered)
         run = gr.Button("Segment", variant="primary", elem_id="segment")
     with gr.Column(scale=3, min_width=300):
         status = gr.Markdown("Choose a photo, or one of the examples.", elem_id="status")

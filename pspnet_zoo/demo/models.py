@@ -46,6 +46,10 @@ class Models:
             self._sources |= {entry.name: entry.name for entry in others}
         self._kept: OrderedDict[str, Predictor] = OrderedDict()
 
+    def public_name(self, sent: str) -> str:
+        """What stands among the choices for what a program sends: itself, or the model that the host of the page named so."""
+        return next((public for public, source in self._sources.items() if source == sent), sent)
+
     def predictor(self, name: str, progress: Progress | None = None) -> Predictor:
         """The predictor of a name among the choices.
 

@@ -34,7 +34,7 @@ def add(offered: Models) -> None:
         with gr.Column(scale=2, min_width=300):
             film = gr.Video(label="Video", sources=["upload", "webcam"], height=300, elem_id="film")
             visitors.take_uploads_only(film)
-            model = gr.Dropdown(offered.choices, value=offered.choices[0][1], label="Model", interactive=True)
+            model = visitors.model_menu(offered)
             every = gr.Slider(1, 10, value=2, step=1, label="Segment every n-th frame")
             run = gr.Button("Segment the video", variant="primary", elem_id="segment-video")
         with gr.Column(scale=3, min_width=300):

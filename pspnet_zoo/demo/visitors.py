@@ -19,6 +19,7 @@ from gradio.utils import get_upload_folder
 
 from ..data.images import UPLOAD_MEGABYTES, ImageError
 from ..storage.errors import WeightsError
+from .models import Models
 
 MAX_LOGINS = 10
 """Passwords that may be tried from one address in `LOGIN_SECONDS`."""
@@ -63,6 +64,14 @@ def take_uploads_only(component: gr.components.Component) -> None:
 
     component.async_move_resource_to_block_cache = in_place  # type: ignore[method-assign]
     component.preprocess = lambda payload: uploaded(payload.path) if payload else None  # type: ignore[method-assign]
+
+
+def model_menu(offered: Models) -> gr.Dropdown:
+    """A list of the models, which shows none of the host's paths and takes them where a program of the host sends one."""
+    menu = gr.Dropdown(offered.choices, value=offered.choices[0][1], label="Model", interactive=True)
+    check = menu.preprocess
+    menu.preprocess = lambda sent: check(offered.public_name(sent))  # type: ignore[method-assign]
+    return menu
 
 
 def uploaded(path: str | None) -> str:

@@ -151,8 +151,12 @@ def test_the_progress_covers_no_button(address, browse):
 
 def test_models_are_listed_with_dataset_accuracy_and_download(tiny):
     page = app.build([str(tiny)])
-    choices = next(block for block in page.blocks.values() if isinstance(block, gradio.Dropdown)).choices
+    menu = next(block for block in page.blocks.values() if isinstance(block, gradio.Dropdown))
+    choices = menu.choices
     assert choices[0] == ("tiny", "tiny")
+    assert menu.preprocess(str(tiny)) == "tiny"  # which the host's own programs may send
+    with pytest.raises(gradio.Error, match="not in the list of choices"):
+        menu.preprocess(str(tiny.parent / "other"))
     labels = dict((value, label) for label, value in choices)
     listed = labels["pspnet_r101c.mmseg_cityscapes"]
     assert re.fullmatch(r"pspnet_r101c\.mmseg_cityscapes \(Cityscapes, mIoU 79\.8 % claimed, downloads 2\d\d MB\)", listed)

@@ -11,6 +11,7 @@ made from and made anew when they differ.
 """
 
 import functools
+import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class Accelerated:
         adds = not any(has_hooks(module) for module in self.network.modules())
         with self._workspaces.lend() as workspace, _Replay(self._calls or {}, self.winograd, workspace, adds) as replay:
             output = self.network(x)
-        replay.check_finished()
+        replay.check_finished(output)
         return output
 
 
@@ -302,6 +303,8 @@ class _Replay(TorchFunctionMode):
         """Folded outputs with the calls that are to be skipped."""
         self._delayed: dict[int, tuple[_Convolution, dict[str, Any]]] = {}
         """Convolutions that are computed with the sum that follows them, by the empty tensor that stands for their output."""
+        self._overwritten: dict[int, weakref.ref[Tensor]] = {}
+        """What was added, whose memory a sum has taken."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -329,31 +332,42 @@ class _Replay(TorchFunctionMode):
                     self._waiting[id(result)] = result, convolution.followers
                 return result
         result = _padded(*args) if func is F.pad and not kwargs and len(args) == 2 else func(*args, **kwargs)
-        if self._waiting and _has_tensor(result) and any(id(v) in self._waiting for v in _flat((args, tuple(kwargs.values())))):
+        if (self._waiting or self._overwritten) and _has_tensor(result):
+            self._check_reading(_flat((args, tuple(kwargs.values()))))
+        return result
+
+    def _check_reading(self, values: list[Any]) -> None:
+        if any(id(value) in self._waiting for value in values):
             raise _Changed(
                 "The output of a folded convolution is read by something else than the batch norm or activation after it"
             )
-        return result
+        for value in values:
+            if (taken := self._overwritten.get(id(value))) is not None and taken() is value:
+                raise _Changed("What was added to the output of a convolution is read again")
 
-    def check_finished(self) -> None:
-        """Raise if a folded output never reached its norm or activation."""
+    def check_finished(self, output: Any) -> None:
+        """Raise if a folded output never reached its norm or activation, or the network returns what a sum has overwritten."""
         if self._waiting:
             raise _Changed("The output of a folded convolution did not reach the norm or activation after it")
+        self._check_reading(_flat(output))
 
     def _add(self, func: Any, args: tuple[Tensor, Tensor], own: Tensor, other: Tensor) -> Tensor:
-        """Compute a delayed convolution and its sum with another tensor, which is returned and has the sum's values then."""
+        """Compute a delayed convolution and its sum with another tensor, in the memory of that."""
         del self._waiting[id(own)]
         convolution, call = self._delayed.pop(id(own))
-        if other.shape != own.shape or other.dtype != torch.float32 or not other.is_contiguous(memory_format=torch.channels_last):
+        is_whole = other.untyped_storage().nbytes() == other.nbytes and other.is_contiguous(memory_format=torch.channels_last)
+        if other.shape != own.shape or other.dtype != torch.float32 or not is_whole:
             computed = F.conv2d(call["input"], *convolution.folded(), *(call[name] for name in list(_CONV2D)[3:]))
             return func(*(computed if value is own else value for value in args))
         activation = convolution.sum.activation if convolution.sum else None
         name, numbers = activation.name if activation else (None, [])
         inputs = call["input"], *convolution.folded(), *_sides(call), call["groups"]
         torch.ops.mkldnn._convolution_pointwise_.binary(other, *inputs, "add", 1.0, name, numbers, "")
+        self._overwritten[id(other)] = weakref.ref(other)
+        result = other.detach()  # the same memory under another name
         if activation:
-            self._waiting[id(other)] = other, [activation]
-        return other
+            self._waiting[id(result)] = result, [activation]
+        return result
 
     def _pays_winograd(self, convolution: _Convolution, call: dict[str, Any]) -> bool:
         x, weight, dilation = call["input"], convolution.weight, _one(call["dilation"])

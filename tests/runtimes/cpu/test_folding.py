@@ -173,6 +173,17 @@ def test_a_sum_whose_memory_is_needed_is_left(network):
     assert not any(c.sum for c in fast._calls.values())
 
 
+def test_what_only_a_large_image_reads_again_is_not_overwritten_by_a_sum():
+    def after(x, added):
+        return x * added if x.shape[-1] > 130 else x
+
+    fast = Accelerated(lively(Residual(in_place, after=after)))
+    for width in (11, 140, 11, 140):
+        x = torch.randn(1, 3, 9, width).contiguous(memory_format=torch.channels_last)
+        assert_same(fast(x), fast.network(x).detach())
+    assert not any(c.sum for c in fast._calls.values())
+
+
 def test_what_a_hook_keeps_is_not_overwritten_by_a_sum():
     network, kept = lively(Residual(in_place)), []
     fast, x = Accelerated(network), torch.randn(1, 3, 9, 11).contiguous(memory_format=torch.channels_last)
