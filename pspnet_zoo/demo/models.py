@@ -47,7 +47,7 @@ class Models:
         self._kept: OrderedDict[str, Predictor] = OrderedDict()
 
     def public_name(self, sent: str) -> str:
-        """What stands among the choices for what a program sends: itself, or the model that the host of the page named so."""
+        """The choice that a request means: its own word, or the choice that stands for the host's path of a model."""
         return next((public for public, source in self._sources.items() if source == sent), sent)
 
     def predictor(self, name: str, progress: Progress | None = None) -> Predictor:

@@ -1,7 +1,7 @@
 """Folds what follows convolutions into them and runs wide 3x3 convolutions by Winograd's algorithm, for less time on a CPU.
 
 The network is not changed. One recorded forward finds what can be folded: a batch norm whose input is the output of a convolution
-and is read by nothing else, each of the two called once; the addition of another tensor, as of a residual block, that is not read
+and is read by nothing else, each of the two called once; the addition of another tensor, as of a residual block, that nothing reads
 afterwards, so that the sum can take its memory; and an activation whose input is the output of any of these, by the same rule.
 While the accelerated network runs, these calls are intercepted. This depends on the calls that a network makes, not on the names of
 its layers.
@@ -12,12 +12,9 @@ made from and made anew when they differ.
 
 import functools
 import weakref
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,12 +22,24 @@ from torch.overrides import TorchFunctionMode
 
 from ..pool import Pool
 from .grids import has_hooks
+from .recorded_calls import (
+    CONV2D,
+    ActivationCall,
+    CallRecorder,
+    ConvolutionCall,
+    Key,
+    NormCall,
+    adds_two,
+    flat,
+    has_tensor,
+    key_of,
+    named,
+)
 from .winograd import Workspace, winograd_conv2d
 
 _SAMPLE = 128  # pixels a side, at most, of the recorded image
 WIDE = 192
 """Smallest number of input and output channels at which Winograd's algorithm pays."""
-_Key = tuple[int, torch.Size, tuple[int, ...]]
 
 
 class Accelerated:
@@ -44,7 +53,7 @@ class Accelerated:
     def __init__(self, network: nn.Module, *, winograd: bool = True) -> None:
         self.network = network
         self.winograd = winograd
-        self._calls: dict[_Key, _Convolution] | None = None
+        self._calls: dict[Key, ConvolutionCall] | None = None
         self._workspaces = Pool(Workspace)
 
     @torch.no_grad()
@@ -66,7 +75,7 @@ class Accelerated:
             raise RuntimeError(f"{change}, in a forward like the one just recorded. Run this network with fast=False") from None
 
     def _record(self, x: Tensor) -> None:
-        with _Record([*self.network.parameters(), *self.network.buffers(), x]) as record:
+        with CallRecorder([*self.network.parameters(), *self.network.buffers(), x]) as record:
             output = self.network(x)
         self._calls = record.folded(output)
 
@@ -93,199 +102,6 @@ class _Changed(Exception):
     """The network made other calls than those that were recorded."""
 
 
-@dataclass(frozen=True)
-class _Norm:
-    """The batch norm that follows a convolution; its tensors share the memory of the network's."""
-
-    tensors: tuple[Tensor, Tensor, Tensor | None, Tensor | None]
-    """Running mean, running variance, weight and bias."""
-    eps: float
-
-    @classmethod
-    def of(cls, call: dict[str, Any]) -> "_Norm":
-        """The norm that a call of `batch_norm` computes."""
-        mean, var, weight, bias = (_detached(call[name]) for name in ("running_mean", "running_var", "weight", "bias"))
-        return cls((mean, var, weight, bias), call["eps"])
-
-    def is_called_by(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether a call computes this norm, with running statistics."""
-        if func is not F.batch_norm:
-            return False
-        call = _named(_BATCH_NORM, args, kwargs)
-        own, other = ([None if t is None else _key(t) for t in norm.tensors] for norm in (self, _Norm.of(call)))
-        return own == other and self.eps == call["eps"] and not call["training"]
-
-    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """(O,) float64 each: the norm of y is y * scale + shift."""
-        mean, var, weight, bias = self.tensors
-        scale = (var.double() + self.eps).rsqrt() * (1 if weight is None else weight.double())
-        return scale, (0 if bias is None else bias.double()) - mean.double() * scale
-
-
-@dataclass(frozen=True)
-class _Activation:
-    """The activation that follows a convolution or its norm."""
-
-    func: Callable[..., Tensor]
-    settings: dict[str, Any]
-    """Its other arguments than the input."""
-
-    @classmethod
-    def of(cls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "_Activation | None":
-        """The activation that a call computes; None for another call."""
-        return cls(func, _named(_ACTIVATIONS[func], args[1:], kwargs)) if func in _ACTIVATIONS else None
-
-    def is_called_by(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether a call computes this activation."""
-        return self == _Activation.of(func, args, kwargs)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Compute it in place."""
-        return self.func(x, **{**self.settings, "inplace": True})
-
-    @property
-    def name(self) -> tuple[str, list[float]]:
-        """Its name and numbers in oneDNN's words."""
-        if self.func is F.relu:
-            return "relu", []
-        return "hardtanh", [float(self.settings["min_val"]), float(self.settings["max_val"])]
-
-
-@dataclass(frozen=True)
-class _Sum:
-    """The addition of another tensor to the output of a convolution or its norm."""
-
-    activation: _Activation | None = None
-    """That of the sum."""
-
-
-@dataclass
-class _Convolution:
-    """A convolution of the network, with what follows it where that can be folded."""
-
-    weight: Tensor
-    bias: Tensor | None
-    norm: _Norm | None = None
-    sum: _Sum | None = None
-    activation: _Activation | None = None
-    _folded: tuple[Tensor, Tensor, Tensor] | None = None
-    """The weight and scale that were folded, and the result; replaced as a whole, so that threads never see parts of two."""
-
-    @property
-    def followers(self) -> list[_Norm | _Activation]:
-        """The norm and activation that are folded into it, in the order of the calls."""
-        return [follower for follower in (self.norm, self.activation) if follower is not None]
-
-    def scale_and_bias(self) -> tuple[Tensor | None, Tensor | None]:
-        """(O,) float64 scale and (O,) float32 bias that the convolution without a bias lacks."""
-        if self.norm is None:
-            return None, self.bias
-        scale, shift = self.norm.scale_and_shift()
-        bias = shift if self.bias is None else shift + self.bias.double() * scale
-        return scale, bias.to(self.weight.dtype)
-
-    def folded(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the convolution and its norm in one."""
-        scale, bias = self.scale_and_bias()
-        if scale is None:
-            return self.weight, bias
-        if self._folded is None or not (_same(self._folded[0], self.weight) and _same(self._folded[1], scale)):
-            folded = (self.weight * scale[:, None, None, None]).to(self.weight.dtype)
-            self._folded = self.weight.clone(), scale, folded.contiguous(memory_format=torch.channels_last)
-        return self._folded[2], bias
-
-
-class _Record(TorchFunctionMode):
-    """Records the convolutions of one forward and what reads their outputs."""
-
-    def __init__(self, tensors: list[Tensor]) -> None:
-        super().__init__()
-        self._lasting = {t.untyped_storage().data_ptr() for t in tensors}
-        self._convolutions: dict[_Key, _Convolution] = {}
-        self._times: Counter[_Key] = Counter()
-        self._outputs: dict[int, tuple[_Key, Tensor]] = {}  # tensors are kept so that no other gets their id
-        self._readers: Counter[_Key] = Counter()
-        self._norms: list[tuple[_Key, _Key, _Norm]] = []
-        self._activations: list[tuple[_Key, _Activation]] = []
-        self._sums: dict[_Key, tuple[_Key, Tensor]] = {}  # the producer, and what is added to it
-        self._read_again: set[int] = set()  # memory of what was added
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        values = _flat((args, tuple(kwargs.values())))
-        if _has_tensor(result):
-            for value in values:
-                if id(value) in self._outputs:
-                    self._readers[self._outputs[id(value)][0]] += 1
-        self._note_reading(values)
-        if func is F.conv2d:
-            call = _named(_CONV2D, args, kwargs)
-            if call["weight"].untyped_storage().data_ptr() in self._lasting:  # else it is computed in each forward
-                key = _key(call["weight"])
-                self._convolutions[key] = _Convolution(call["weight"].detach(), _detached(call["bias"]))
-                self._times[key] += 1
-                self._outputs[id(result)] = key, result
-        elif func is F.batch_norm:
-            call = _named(_BATCH_NORM, args, kwargs)
-            if call["running_mean"] is not None:
-                norm = _key(call["running_mean"])
-                self._times[norm] += 1
-                if id(call["input"]) in self._outputs and not call["training"]:
-                    self._norms.append((norm, self._outputs[id(call["input"])][0], _Norm.of(call)))
-                    self._outputs[id(result)] = norm, result
-        elif (activation := _Activation.of(func, args, kwargs)) is not None and args and id(args[0]) in self._outputs:
-            # in place, the result is the same tensor, whose next readers are the activation's
-            producer, _ = self._outputs.pop(id(args[0])) if result is args[0] else self._outputs[id(args[0])]
-            self._activations.append((producer, activation))
-        elif _adds_two(func, args, kwargs):
-            self._note_sum(args, result)
-        return result
-
-    def _note_sum(self, added: tuple[Tensor, Tensor], result: Tensor) -> None:
-        for own, other in (added, added[::-1]):
-            memory = other.untyped_storage()
-            is_free = memory.nbytes() == other.nbytes and memory.data_ptr() not in self._lasting and result is not other
-            producer = self._outputs[id(own)][0] if id(own) in self._outputs else None
-            is_output = producer is not None and producer not in self._sums and self._readers[producer] == 1
-            if producer and is_output and is_free and own is not other and own.shape == other.shape:
-                key = -len(self._sums) - 1, result.shape, result.stride()  # no address is negative
-                self._sums[key] = producer, other
-                self._times[key] = 1
-                self._outputs[id(result)] = key, result
-                return
-
-    def _note_reading(self, values: list[Any]) -> None:
-        taken = {other.untyped_storage().data_ptr() for _, other in self._sums.values()}
-        self._read_again |= taken & {value.untyped_storage().data_ptr() for value in values if isinstance(value, Tensor)}
-
-    def folded(self, output: Any) -> dict[_Key, _Convolution]:
-        """Every convolution that is called once, by its weight.
-
-        Args:
-            output: Of the recorded forward.
-        """
-        self._note_reading(_flat(output))
-        last = {key: key for key in self._convolutions}  # the convolution whose output, or norm's output, it is
-        for key, convolution, norm in self._norms:
-            is_alone = self._times[key] == self._times[convolution] == self._readers[convolution] == 1
-            if convolution in self._convolutions and is_alone:  # and not a sum
-                self._convolutions[convolution].norm = norm
-                last[key] = convolution
-        for key, (producer, other) in self._sums.items():
-            is_free = other.untyped_storage().data_ptr() not in self._read_again
-            if producer in last and self._times[producer] == self._readers[producer] == 1 and is_free:
-                self._convolutions[last[producer]].sum = _Sum()
-                last[key] = last[producer]
-        for key, activation in self._activations:
-            if key in last and self._times[key] == self._readers[key] == 1:
-                if key in self._sums:
-                    self._convolutions[last[key]].sum = _Sum(activation)
-                else:
-                    self._convolutions[last[key]].activation = activation
-        return {key: c for key, c in self._convolutions.items() if self._times[key] == 1}
-
-
 class _Replay(TorchFunctionMode):
     """Computes recorded convolutions with what is folded into them, and skips those calls.
 
@@ -293,23 +109,23 @@ class _Replay(TorchFunctionMode):
         _Changed: If a folded output reaches anything but the calls that were folded.
     """
 
-    def __init__(self, calls: dict[_Key, _Convolution], winograd: bool, workspace: Workspace, adds: bool) -> None:
+    def __init__(self, calls: dict[Key, ConvolutionCall], winograd: bool, workspace: Workspace, adds: bool) -> None:
         super().__init__()
         self._calls = calls
         self._winograd = winograd
         self._workspace = workspace
         self._adds = adds
-        self._waiting: dict[int, tuple[Tensor, list[_Norm | _Activation]]] = {}
+        self._waiting: dict[int, tuple[Tensor, list[NormCall | ActivationCall]]] = {}
         """Folded outputs with the calls that are to be skipped."""
-        self._delayed: dict[int, tuple[_Convolution, dict[str, Any]]] = {}
+        self._delayed: dict[int, tuple[ConvolutionCall, dict[str, Any]]] = {}
         """Convolutions that are computed with the sum that follows them, by the empty tensor that stands for their output."""
         self._overwritten: dict[int, weakref.ref[Tensor]] = {}
-        """What was added, whose memory a sum has taken."""
+        """Tensors that were added to a convolution, in whose memory the sum lies now."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         value = args[0] if args else kwargs.get("input")
-        if _adds_two(func, args, kwargs):
+        if adds_two(func, args, kwargs):
             for own, other in (args, args[::-1]):
                 if id(own) in self._delayed and id(other) not in self._waiting and not self._waiting[id(own)][1]:
                     return self._add(func, args, own, other)
@@ -321,8 +137,8 @@ class _Replay(TorchFunctionMode):
                     del self._waiting[id(value)]
                 return value
         if func is F.conv2d:
-            call = _named(_CONV2D, args, kwargs)
-            convolution = self._calls.get(_key(call["weight"]))
+            call = named(CONV2D, args, kwargs)
+            convolution = self._calls.get(key_of(call["weight"]))
             if convolution is not None and id(call["input"]) not in self._waiting:
                 is_delayed = self._adds and convolution.sum is not None and self._is_plain(convolution, call)
                 result = _empty_output(call) if is_delayed else self._convolve(convolution, call)
@@ -332,8 +148,8 @@ class _Replay(TorchFunctionMode):
                     self._waiting[id(result)] = result, convolution.followers
                 return result
         result = _padded(*args) if func is F.pad and not kwargs and len(args) == 2 else func(*args, **kwargs)
-        if (self._waiting or self._overwritten) and _has_tensor(result):
-            self._check_reading(_flat((args, tuple(kwargs.values()))))
+        if (self._waiting or self._overwritten) and has_tensor(result):
+            self._check_reading(flat((args, tuple(kwargs.values()))))
         return result
 
     def _check_reading(self, values: list[Any]) -> None:
@@ -349,7 +165,7 @@ class _Replay(TorchFunctionMode):
         """Raise if a folded output never reached its norm or activation, or the network returns what a sum has overwritten."""
         if self._waiting:
             raise _Changed("The output of a folded convolution did not reach the norm or activation after it")
-        self._check_reading(_flat(output))
+        self._check_reading(flat(output))
 
     def _add(self, func: Any, args: tuple[Tensor, Tensor], own: Tensor, other: Tensor) -> Tensor:
         """Compute a delayed convolution and its sum with another tensor, in the memory of that."""
@@ -357,7 +173,7 @@ class _Replay(TorchFunctionMode):
         convolution, call = self._delayed.pop(id(own))
         is_whole = other.untyped_storage().nbytes() == other.nbytes and other.is_contiguous(memory_format=torch.channels_last)
         if other.shape != own.shape or other.dtype != torch.float32 or not is_whole:
-            computed = F.conv2d(call["input"], *convolution.folded(), *(call[name] for name in list(_CONV2D)[3:]))
+            computed = F.conv2d(call["input"], *convolution.folded(), *(call[name] for name in list(CONV2D)[3:]))
             return func(*(computed if value is own else value for value in args))
         activation = convolution.sum.activation if convolution.sum else None
         name, numbers = activation.name if activation else (None, [])
@@ -369,7 +185,7 @@ class _Replay(TorchFunctionMode):
             self._waiting[id(result)] = result, [activation]
         return result
 
-    def _pays_winograd(self, convolution: _Convolution, call: dict[str, Any]) -> bool:
+    def _pays_winograd(self, convolution: ConvolutionCall, call: dict[str, Any]) -> bool:
         x, weight, dilation = call["input"], convolution.weight, _one(call["dilation"])
         return (
             self._winograd
@@ -381,7 +197,7 @@ class _Replay(TorchFunctionMode):
             and winograd_pays(weight.shape[1], weight.shape[0], x.shape[-2], x.shape[-1], dilation)
         )
 
-    def _is_plain(self, convolution: _Convolution, call: dict[str, Any]) -> bool:
+    def _is_plain(self, convolution: ConvolutionCall, call: dict[str, Any]) -> bool:
         """Whether oneDNN computes it, which can compute more than the convolution in one pass."""
         x = call["input"]
         return (
@@ -393,7 +209,7 @@ class _Replay(TorchFunctionMode):
             and _fuses()
         )
 
-    def _convolve(self, convolution: _Convolution, call: dict[str, Any]) -> Tensor:
+    def _convolve(self, convolution: ConvolutionCall, call: dict[str, Any]) -> Tensor:
         x, weight, activation = call["input"], convolution.weight, convolution.activation
         if self._pays_winograd(convolution, call):
             scale, bias = convolution.scale_and_bias()
@@ -449,42 +265,6 @@ def _fuses() -> bool:
     return all(torch.allclose(*pair, atol=1e-5) for pair in ((found, plain.clamp(0, 6)), (added, (plain + other).relu())))
 
 
-_CONV2D = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-_BATCH_NORM = {
-    "input": None,
-    "running_mean": None,
-    "running_var": None,
-    "weight": None,
-    "bias": None,
-    "training": False,
-    "momentum": 0.1,
-    "eps": 1e-5,
-}
-_ACTIVATIONS: dict[Any, dict[str, Any]] = {
-    F.relu: {"inplace": False},
-    F.hardtanh: {"min_val": -1.0, "max_val": 1.0, "inplace": False},
-}
-"""Activations that can be folded, with their other arguments than the input; oneDNN's SiLU takes longer than a pass of its own."""
-
-
-_SUMS = {Tensor.__add__, Tensor.__radd__, Tensor.__iadd__, Tensor.add, Tensor.add_, torch.add}
-
-
-def _adds_two(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call adds two tensors."""
-    return func in _SUMS and len(args) == 2 and not kwargs and all(isinstance(value, Tensor) for value in args)
-
-
-def _named(defaults: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name."""
-    return {**defaults, **dict(zip(defaults, args, strict=False)), **kwargs}
-
-
-def _key(tensor: Tensor) -> _Key:
-    """The memory that a tensor is a view of; the same for views that each forward makes anew."""
-    return tensor.data_ptr(), tensor.shape, tensor.stride()
-
-
 def _one(value: Any) -> int | None:
     """The number for both axes; None if they differ or it is a word."""
     if isinstance(value, int):
@@ -494,22 +274,3 @@ def _one(value: Any) -> int | None:
 
 def _pair(value: Any) -> list[int]:
     return [value, value] if isinstance(value, int) else list(value)
-
-
-def _flat(values: Any) -> list[Any]:
-    if isinstance(values, tuple | list):
-        return [leaf for value in values for leaf in _flat(value)]
-    return [values]
-
-
-def _has_tensor(result: Any) -> bool:
-    return any(isinstance(value, Tensor) for value in _flat(result))
-
-
-def _detached(tensor: Any) -> Any:
-    return tensor.detach() if isinstance(tensor, Tensor) else tensor
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have the same values; several times faster than torch.equal."""
-    return np.array_equal(one.numpy(), other.numpy())

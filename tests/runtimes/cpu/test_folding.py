@@ -327,7 +327,9 @@ def test_a_folded_convolution_whose_norm_does_not_get_its_output_raises(between,
     """Neither normalised twice nor left out."""
     network = lively(Fickle(between))
     fast = Accelerated(network)
-    monkeypatch.setattr(folding._Record, "folded", lambda self, output, folded=folding._Record.folded: kept or folded(self, output))
+    monkeypatch.setattr(
+        folding.CallRecorder, "folded", lambda self, output, folded=folding.CallRecorder.folded: kept or folded(self, output)
+    )
     kept: dict = {}
     fast(torch.randn(1, 3, 9, 9))
     kept.update(fast._calls)
