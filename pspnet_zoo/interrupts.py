@@ -6,6 +6,7 @@ from types import FrameType
 
 _PACKAGE = __name__.partition(".")[0]
 _AGAIN_AFTER = 0.1  # seconds
+_timers: list[threading.Timer] = []
 
 
 def postpone(number: int, frame: FrameType | None) -> bool:
@@ -29,9 +30,16 @@ def postpone(number: int, frame: FrameType | None) -> bool:
             again = threading.Timer(_AGAIN_AFTER, _send, [number])
             again.daemon = True
             again.start()
+            _timers.append(again)
             return True
         frame = frame.f_back
     return False
+
+
+def forget_postponed() -> None:
+    """Raise no postponed signal any more: what it was to end has ended."""
+    while _timers:
+        _timers.pop().cancel()
 
 
 def _send(number: int) -> None:

@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..extras import MissingExtraError
-from ..interrupts import postpone
+from ..interrupts import forget_postponed, postpone
 from ..storage.errors import WeightsError
 from .terminal import LogLines, SectionedCommand, complain
 
@@ -160,6 +160,7 @@ def _signals_as_interrupts() -> Iterator[list[int]]:
     try:
         yield received
     finally:
+        forget_postponed()
         for number, handler in replaced.items():
             signal.signal(number, handler)
 
