@@ -173,7 +173,7 @@ class _Replay(TorchFunctionMode):
         convolution, call = self._delayed.pop(id(own))
         is_whole = other.untyped_storage().nbytes() == other.nbytes and other.is_contiguous(memory_format=torch.channels_last)
         if other.shape != own.shape or other.dtype != torch.float32 or not is_whole:
-            computed = F.conv2d(call["input"], *convolution.folded(), *(call[name] for name in list(CONV2D)[3:]))
+            computed = self._convolve(convolution, call)
             return func(*(computed if value is own else value for value in args))
         activation = convolution.sum.activation if convolution.sum else None
         name, numbers = activation.name if activation else (None, [])
@@ -203,10 +203,8 @@ class _Replay(TorchFunctionMode):
         return (
             not self._pays_winograd(convolution, call)
             and not isinstance(call["padding"], str)
-            and x.dtype == torch.float32
             and x.is_contiguous(memory_format=torch.channels_last)
-            and not torch.is_autocast_enabled("cpu")
-            and _fuses()
+            and _can_fuse(x)
         )
 
     def _convolve(self, convolution: ConvolutionCall, call: dict[str, Any]) -> Tensor:
@@ -216,12 +214,17 @@ class _Replay(TorchFunctionMode):
             scale = None if scale is None else scale.to(weight.dtype)
             dilation = _one(call["dilation"]) or 1
             result = winograd_conv2d(x, weight, bias, dilation=dilation, scale=scale, workspace=self._workspace)
-        elif activation is not None and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu") and _fuses():
+        elif activation is not None and _can_fuse(x):
             inputs = x, *convolution.folded(), *_sides(call), call["groups"]
             return torch.ops.mkldnn._convolution_pointwise(*inputs, *activation.name, "")
         else:
             result = F.conv2d(x, *convolution.folded(), call["stride"], call["padding"], call["dilation"], call["groups"])
         return result if activation is None else activation(result)
+
+
+def _can_fuse(x: Tensor) -> bool:
+    """Whether a convolution of x can be computed in one pass with what follows it."""
+    return x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu") and _fuses()
 
 
 def _sides(call: dict[str, Any]) -> list[list[int]]:

@@ -80,7 +80,7 @@ class NormCall:
 
 @dataclass(frozen=True)
 class ActivationCall:
-    """The activation that follows a convolution or its norm."""
+    """The activation that follows a convolution, its norm or its sum."""
 
     func: Callable[..., Tensor]
     settings: dict[str, Any]
