@@ -1,9 +1,11 @@
-"""Signals that arrive while a module is imported."""
+"""The signals that end a command, and those of them that arrive while a module is imported."""
 
 import signal
 import threading
 from types import FrameType
 
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Windows has no SIGHUP."""
 _PACKAGE = __name__.partition(".")[0]
 _AGAIN_AFTER = 0.1  # seconds
 _timers: list[threading.Timer] = []

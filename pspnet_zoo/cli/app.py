@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..extras import MissingExtraError
-from ..interrupts import forget_postponed, postpone
+from ..interrupts import SIGNALS, forget_postponed, postpone
 from ..storage.errors import WeightsError
 from .terminal import LogLines, SectionedCommand, complain
 
@@ -152,8 +152,7 @@ def _signals_as_interrupts() -> Iterator[list[int]]:
             received.append(number)
             raise KeyboardInterrupt
 
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
-    handlers = {number: signal.getsignal(number) for number in numbers}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     replaced = {n: handler for n, handler in handlers.items() if handler in (signal.SIG_DFL, signal.default_int_handler)}
     for number in replaced:
         signal.signal(number, interrupt)

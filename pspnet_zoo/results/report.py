@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..extras import missing_extra
+from ..interrupts import SIGNALS
 from ..storage.errors import naming
 from .rows import IMAGE_COLUMNS, VIDEO_COLUMNS, ResultRow, arrow_schema, arrow_table
 
@@ -142,9 +143,8 @@ def _signals_held() -> Iterator[None]:
         return
     received: list[int] = []
     handlers = {}
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+    for number in SIGNALS:
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
             handlers[number] = signal.signal(number, lambda number, _: received.append(number))
     try:
         yield

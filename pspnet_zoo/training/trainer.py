@@ -8,10 +8,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..interrupts import postpone
+from ..interrupts import SIGNALS, postpone
 
 _LOCK = ".lock"
-_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
 class Stopped(KeyboardInterrupt):
@@ -50,10 +49,9 @@ class Trainer:
             except Timeout:
                 raise ValueError(f"Another run is writing to '{self.folder}'; wait for its end, or choose another folder") from None
         if threading.current_thread() is threading.main_thread():
-            numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]  # Windows has no SIGHUP
-            handlers = {number: signal.getsignal(number) for number in numbers}
+            handlers = {number: signal.getsignal(number) for number in SIGNALS}
             # nohup ignores SIGHUP, and is obeyed; SIGINT, which shells ignore for jobs in the background, is heard
-            self._handlers = {n: handler for n, handler in handlers.items() if n in numbers[:2] or handler is not signal.SIG_IGN}
+            self._handlers = {n: handler for n, handler in handlers.items() if n in SIGNALS[:2] or handler is not signal.SIG_IGN}
             for number in self._handlers:
                 signal.signal(number, self._handle)
         return self
