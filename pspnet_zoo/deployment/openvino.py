@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtimes.exported import KEY, Exported
+from ..runtimes.openvino import openvino_core
 
 
 def read_onnx(path: Path) -> Any:
@@ -12,10 +13,9 @@ def read_onnx(path: Path) -> Any:
     The fusion's weights are split, one part for each branch of the pyramid; NNCF quantizes, and `use_winograd` replaces,
     convolutions whose weights are constants.
     """
-    import openvino
     from openvino.passes import ConstantFolding, Manager
 
-    model = openvino.Core().read_model(path)
+    model = openvino_core().read_model(path)
     folding = Manager()
     folding.register_pass(ConstantFolding())
     folding.run_passes(model)

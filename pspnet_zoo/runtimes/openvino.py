@@ -1,6 +1,7 @@
 """Exported OpenVINO networks in OpenVINO's runtime."""
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,24 @@ from .exported import KEY, Exported, ExportedRuntime, Precision, check_as_export
 from .pool import Pool, check_threads
 
 _MOST_STREAMS = 8  # each keeps feature maps of its own
+
+
+@cache
+def openvino_core() -> Any:
+    """The `openvino.Core` of this process, with its CPU plugin.
+
+    A plugin gives the thread that loads it a stack for signal handlers, and takes it away when it is freed (seen in OpenVINO
+    2026.4): after the only plugin, or two that are freed in the order of their making, the next Ctrl-C or end of a DataLoader's
+    worker is a segmentation fault. So there is one, which stays; those of others come and go above it.
+
+    Raises:
+        ImportError: If openvino is not installed.
+    """
+    import openvino
+
+    core = openvino.Core()
+    core.get_versions("CPU")  # loads the plugin
+    return core
 
 
 class OpenVinoRuntime(ExportedRuntime):
@@ -43,11 +62,9 @@ class OpenVinoRuntime(ExportedRuntime):
         fast: bool | None = None,
         threads: int | None = None,
     ) -> None:
-        import openvino
-
+        core = openvino_core()
         check_threads(threads)
         path = path / OPENVINO_FILE if path.is_dir() else path
-        core = openvino.Core()
         try:
             model = core.read_model(path)
         except RuntimeError as error:

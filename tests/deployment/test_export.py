@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import torch
 from PIL import Image
@@ -21,6 +20,7 @@ from pspnet_zoo.deployment.graph import Deployed, enlarged
 from pspnet_zoo.inference.scores import class_scores
 from pspnet_zoo.runtimes.exported import KEY
 from pspnet_zoo.runtimes.open import open_runtime
+from pspnet_zoo.runtimes.openvino import openvino_core
 from pspnet_zoo.storage.errors import WeightsError, message_of
 from tests.deployment.conftest import tiny
 
@@ -289,7 +289,7 @@ def test_half_precision_takes_half_the_bytes_and_gives_nearly_the_same(network, 
 def convolution_weights(path: Path) -> set[str]:
     """The types in which a file has the weights of its convolutions."""
     types = set()
-    for node in openvino.Core().read_model(path).get_ops():
+    for node in openvino_core().read_model(path).get_ops():
         if node.get_type_name() == "Convolution":
             weights = node.input_value(1).get_node()
             while weights.get_type_name() != "Constant":
@@ -307,10 +307,8 @@ def test_int8_keeps_most_classes(network, tmp_path):
         Image.fromarray(blocks).save(folder / f"{i // 2}.{('png', 'bmp')[i % 2]}")  # two of each name: they have no masks
     path = export(network, tmp_path / "street.xml", precision="int8", calibration=folder)
     # OpenVINO's own word on the type in which it runs a layer; the fusion is the widest of all
-    core = openvino.Core()  # each is kept as long as what it has made
-    compiled = core.compile_model(path, "CPU")
-    model = compiled.get_runtime_model()
-    nodes = [node for node in model.get_ops() if str(node.get_rt_info()["layerType"].value) == "Convolution"]
+    compiled = openvino_core().compile_model(path, "CPU")
+    nodes = [node for node in compiled.get_runtime_model().get_ops() if str(node.get_rt_info()["layerType"].value) == "Convolution"]
     types = {str(node.get_rt_info()["runtimePrecision"].value) for node in nodes}
     assert nodes and types <= {"i8", "u8"}, types
     runtime = open_runtime(path)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import openvino
 import pytest
 from typer.testing import CliRunner
 
@@ -18,6 +17,7 @@ from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.deployment.triton import MAX_BATCH, configuration, write_repository
 from pspnet_zoo.meta import Labels
 from pspnet_zoo.runtimes.onnx import OnnxRuntime
+from pspnet_zoo.runtimes.openvino import openvino_core
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -77,7 +77,7 @@ def check_against_the_file(config, folder):
         for one, other in zip(told, found, strict=True):
             assert TYPES[other.type] == one.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[one.data_type].name
             check_sides(other.shape, one.dims)
-    model = openvino.Core().read_model(file)
+    model = openvino_core().read_model(file)
     for told, found in ((config.input, model.inputs), (config.output, model.outputs)):
         for one, other in zip(told, found, strict=True):
             assert one.name in other.names

@@ -6,12 +6,13 @@ from openvino import opset13 as op
 from torch.nn import functional as F
 
 from pspnet_zoo.runtimes.cpu.winograd_openvino import convolution, use_winograd
+from pspnet_zoo.runtimes.openvino import openvino_core
 
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 def compiled(model: openvino.Model):
-    return openvino.compile_model(model, "CPU", FLOAT32)
+    return openvino_core().compile_model(model, "CPU", FLOAT32)
 
 
 def network(channels: int, outputs: int, size: int = 3, stride: int = 1, padding: int = 1, dilation: int = 1) -> openvino.Model:
