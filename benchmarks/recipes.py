@@ -1,10 +1,11 @@
 """Compare what `--recipe auto` chooses with the SGD of the recipe finetune: same images, steps and seeds, rates tried alike.
 
-    python -m benchmarks.recipes DATA --dataset camvid --lite0 lite0_imagenet.safetensors -o runs/recipes
+    python -m benchmarks.recipes DATA --dataset camvid --lite0 lite0.safetensors --lite2 lite2.safetensors -o runs/recipes
 
 For each backbone and recipe, the rates 0.3, 1 and 3 times the recipe's are tried with the first seed, and the one with the highest
-mIoU on val is trained with all seeds. What is done already, in OUTPUT/results.jsonl, is not done again. The table is printed in
-Markdown, with the spread of the seeds; it compares on val, where the rates were chosen too.
+mIoU on val is trained with all seeds. Where SGD is what `auto` chooses, there is one line. What is done already, in
+OUTPUT/results.jsonl, is not done again. The table is printed in Markdown, with the spread of the seeds; it compares on val, where
+the rates were chosen too.
 """
 
 import argparse
@@ -22,7 +23,13 @@ from pspnet_zoo.data.dataset import as_segmentation_dataset
 from pspnet_zoo.training.recipes import RECIPES, choose_recipe
 
 FACTORS = (0.3, 1.0, 3.0)
-BACKBONES = {"resnet18": None, "tf_efficientnet_lite0": "lite0", "convnext_atto": None, "vit_tiny_patch16_224": None}
+BACKBONES = {
+    "resnet18": None,
+    "tf_efficientnet_lite0": "lite0",
+    "tf_efficientnet_lite2": "lite2",
+    "convnext_atto": None,
+    "vit_tiny_patch16_224": None,
+}
 """The encoder, and the option with the file of its ImageNet weights; None starts from scratch."""
 
 
@@ -30,7 +37,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--dataset", default="folder")
-    parser.add_argument("--lite0", type=Path, help="ImageNet weights; without them lite0 starts from scratch")
+    for name in ("lite0", "lite2"):
+        parser.add_argument(f"--{name}", type=Path, help=f"ImageNet weights; without them {name} starts from scratch")
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/recipes"))
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch-size", type=int, default=8)
@@ -59,7 +67,7 @@ def main() -> None:
         weights = weights_of(arguments, encoder)
         convolutional = PSPNet(encoder, None).encoder.mechanism == "dilated"
         chosen, _ = choose_recipe(encoder, convolutional=convolutional, pretrained=weights is not None)
-        for recipe in dict.fromkeys(["finetune", chosen, *(["scratch_adamw"] if chosen == "finetune" else [])]):
+        for recipe in dict.fromkeys(["finetune", chosen]):
             best = max(FACTORS, key=lambda factor: miou(encoder, recipe, factor, 0))
             mious = [miou(encoder, recipe, best, seed) for seed in range(arguments.seeds)]
             name = f"{recipe}{' (auto)' if recipe == chosen else ''}"
