@@ -25,7 +25,7 @@ from ..inference.scores import (
     protocol_for,
     stored,
 )
-from ..meta import IGNORE, Labels
+from ..meta import IGNORE, Labels, Preprocess
 from ..streams.pipeline import in_order
 from .details import DetailCounts, Details
 from .metrics import ConfusionMatrix
@@ -120,6 +120,7 @@ def evaluate(
     """
     dataset = as_segmentation_dataset(dataset, labels_of(model), channels=len(model.preprocess.mean))
     check_classes(model, dataset.labels)
+    check_pixels(model, dataset.preprocess)
     decision = decision_of(model)
     confusion = ConfusionMatrix(len(dataset.labels), decision.multilabel)
     detailed = DetailCounts(len(dataset.labels), len(dataset), decision) if details else None
@@ -214,6 +215,25 @@ def check_classes(model: SegmentationModel, labels: Labels) -> None:
     known = labels_of(model)
     if known is not None and known.names != labels.names and (len(model.labels or ()) > 1 or known.names[1:] != labels.names[1:]):
         raise ValueError(f"The model's classes are {known.names}, the dataset's {labels.names}")
+
+
+def check_pixels(model: SegmentationModel, stated: Preprocess | None) -> None:
+    """Refuse a dataset that states other bands or another range of pixel values than the network reads.
+
+    Raises:
+        ValueError: With both.
+    """
+    own = model.preprocess
+    if stated is None:
+        return
+    if (len(stated.mean), stated.white) != (len(own.mean), own.white) or (stated.bands and own.bands and stated.bands != own.bands):
+
+        def told(each: Preprocess) -> str:
+            return f"{', '.join(each.bands) or f'{len(each.mean)} bands'} with white at {each.white:g}"
+
+        raise ValueError(
+            f"The dataset states {told(stated)}, and the network reads {told(own)}; evaluate on a dataset that states the network's"
+        )
 
 
 def _summed_loss(scores: Tensor, ground_truth: Tensor, multilabel: bool) -> Tensor:

@@ -12,7 +12,7 @@ from ..inference.protocols import PROTOCOLS, InferenceProtocol
 from ..inference.scores import SegmentationModel, class_probabilities, decision_of, labels_of, number_of_ids
 from ..meta import IGNORE
 from ..streams.pipeline import in_order
-from .evaluate import check_classes
+from .evaluate import check_classes, check_pixels
 
 STEPS = 200
 """Thresholds that are tried: 1 / STEPS, 2 / STEPS, ..."""
@@ -52,6 +52,7 @@ def tune_threshold(
         raise ValueError("The file gives ids and no probabilities; tune the network that it was exported from, and export it again")
     dataset = as_segmentation_dataset(dataset, labels_of(model), channels=len(model.preprocess.mean))
     check_classes(model, dataset.labels)
+    check_pixels(model, dataset.preprocess)
     names = dataset.labels.names if multilabel else dataset.labels.names[1:]
     counts = torch.zeros(len(names), 2, STEPS, dtype=torch.int64)
     for done, (image, ground_truth) in enumerate(in_order(dataset.__getitem__, range(len(dataset))), start=1):

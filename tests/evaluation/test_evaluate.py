@@ -19,6 +19,7 @@ from pspnet_zoo.evaluation.evaluate import evaluate, predict_all
 from pspnet_zoo.evaluation.report import prediction_saver
 from pspnet_zoo.inference.protocols import PROTOCOLS, InferenceProtocol
 from pspnet_zoo.inference.scores import class_scores
+from pspnet_zoo.meta import Preprocess
 
 SLIDE = InferenceProtocol(source="test", scales=(0.5, 1.0), flip=True, crop=(32, 32), stride=(21, 21), merging="semseg")
 
@@ -43,6 +44,26 @@ def test_numbers_are_those_of_every_pixel_at_once(net, camvid, protocol):
     assert all(torch.equal(saved[i].long(), predicted[i]) for i in range(3))
     assert result.category_iou is None and result.category_miou is None
     assert sum(map(sum, result.confusion)) == counted.sum() and len(result.image_miou) == 3
+
+
+@pytest.mark.parametrize(
+    ("own", "stated", "message"),
+    [
+        (
+            ("red", "green", "blue"),
+            ("blue", "green", "red"),
+            "The dataset states blue, green, red with white at 255, and the network",
+        ),
+        (("red", "green", "blue"), ("red", "nir"), "states red, nir with white at 255, and the network reads red, green, blue"),
+        ((), ("red",), "states red with white at 255, and the network reads 3 bands with white at 255"),
+    ],
+)
+def test_a_dataset_of_other_bands_is_refused(net, camvid, own, stated, message):
+    dataset = open_dataset("camvid", camvid, "val")
+    net.preprocess = Preprocess((0.5,) * 3, (0.5,) * 3, bands=own)
+    dataset.preprocess = Preprocess((0.5,) * len(stated), (0.5,) * len(stated), bands=stated)
+    with pytest.raises(ValueError, match=message):
+        evaluate(net, dataset)
 
 
 def test_the_loss_of_whole_images_is_the_cross_entropy(net, camvid):
