@@ -137,7 +137,7 @@ def mask_doubts(dataset: SegmentationDataset, most: int = 64) -> tuple[str | Non
 
     Args:
         dataset: Its masks are read, spread evenly over it, and of its images only the header of the first.
-        most: Number of masks that are read at most.
+        most: Number of masks that are read, unless they are such that only all can tell.
 
     Returns:
         Why the masks cannot be meant so, or None; and a line for each doubt, of the first image too.
@@ -150,6 +150,11 @@ def mask_doubts(dataset: SegmentationDataset, most: int = 64) -> tuple[str | Non
     for index in chosen:
         pixels += count_pixels(dataset.mask(index).numpy())[0]
     error = _only_ignored_beside_the_first(dataset.labels, pixels)
+    for index in range(len(dataset)):  # a class may be rare, or the masks few among images without
+        if not error:
+            break
+        pixels += count_pixels(dataset.mask(index).numpy())[0]
+        error = _only_ignored_beside_the_first(dataset.labels, pixels)
     missing = _missing(dataset.labels.names, pixels) if len(chosen) == len(dataset) else None
     depth = _only_upper_bits(dataset.images, getattr(dataset, "preprocess", None))
     return error, [doubt for doubt in (depth, missing) if doubt and not error]

@@ -107,6 +107,7 @@ def test_masks_of_0_and_255_are_told_from_a_few():
     assert error == "The masks hold nothing but 0, which is 'background', and 255, which is ignored. If 255 is 'crack', write 1"
     assert warnings == []
     assert mask_doubts(Masks((0, 255), (1, 0))) == (None, [])
+    assert mask_doubts(Masks((0, 255), (0, 1), (0, 255)), most=2) == (None, []), "one that was not among the few"
     assert mask_doubts(Masks((0, 0))) == (None, ["No pixel is of 'crack'"])
 
 
