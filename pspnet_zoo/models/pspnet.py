@@ -162,7 +162,7 @@ class PSPNet(Pretrained):
         self.labels: Labels | None = None
         self.provenance = None
         self._aux_from, self._is_upsampled = aux_from, upsampling is not None
-        self._encoder_is_frozen = self._norms_are_frozen = False
+        self.encoder_is_frozen = self.norms_are_frozen = False
         self._built_shapes = {key: tuple(tensor.shape) for key, tensor in self.state_dict().items()}
 
     def forward(self, x: Tensor, return_aux: bool = False) -> Tensor | tuple[Tensor, ...]:
@@ -321,19 +321,19 @@ class PSPNet(Pretrained):
 
         For batches too small to tell a mean from, and for fine-tuning on few images.
         """
-        self._norms_are_frozen = True
+        self.norms_are_frozen = True
         self.train(self.training)
 
     def unfreeze_norms(self) -> None:
         """Undo `freeze_norms`."""
-        self._norms_are_frozen = False
+        self.norms_are_frozen = False
         self.train(self.training)
 
     def _set_encoder_frozen(self, frozen: bool) -> None:
-        self._encoder_is_frozen = frozen
+        self.encoder_is_frozen = frozen
         self.encoder.requires_grad_(not frozen)
         self.train(self.training)
-        if not (frozen or self._norms_are_frozen):  # as in smp, in evaluation mode too
+        if not (frozen or self.norms_are_frozen):  # as in smp, in evaluation mode too
             for module in self.encoder.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.train()
@@ -341,9 +341,9 @@ class PSPNet(Pretrained):
     def train(self, mode: bool = True) -> "PSPNet":
         """Switch the mode as in any Module, but a frozen encoder and frozen norms stay in evaluation mode."""
         super().train(mode)
-        if self._encoder_is_frozen:
+        if self.encoder_is_frozen:
             self.encoder.eval()
-        if self._norms_are_frozen:
+        if self.norms_are_frozen:
             for module in self.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()

@@ -93,9 +93,7 @@ def restore_optimizer(
         kind, _, name = key.partition(".")
         parameter = parameters[name]
         if isinstance(value, Tensor):  # a count of steps stays on the CPU
-            value = value.to(parameter.device if value.shape == parameter.shape else "cpu").clone(
-                memory_format=torch.preserve_format
-            )
+            value = value.to("cpu" if kind == "step" else parameter.device).clone(memory_format=torch.preserve_format)
         optimizer.state[parameter][kind] = value
     for group, step in zip(optimizer.param_groups, numbers.get("steps", []), strict=False):
         if step is not None:
@@ -115,7 +113,4 @@ def _without_decay(model: PSPNet) -> Iterator[str]:
     for name, parameter in model.named_parameters():
         if parameter.ndim <= 1:
             yield name
-    module: Any
-    for prefix, module in model.encoder.named_modules(prefix="encoder"):
-        if callable(getattr(module, "no_weight_decay", None)):
-            yield from (f"{prefix}.{name}" for name in module.no_weight_decay())
+    yield from model.no_weight_decay()

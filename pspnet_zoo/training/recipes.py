@@ -166,6 +166,8 @@ def check_effects(recipe: Recipe, given: Collection[str], *, masks: bool, teache
         ("min_lr", recipe.schedule != "constant", "a schedule that falls, poly or cosine"),
         ("ohem_min_kept", recipe.ohem_threshold > 0, "ohem_threshold above 0"),
         ("patience", not recipe.patience or recipe.evaluate_every > 0, "evaluate_every above 0"),
+        ("patience", masks or not recipe.patience, "masks to evaluate on, and there are none"),
+        ("evaluate_every", masks or not recipe.evaluate_every, "masks to evaluate on, and there are none"),
         ("aux_weight", not recipe.aux_weight or aux_head, "a network with an auxiliary head, and this one has none"),
         *((name, masks, "masks, and there are only soft labels") for name in _OF_MASKS),
         *((name, teacher, "a teacher") for name in ("teacher_weight", "teacher_temperature", "teacher_confidence")),

@@ -58,7 +58,7 @@ class Run:
         self.class_weights = class_fractions.clamp(min=1e-6) ** -self.recipe.class_weight_power
 
     def set_rate(self) -> float:
-        """Set the learning rates of the next step, and return the encoder's, or the heads' where the encoder is frozen."""
+        """Set the learning rates of the next step, and return the highest in the encoder, or the heads' where it is frozen."""
         self.schedule.step_update(self.step)
         return self.optimizer.param_groups[0]["lr"]
 

@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 from ..data.dataset import SegmentationDataset
 from ..data.rasters import Region
 from ..meta import IGNORE, Preprocess
+from ..storage.errors import WeightsError
 from .distill import TeacherScores, coordinates, sample
 from .recipes import Recipe
 from .transforms import training_transform
@@ -32,8 +33,8 @@ class Stream(Dataset):
 
     def __init__(self, dataset: SegmentationDataset, teacher: TeacherScores | None, recipe: Recipe, preprocess: Preprocess) -> None:
         self.dataset, self.teacher = dataset, teacher
-        self.mean = preprocess.mean
-        self.seed, self.views, self.crop = recipe.seed, recipe.views, recipe.crop
+        self.blank = torch.zeros(len(preprocess.mean), *recipe.crop, dtype=torch.uint8 if preprocess.white == 255 else torch.float)
+        self.seed, self.views = recipe.seed, recipe.views
         self.cache: Any = None
         """Features and masks by index and view, see `pspnet_zoo.training.methods.features.FeatureCache`; None to read images."""
         input_scale = preprocess.input_scale
@@ -72,13 +73,12 @@ class Stream(Dataset):
         """An item, or the error of a file that cannot be read: raised in a worker, its message would hold a traceback."""
         try:
             return self._cached(position) if self.cache else self._read(position)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, WeightsError) as error:
             return error
 
     def _cached(self, position: int) -> tuple[Any, ...]:
         features, mask = self.cache[self.index(position), self.view(position)]
-        image = torch.zeros(len(self.mean), *self.crop, dtype=torch.uint8)
-        return image, mask.long(), position, torch.zeros(0, *mask.shape[-2:], dtype=torch.half), *features
+        return self.blank, mask.long(), position, torch.zeros(0, *mask.shape[-2:], dtype=torch.half), *features
 
     def _read(self, position: int) -> tuple[Tensor, Tensor, int, Tensor]:
         image, mask, target = self.augmented(self.index(position), self.view(position))

@@ -7,8 +7,8 @@ the number of the step. Weights, the optimizer's state, the running average and 
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -43,7 +43,7 @@ BEST = "best"
 RESULT = "result.json"
 
 Progress = Callable[[int, float, float], None]
-"""Called after each step with the number of steps done, the loss and the encoder's learning rate."""
+"""Called after each step with the number of steps done, the loss and the highest learning rate in the encoder."""
 
 EvaluationProgress = Callable[[int, int], None]
 """Called after each image of an evaluation with the number of images that this process has done, and their total."""
@@ -145,7 +145,7 @@ def train(
     """
     check_trackers(log)
     accelerator = open_accelerator(recipe, cpu)
-    _check(model, recipe, accelerator)
+    check_network(model, recipe, accelerator)
     if feature_cache:
         check_features(model, recipe, has_teacher=teacher is not None, compile=compile)
     labels, channels = labels_of(model), model.config["in_channels"]
@@ -161,7 +161,7 @@ def train(
             _check_masks(dataset)
         loop = _Loop(trainer, accelerator, model, dataset, recipe, folder, validation, teacher)
         loop.measure_start, loop.progress, loop.evaluation_progress = measure_start, progress, evaluation_progress
-        with lora_added(model, recipe.lora_rank, recipe.lora_alpha, recipe.seed):
+        with lora_added(model, recipe.lora_rank, recipe.lora_alpha, recipe.seed), frozen(model, recipe.freeze):
             return loop.run(resume=resume, workers=workers, compile=compile, log=log, feature_cache=feature_cache)
 
 
@@ -187,7 +187,6 @@ class _Loop:
         known_by = identity(model, self.dataset, teacher.name if teacher else None)
         model.threshold = None  # it was of the weights before
         model.to(accelerator.device).to(memory_format=torch.channels_last)  # dilated depthwise: several times faster so on CPUs
-        _freeze(model, recipe.freeze)
         own_norms = _sync_norms(model) if accelerator.num_processes > 1 and accelerator.device.type == "cuda" else {}
         run = Run(model, recipe, accelerator, self.folder / CHECKPOINT, known_by)
         run.evaluates_start, run.evaluates = self.measure_start, self.validation is not None
@@ -287,7 +286,8 @@ def open_accelerator(recipe: Recipe, cpu: bool) -> Accelerator:
         return Accelerator(cpu=cpu, mixed_precision=recipe.precision)
 
 
-def _check(model: PSPNet, recipe: Recipe, accelerator: Accelerator) -> None:
+def check_network(model: PSPNet, recipe: Recipe, accelerator: Accelerator) -> None:
+    """Refuse what training cannot do with a network, on this machine, with this number of processes."""
     processes = accelerator.num_processes
     if recipe.batch_size % (processes * recipe.accumulation):
         raise ValueError(
@@ -346,8 +346,21 @@ def _sync_norms(model: PSPNet) -> dict[str, nn.Module]:
     return own
 
 
-def _freeze(model: PSPNet, what: str) -> None:
-    if what == "encoder":
-        model.freeze_encoder()
-    elif what == "norms":
-        model.freeze_norms()
+@contextmanager
+def frozen(model: PSPNet, what: str) -> Iterator[None]:
+    """In the block, "encoder", "norms" or "nothing" of the network is frozen; after it, what was before."""
+    if what == "encoder" and not model.encoder_is_frozen:
+        freeze, undo = model.freeze_encoder, model.unfreeze_encoder
+    elif what == "norms" and not model.norms_are_frozen:
+        freeze, undo = model.freeze_norms, model.unfreeze_norms
+    else:
+        yield
+        return
+    learned = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    freeze()
+    try:
+        yield
+    finally:
+        undo()
+        for parameter, learns in learned:
+            parameter.requires_grad_(learns)

@@ -220,7 +220,8 @@ class BandDistortion(v2.Transform):
         if not isinstance(inpt, tv_tensors.Image):
             return inpt
         x = inpt.as_subclass(Tensor).float()
-        return tv_tensors.Image((x - self.mean) * params["contrast"] + self.mean + params["brightness"] * self.std)
+        x = (x - self.mean) * params["contrast"] + self.mean + params["brightness"] * self.std
+        return tv_tensors.Image(x.round().clamp(0, 255).to(torch.uint8) if inpt.dtype == torch.uint8 else x)
 
 
 class PadTo(v2.Transform):

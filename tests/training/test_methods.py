@@ -16,9 +16,12 @@ from torch import nn
 from pspnet_zoo import PSPNet, from_pretrained
 from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.data.open import open_dataset
+from pspnet_zoo.meta import Preprocess
 from pspnet_zoo.training.methods import features as features_module
+from pspnet_zoo.training.methods import rates
 from pspnet_zoo.training.methods.lora import attention_layers, lora_added, merged
-from pspnet_zoo.training.recipes import Recipe
+from pspnet_zoo.training.recipes import RECIPES, Recipe
+from pspnet_zoo.training.stream import Stream
 from pspnet_zoo.training.train import BEST, train
 
 RECIPE = Recipe(iterations=4, batch_size=2, crop=(32, 48), lr=0.01, checkpoint_every=2, evaluate_every=0, optimizer="adamw")
@@ -151,6 +154,41 @@ def test_views_repeat_in_later_epochs(net, images):
     crops = [{stream.index(p): stream[p][0] for p in range(5 * epoch, 5 * epoch + 5)} for epoch in range(4)]
     assert all(torch.equal(crops[0][i], crops[2][i]) and torch.equal(crops[1][i], crops[3][i]) for i in range(5))
     assert all(not torch.equal(crops[0][i], crops[1][i]) for i in range(5))
+
+
+def test_masks_of_another_mapping_are_cached_anew(net, camvid, tmp_path):
+    def names(mapping):
+        for split in ("train", "trainannot"):
+            target = tmp_path / "data" / "train" / ("images" if split == "train" else "masks")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.exists() or target.symlink_to(camvid / split)
+        (tmp_path / "data" / "classes.json").write_text(json.dumps({"names": ["a", "b"], "mapping": mapping, "ignore": [11]}))
+        dataset = open_dataset("folder", tmp_path / "data", "train")
+        stream = Stream(dataset, None, FROZEN, net.preprocess)
+        return features_module.FeatureCache(tmp_path / "features", net, stream, FROZEN)._names
+
+    first = names({"a": [0, 3], "b": [8]})
+    assert names({"a": [0, 3], "b": [8]}) == first
+    assert not set(names({"a": [0], "b": [3, 8]})) & set(first)
+
+
+@pytest.mark.parametrize("white", [255, 65535])
+def test_an_image_whose_features_are_cached_has_the_type_that_the_network_reads(images, white):
+    preprocess = Preprocess((0.5,) * 3, (0.5,) * 3, white=white)
+    preprocess.check_type(Stream(images, None, FROZEN, preprocess).blank)
+
+
+@pytest.mark.parametrize("name", ["frozen", "finetune_vit"])
+def test_a_range_of_rates_is_tried_as_a_run_would_train(vit, images, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(rates, "STEPS", 4)
+    before = copy.deepcopy(vit.state_dict())
+    recipe = replace(RECIPES[name].recipe, batch_size=2, crop=(32, 48))
+    rates.find_learning_rate(vit, images, recipe, tmp_path)
+    changed = {key.partition(".")[0] for key, tensor in vit.named_parameters() if not torch.equal(tensor, before[key])}
+    assert changed >= {"decoder", "segmentation_head"}, "a warm-up begins with a rate of 0"
+    assert ("encoder" in changed) == (name != "frozen")
+    with pytest.raises(ValueError, match="batch_size is 2; it must be a multiple of 1 processes times 4 micro-batches"):
+        rates.find_learning_rate(vit, images, replace(recipe, accumulation=4), tmp_path)
 
 
 @pytest.mark.parametrize(

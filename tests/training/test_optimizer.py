@@ -126,6 +126,27 @@ def test_an_optimizer_continues_from_its_saved_state(name):
     assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
 
 
+@pytest.mark.parametrize("name", ["adamw", "adafactorbv", "novograd"])
+def test_the_state_of_an_optimizer_goes_where_its_network_is(name):
+    net, elsewhere = (PSPNet("test_efficientnet", None, classes=2, psp_out_channels=8) for _ in range(2))
+    optimizers = [build_optimizer(each, replace(ADAMW, optimizer=name)) for each in (net, elsewhere.to("meta"))]
+    for parameter in net.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizers[0].step()
+    restore_optimizer(elsewhere, optimizers[1], *optimizer_state(net, optimizers[0]))
+    for state in optimizers[1].state.values():
+        for key, value in state.items():
+            assert not isinstance(value, torch.Tensor) or value.device.type == ("cpu" if key == "step" else "meta"), key
+
+
+def test_position_biases_of_swin_do_not_decay():
+    with torch.device("meta"):
+        net = PSPNet("swin_tiny_patch4_window7_224", None, classes=2)
+    decaying = {id(p) for group in build_optimizer(net, ADAMW).param_groups if group["weight_decay"] for p in group["params"]}
+    biases = [p for name, p in net.named_parameters() if name.endswith("relative_position_bias_table")]
+    assert decaying and biases and not any(id(p) in decaying for p in biases)
+
+
 @pytest.mark.parametrize(("name", "message"), [("adam_w", "optimizer is 'adam_w'; it can be a name of"), ("adahessian", "second")])
 def test_an_unknown_optimizer_is_refused(net, name, message):
     with pytest.raises(ValueError, match=message):
@@ -137,7 +158,8 @@ def test_a_frozen_encoder_has_no_gradients_and_no_place_in_the_optimizer(net, ca
     recipe = replace(RECIPES["frozen"].recipe, iterations=2, batch_size=2, crop=(32, 48), evaluate_every=0, warmup=0)
     train(net, open_dataset("camvid", camvid, "train"), recipe, tmp_path)
     assert all(torch.equal(before[name], tensor) for name, tensor in net.encoder.state_dict().items())
-    assert all(parameter.grad is None for parameter in net.encoder.parameters())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in net.encoder.parameters()), "only in that run"
+    net.freeze_encoder()
     learning = {id(p) for group in build_optimizer(net, recipe).param_groups for p in group["params"]}
     assert learning == {id(p) for name, p in net.named_parameters() if not name.startswith("encoder.")}
 

@@ -8,7 +8,7 @@ import pytest
 
 from pspnet_zoo import create
 from pspnet_zoo.data.layouts.names import LAYOUTS
-from pspnet_zoo.training.recipes import RECIPES, Recipe
+from pspnet_zoo.training.recipes import RECIPES, Recipe, check_effects
 from pspnet_zoo.zoo.registry import find_checkpoint
 from tools.recipes_page import markdown_page
 
@@ -97,3 +97,12 @@ def test_a_recipe_refuses_what_is_not_positive(field):
 def test_a_recipe_refuses_what_is_no_fraction(field):
     with pytest.raises(ValueError, match=f"{field} is 1.5; it must be between 0 and 1"):
         replace(RECIPE, **{field: 1.5})
+
+
+@pytest.mark.parametrize("changes", [{"evaluate_every": 200}, {"patience": 5}])
+def test_what_watches_an_evaluation_is_refused_where_there_are_no_masks(changes):
+    recipe, given = replace(RECIPE, **{"evaluate_every": 100, **changes}), list(changes)
+    check_effects(recipe, given, masks=True, teacher=True, aux_head=True)
+    with pytest.raises(ValueError, match="which needs masks to evaluate on"):
+        check_effects(recipe, given, masks=False, teacher=True, aux_head=True)
+    check_effects(replace(recipe, evaluate_every=0), ["evaluate_every"], masks=False, teacher=True, aux_head=True)

@@ -9,6 +9,7 @@ import torch
 from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.meta import Preprocess
+from pspnet_zoo.storage.errors import WeightsError
 from pspnet_zoo.training.recipes import Recipe
 from pspnet_zoo.training.stream import Stream, batches, mask_class_fractions, seed_of
 
@@ -104,3 +105,14 @@ def test_shares_are_of_the_pixels_that_count_in_all_masks():
     assert mask_class_fractions(masks).tolist() == [0.25, 0.625, *[0] * 8, 0.125]
     with pytest.raises(ValueError, match="Every pixel of the dataset is ignored"):
         mask_class_fractions(Masks(torch.full((2, 2), 255, dtype=torch.uint8)))
+
+
+def test_a_damaged_file_of_the_cache_is_an_item_and_not_a_workers_traceback(camvid):
+    class Damaged:
+        def __getitem__(self, place):
+            raise WeightsError("features/a.safetensors is damaged")
+
+    recipe = Recipe(iterations=1, batch_size=1, crop=(8, 8), lr=0.1)
+    stream = Stream(open_dataset("camvid", camvid, "train"), None, recipe, Preprocess((0.5,) * 3, (0.5,) * 3))
+    stream.cache = Damaged()
+    assert isinstance(stream[0], WeightsError)

@@ -8,7 +8,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from pspnet_zoo.training.transforms import PadTo, PhotometricDistortion, RandomCrop, RandomScale, training_transform
+from pspnet_zoo.training.transforms import BandDistortion, PadTo, PhotometricDistortion, RandomCrop, RandomScale, training_transform
 
 MEAN = (123.7, 116.3, 103.5)
 FILL = [124, 116, 104]
@@ -25,6 +25,16 @@ def pair(height=40, width=60):
 def noise(height=40, width=60, classes=5):
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
     return tv_tensors.Image(image), tv_tensors.Mask(torch.randint(0, classes, (height, width), dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float])
+def test_bands_keep_their_type_under_photometric_changes(dtype):
+    image = torch.randint(0, 256, (4, 8, 8), dtype=torch.uint8).to(dtype)
+    distort = BandDistortion([120.0] * 4, [200.0] * 4)
+    found = [distort(tv_tensors.Image(image)) for _ in range(10)]
+    assert all(each.dtype == dtype for each in found) and any(not torch.equal(each, image) for each in found)
+    if dtype == torch.uint8:  # beyond the range they stop
+        assert any(255 in each and 0 in each for each in found)
 
 
 def test_crops_have_their_size_and_fill_is_ignored():

@@ -103,15 +103,16 @@ class FeatureCache:
         return done
 
     def _name(self, index: int) -> str:
-        """A digest of an image and its mask: of their files, or of their pixels where there are none."""
+        """A digest of an image and its class ids: of the image's file, or of its pixels where there is none."""
         digest = hashlib.sha256()
-        files = [Path(files[index]) for files in (self.dataset.images, self.dataset.masks) if index < len(files)]
-        if all(file.is_file() for file in files):
-            for file in files:
-                digest.update(file.read_bytes())
+        file = Path(self.dataset.images[index]) if index < len(self.dataset.images) else None
+        if file and file.is_file():
+            digest.update(file.read_bytes())
+            tensors = [self.dataset.mask(index)]  # its ids depend on classes.json too
         else:
-            for tensor in self.dataset[index]:
-                digest.update(tensor.contiguous().numpy().tobytes())
+            tensors = [*self.dataset[index]]
+        for tensor in tensors:
+            digest.update(repr(tensor.shape).encode() + tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()[:24]
 
 

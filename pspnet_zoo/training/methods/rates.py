@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from ...data.dataset import as_segmentation_dataset
 from ...inference.scores import labels_of
@@ -20,8 +21,9 @@ from ...storage.files import write_atomically
 from ..recipes import Recipe
 from ..run import Run
 from ..stream import Stream, batches, read_ahead
-from ..train import open_accelerator
+from ..train import check_network, frozen, open_accelerator
 from ..trainer import Stopped, Trainer
+from .lora import lora_added
 from .step import OptimizerStep
 
 RATES = "find_lr.csv"
@@ -55,16 +57,37 @@ def find_learning_rate(
 
     Raises:
         Stopped: If a signal ended the trial.
+        ValueError: If network and recipe do not fit each other.
     """
     recipe = replace(recipe, iterations=STEPS)
     accelerator = open_accelerator(recipe, cpu)
+    check_network(model, recipe, accelerator)
+    with lora_added(model, recipe.lora_rank, recipe.lora_alpha, recipe.seed), frozen(model, recipe.freeze):
+        tried = _trial(model, dataset, recipe, accelerator, folder, progress, trainer)
+    if accelerator.is_main_process:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([("learning_rate", "loss", "smoothed_loss"), *tried])
+        write_atomically(folder / RATES, text.getvalue().encode())
+    return min(tried, key=lambda each: each[2], default=(recipe.lr, 0.0, 0.0))[0] / 10
+
+
+def _trial(
+    model: PSPNet,
+    dataset: Any,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    folder: Path,
+    progress: Callable[[int, float, float], None] | None,
+    trainer: Trainer | None,
+) -> list[tuple[float, float, float]]:
+    """The rate, the loss and the smoothed loss of each step."""
     model.to(accelerator.device).to(memory_format=torch.channels_last).train()
     run = Run(model, recipe, accelerator, folder / RATES, {})
     images = as_segmentation_dataset(dataset, labels_of(model), channels=model.config["in_channels"])
     run.weigh_classes(images)
     stream = Stream(images, None, recipe, model.preprocess)
     step, groups = OptimizerStep(run, stream, False), run.optimizer.param_groups
-    bases = [group["lr"] * group.get("lr_scale", 1.0) / recipe.lr for group in groups]
+    bases = [group["initial_lr"] * group["lr_scale"] / recipe.lr for group in groups]  # "lr" is 0 where a warm-up begins
     tried: list[tuple[float, float, float]] = []
     average = 0.0
     order = batches(recipe, 0, accelerator.process_index, accelerator.num_processes)
@@ -85,8 +108,4 @@ def find_learning_rate(
                 raise Stopped(trainer.signal)
             if not math.isfinite(loss) or tried[-1][2] > _DIVERGED * min(smooth for _, _, smooth in tried):
                 break
-    if accelerator.is_main_process:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("learning_rate", "loss", "smoothed_loss"), *tried])
-        write_atomically(folder / RATES, text.getvalue().encode())
-    return min(tried, key=lambda each: each[2], default=(recipe.lr, 0.0, 0.0))[0] / 10
+    return tried
