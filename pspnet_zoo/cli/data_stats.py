@@ -49,6 +49,11 @@ def stats(
         f"Proposed: white {preprocess.white:g}, "
         + ", ".join(f"{n} {', '.join(f'{v:.5g}' for v in values)}" for n, values in numbers)
     )
+    if write and bands and not found.named:  # a number would be lost, and training would read the first bands
+        raise ValueError(
+            f"--write cannot state the bands {bands}, since the files have no names of bands; name them in the files, or write "
+            "files with these bands only"
+        )
     if write:
         say(f"Wrote '{write_preprocess(folder, preprocess)}'")
     if problems:

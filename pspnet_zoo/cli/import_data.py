@@ -1,7 +1,11 @@
 """The command `pspnet-zoo data import`."""
 
 import io
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -108,9 +112,9 @@ def import_data(
         refuse_idle("decides which of several objects a pixel is of, and --multilabel keeps all; leave one of them out", "priority")
     options = WriteOptions(priority, link, split, group_by, wanted, multilabel, folds)
     stated = MaskOptions(masks, colors, tuple(name.strip() for name in names.split(",")) if names else (), field=class_field)
-    with progress_bar() as bar:
+    with progress_bar() as bar, _local(source) as root:
         task = bar.add_task("importing", total=None)
-        read = read_source(_local(source), kind, images=images, masks=stated)
+        read = read_source(root, kind, images=images, masks=stated)
         made, table = resolve_classes(read, chosen, background, ignore_undrawn, multilabel)
         written = write_dataset(
             read, output, made, table, options, lambda done, total: bar.update(task, completed=done, total=total)
@@ -125,16 +129,24 @@ def import_data(
     show_contents(written.contents, written.problems)
 
 
-def _local(source: str) -> Path:
+@contextmanager
+def _local(source: str) -> Iterator[Path]:
     """The folder or file of a source; a dataset of the Hub is downloaded, its Parquet files only."""
     if not source.startswith("hf:"):
-        return Path(source)
+        yield Path(source)
+        return
     from huggingface_hub import snapshot_download
 
     from ..storage.hub_errors import explained
 
     with explained(source, None):
-        return Path(snapshot_download(source.removeprefix("hf:"), repo_type="dataset", allow_patterns="*.parquet"))
+        cached = Path(snapshot_download(source.removeprefix("hf:"), repo_type="dataset", allow_patterns="*.parquet"))
+    with TemporaryDirectory() as folder:  # files of the cache are links that lead out of their folder, which are refused
+        for file in cached.rglob("*.parquet"):
+            target = Path(folder, file.relative_to(cached))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+        yield Path(folder)
 
 
 def _say_overlaps(written: "Written", priority: str) -> None:

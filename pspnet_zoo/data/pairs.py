@@ -168,7 +168,7 @@ def _translate(mask: np.ndarray, mask_file: Path, ids: Mapping[int, int]) -> np.
     if unknown := [i for i in found if i not in ids]:
         raise ImageError(f"'{mask_file}' holds the ids {unknown}; the dataset has {_ranges(sorted(ids))}")
     table = np.zeros(256, np.uint8)
-    table[list(ids)] = list(ids.values())
+    table[found] = [ids[i] for i in found]
     return table[mask]
 
 

@@ -17,6 +17,7 @@ PREPROCESS_FILE = "preprocess.json"
 
 _ROWS_OF = 2**24  # pixels that are decoded at once
 _SAMPLE = 2**16  # pixels of each file for percentiles
+_KEPT = 2**25  # most values of all bands that are kept for them; of several hundred files
 _WHITE = {"uint8": 255.0, "uint16": 65535.0}
 
 
@@ -36,6 +37,10 @@ class BandStats:
     """Sum of the squared differences from the mean."""
     sample: list[np.ndarray] = field(default_factory=list, repr=False)
     """Values spread evenly over each file, for the percentiles."""
+    kept: int = 0
+    """Number of values in the sample."""
+    step: int = 1
+    """Distance of the values that are kept; it doubles where they become too many."""
 
     @property
     def std(self) -> float:
@@ -59,6 +64,14 @@ class BandStats:
         self.mean += shift * values.size / count
         self.count = count
         self.minimum, self.maximum = min(self.minimum, float(values.min())), max(self.maximum, float(values.max()))
+
+    def keep(self, values: np.ndarray, most: int) -> None:
+        """Take valid values into the sample, which is thinned out evenly where it has more than `most`."""
+        self.sample.append(values[:: self.step].copy())
+        self.kept += len(self.sample[-1])
+        while self.kept > most:
+            self.sample, self.step = [np.concatenate(self.sample)[::2].copy()], 2 * self.step
+            self.kept = len(self.sample[0])
 
 
 @dataclass
@@ -104,7 +117,7 @@ def pixel_stats(
     for done, path in enumerate(files, 1):
         try:
             with open_raster(path, bands=bands) as raster:
-                names = raster.bands or tuple(str(i + 1) for i in range(raster.shape[0]))
+                names = raster.bands or tuple(str(band) for band in bands or range(1, raster.shape[0] + 1))
                 if stats is None:
                     stats = PixelStats(str(raster.dtype), [BandStats(name) for name in names], bool(raster.bands))
                 expected = tuple(band.name for band in stats.bands)
@@ -128,7 +141,7 @@ def _add(stats: PixelStats, raster: Raster) -> None:
         for band, values, known in zip(stats.bands, pixels, valid, strict=True):
             chosen = values[known]
             band.add(chosen, int(known.size - chosen.size))
-            band.sample.append(chosen[::step].copy())
+            band.keep(chosen[::step], _KEPT // len(stats.bands))
     stats.files += 1
 
 

@@ -98,3 +98,25 @@ def test_without_the_extra_it_says_what_to_install(run, source, tmp_path, monkey
 def test_a_background_without_a_name_on_one_line_is_refused(run, tmp_path, name):
     code, _, err = run("data", "import", tmp_path, "-o", tmp_path / "out", "--background", name)
     assert code == 2 and "--background: the name of a class is" in err
+
+
+def test_a_dataset_of_the_hub_is_imported_from_the_links_of_its_cache(run, source, tmp_path, monkeypatch):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    def downloaded(repo_id, *, repo_type, allow_patterns):
+        assert (repo_id, repo_type, allow_patterns) == ("owner/name", "dataset", "*.parquet")
+        return str(cache / "snapshots" / "0123abcd")
+
+    cache = tmp_path / "cache"
+    for folder in ("blobs", "snapshots/0123abcd/data"):
+        (cache / folder).mkdir(parents=True)
+    rows = {
+        column: [(source / folder / f"{name}.png").read_bytes() for name in "abcde"]
+        for column, folder in (("image", "images"), ("label", "masks"))
+    }
+    parquet.write_table(pa.table(rows), cache / "blobs" / "beef")
+    (cache / "snapshots/0123abcd/data/train-00000-of-00001.parquet").symlink_to("../../../blobs/beef")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", downloaded)
+    code, out, err = run("data", "import", "hf:owner/name", "-o", tmp_path / "new")
+    assert code == 0 and "train: 5 images" in out, err + out

@@ -108,3 +108,26 @@ def test_the_command_shows_the_bands_warns_of_constant_ones_and_writes(tmp_path)
     assert "train: 1 image of uint16" in result.stdout and "Band nir is 7 everywhere" in result.stderr
     assert json.loads((tmp_path / PREPROCESS_FILE).read_text())["bands"] == list(NAMES)
     assert CliRunner().invoke(app, ["data", "stats", str(tmp_path), "--bands", "nir,9"]).exit_code == 2
+
+
+def test_chosen_bands_without_names_are_shown_by_number_and_not_written(tmp_path):
+    (tmp_path / "train" / "images").mkdir(parents=True)
+    (tmp_path / "train" / "masks").mkdir()
+    (tmp_path / "classes.txt").write_text("field\nforest\n")
+    file = write_tiff(tmp_path / "train" / "images" / "a.tif", noise("uint16", 3))
+    stats, _ = pixel_stats([file], bands=[3, 1])
+    assert [band.name for band in stats.bands] == ["3", "1"]
+    result = CliRunner().invoke(app, ["data", "stats", str(tmp_path), "--bands", "3,2,1", "--write"])
+    assert isinstance(result.exception, ValueError) and "the files have no names of bands" in str(result.exception)
+    assert not (tmp_path / PREPROCESS_FILE).exists()
+
+
+def test_the_sample_for_percentiles_stays_small_over_many_files(tmp_path, monkeypatch):
+    files = [write_tiff(tmp_path / f"{i}.tif", noise("uint16", 2, (40, 50))) for i in range(6)]
+    whole, _ = pixel_stats(files)
+    monkeypatch.setattr("pspnet_zoo.data.stats._KEPT", 2000)
+    thin, _ = pixel_stats(files)
+    for a, b in zip(whole.bands, thin.bands, strict=True):
+        assert sum(map(len, a.sample)) == 12000 and sum(map(len, b.sample)) <= 1000
+        assert (a.count, a.mean, a.minimum, a.maximum) == (b.count, b.mean, b.minimum, b.maximum)
+        assert b.percentiles() == pytest.approx(a.percentiles(), abs=0.1 * (a.maximum - a.minimum))

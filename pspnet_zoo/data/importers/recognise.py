@@ -43,6 +43,14 @@ class Guess:
 
 
 _OUTLINES = ("coco", "yolo", "labelme", "cvat", "labelstudio")
+_STATED = {
+    **dict.fromkeys(_OUTLINES, ("--images",)),
+    **dict.fromkeys(_MASKS, ("--images", "--colors", "--names", "--masks")),
+    **dict.fromkeys(("npz", "parquet"), ("--colors", "--names")),
+    "voc": ("--images", "--colors"),
+    "vectors": ("--images", "--class-field"),
+}
+"""The options that each format reads."""
 
 
 def read_source(root: Path, kind: str | None, *, images: Path | None = None, masks: MaskOptions | None = None) -> Source:
@@ -68,9 +76,10 @@ def read_source(root: Path, kind: str | None, *, images: Path | None = None, mas
         kind, notes = ("masks", []) if masks.pattern else _choose(root, images)
     elif kind not in FORMATS:
         raise ValueError(f"format is '{kind}'; it can be {', '.join(FORMATS)}")
-    stated = {"--colors": masks.colors, "--names": masks.names, "--masks": masks.pattern}
-    if kind in _OUTLINES and (idle := [option for option, value in stated.items() if value]):
-        raise ValueError(f"{idle[0]} is for masks, and the labels in '{root}' are outlines ({kind}); leave it out")
+    stated = {"--colors": masks.colors, "--names": masks.names, "--masks": masks.pattern, "--class-field": masks.field}
+    stated["--images"] = images
+    if idle := [option for option, value in stated.items() if value and option not in _STATED[kind]]:
+        raise ValueError(f"{idle[0]} says nothing of the labels in '{root}', which are {kind}; leave it out")
     source = _READERS[kind](root, _images(root, images), replace(masks, kind=kind if kind in _MASKS[1:] else None))
     if not source.samples:
         reason = source.problems[0] if source.problems else f"'{root}' has no images with labels"

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import io
 import json
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -202,6 +201,8 @@ def image_header(image: Path | bytes) -> Header:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(image if isinstance(image, Path) else io.BytesIO(image)) as opened:
+                if opened.format == "EPS":  # Pillow would run Ghostscript on it
+                    raise ImageError("it is PostScript, a program, which is not run; save it as PNG")
                 orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
                 width, height = opened.size
                 kind = opened.format or ""
@@ -214,6 +215,18 @@ def image_header(image: Path | bytes) -> Header:
         raise ImageError(f"{name} is not an image that can be read: {error}") from None
     size = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
     return Header(size, (height, width), orientation, kind)
+
+
+def agreed_size(size: tuple[int, ...], sample: Sample, header: Header, what: str) -> tuple[int, int]:
+    """The size of labels, which is the image's as it is stored or as EXIF turns it.
+
+    Raises:
+        SourceError: If it is neither.
+    """
+    if size not in (header.size, header.stored_size):
+        height, width = header.size
+        raise SourceError(f"The image '{sample.name}' is {width}x{height}, and {what} {size[1]}x{size[0]}; they must be equal")
+    return size[0], size[1]
 
 
 def decode(image: Path | bytes) -> None:
@@ -243,12 +256,14 @@ def read_text(path: Path, limit: int = _LARGEST_TEXT) -> str:
     """A text file in UTF-8.
 
     Raises:
-        SourceError: If it has more than `limit` bytes, or is no such text.
+        SourceError: If it cannot be read, has more than `limit` bytes, or is no such text.
     """
-    if (size := path.stat().st_size) > limit:
+    if (size := _status(path).st_size) > limit:
         raise SourceError(f"'{path}' has {size:,} bytes; at most {limit:,} are read")
     try:
         return path.read_text("utf-8-sig")
+    except OSError as error:
+        raise SourceError(f"'{path}' cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise SourceError(f"'{path}' is not a text in UTF-8: {error}") from None
 
@@ -257,10 +272,16 @@ def read_json(path: Path) -> Any:
     """The contents of a JSON file; the last few files are remembered.
 
     Raises:
-        SourceError: If it is not JSON.
+        SourceError: If it cannot be read, or is not JSON.
     """
-    status = path.stat()
+    status = _status(path)
     return _read_json(path, status.st_mtime_ns, status.st_size)
+
+
+def _status(path: Path) -> os.stat_result:
+    if not os.path.isfile(path):  # a pipe would be waited for
+        raise SourceError(f"'{path}' cannot be read: it is missing, or a broken link, a folder, a pipe or a device")
+    return path.stat()
 
 
 @functools.lru_cache(maxsize=4)
@@ -295,7 +316,7 @@ def stated_size(height: Any, width: Any, where: str) -> tuple[int, int] | None:
     """
     if height is None and width is None:
         return None
-    if not all(isinstance(v, int | float) and math.isfinite(v) and v == int(v) > 0 for v in (height, width)):
+    if not all(isinstance(v, int | float) and 0 < v < 1 << 31 and v == int(v) for v in (height, width)):
         raise SourceError(f"{where}: the size is {_short(width)} x {_short(height)}; it must be two positive numbers of pixels")
     return int(height), int(width)  # type: ignore[arg-type]  # checked above
 

@@ -88,16 +88,16 @@ def _npz_shapes(file: Path) -> dict[str, tuple[int, ...]]:
                 if entry.file_size > _LARGEST or np.prod(shape, dtype=object) * dtype.itemsize > _LARGEST:
                     raise SourceError(f"'{file}': '{entry.filename}' has more than {_LARGEST:,} bytes, the most that are read")
                 shapes[entry.filename.removesuffix(".npy")] = shape
-    except SourceError:
+    except (SourceError, MemoryError):
         raise
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except Exception as error:  # decoders raise whatever comes first
         raise SourceError(f"'{file}' is not an .npz file: {error}") from None
     return shapes
 
 
 def _npz_count(image: Sequence[int], mask: Sequence[int], where: str) -> int | None:
     """The number of images in the arrays; None if they are of one image."""
-    if len(image) == 4 or (len(image) == len(mask) == 3 and mask[-1] > 4):
+    if (len(image) == 4 and len(mask) in (3, 4)) or (len(image) == len(mask) == 3 and mask[-1] > 4):
         if image[0] != mask[0]:
             raise SourceError(f"{where} has {image[0]} images and {mask[0]} masks")
         return image[0]
@@ -113,7 +113,9 @@ def _npz_array(file: Path, key: str, _time: int) -> np.ndarray:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return arrays[key]
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever comes first
         raise SourceError(f"'{file}' cannot be read: {error}") from None
 
 

@@ -75,7 +75,7 @@ class MaskImage:
             image_header(data)
             with Image.open(data if isinstance(data, Path) else io.BytesIO(data)) as image:
                 if image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA") and _bits_of_png(data) == 16:
-                    return _colors(_deep_png(image))
+                    return _colors(_deep_png(image, data))
                 if image.mode == "P" and as_colors:
                     pixels = np.asarray(image.convert("RGBA" if "transparency" in image.info else "RGB"))
                 else:
@@ -107,7 +107,7 @@ class MaskArray:
         pixels = np.squeeze(self._read())
         if pixels.ndim == 3 and pixels.shape[2] in (3, 4) and pixels.dtype in (np.uint8, np.uint16):
             return _colors(pixels)
-        if pixels.ndim != 2:
+        if pixels.ndim != 2 or not pixels.size:
             raise SourceError(f"{self.where} has the shape {pixels.shape}; a mask is (H, W)")
         return _ids(pixels, self.where)
 
@@ -139,7 +139,7 @@ def _bits_of_png(data: Path | bytes) -> int:
         return file.read(25)[24]
 
 
-def _deep_png(image: Image.Image) -> np.ndarray:
+def _deep_png(image: Image.Image, data: Path | bytes) -> np.ndarray:
     """(H, W, 3 or 4) uint16, or uint8 if that holds all, of an open PNG of 16 bits a channel, of which Pillow keeps the upper 8.
 
     Raises:
@@ -148,7 +148,7 @@ def _deep_png(image: Image.Image) -> np.ndarray:
     if image.mode == "LA":
         raise ValueError("it is grayscale of 16 bits with transparency; save it without")
     high = np.array(image).astype(np.uint16)
-    with Image.open(image.filename or image.fp) as again:  # type: ignore
+    with Image.open(data if isinstance(data, Path) else io.BytesIO(data)) as again:
         again.tile = [tile._replace(args=f"{again.mode};16L") for tile in again.tile]  # type: ignore
         low = np.array(again).astype(np.uint16)
     if (low == high).all() or not low[..., :3].any():
@@ -167,10 +167,12 @@ def _colors(pixels: np.ndarray) -> np.ndarray:
 Read = Callable[[], np.ndarray]
 
 
-def scan(masks: Sequence[Mask], problems: list[str]) -> tuple[Counter[int], dict[int, tuple], list[Read | None]]:
+def scan(
+    masks: Sequence[Mask], problems: list[str], *, as_colors: bool = False
+) -> tuple[Counter[int], dict[int, tuple], list[Read | None]]:
     """The number of pixels of each value in all masks, the palette's colors, and what reads each mask; None if it cannot be.
 
-    Indexed images give their indices if they share one palette, and else their colors.
+    Indexed images give their colors if asked for or if their palettes differ, and else their indices.
 
     Raises:
         SourceError: If no mask can be read.
@@ -179,7 +181,6 @@ def scan(masks: Sequence[Mask], problems: list[str]) -> tuple[Counter[int], dict
     palette: dict[int, tuple[int, int, int]] = {}
     readers: list[Read | None] = []
     failures: list[str] = []
-    as_colors = False
     place = 0
     while place < len(masks):
         mask = masks[place]
@@ -213,7 +214,7 @@ def interpret(
     Raises:
         SourceError: If no mask can be read, or there are more values than classes can be.
     """
-    values, palette, readers = scan(masks, source.problems)
+    values, palette, readers = scan(masks, source.problems, as_colors=table is not None and options.kind != "ids")
     two = len(values) == 2 and not table and len(options.names) in (0, 2)
     if options.kind == "binary" or (options.kind is None and two):
         return _interpret_two(source, values, readers, options)

@@ -14,21 +14,21 @@ from ...extras import missing_extra
 from ..images import ImageError
 from ..rasters import Raster, open_raster, quiet
 from .regions import fill
-from .sample import Category, Images, Object, Sample, Source, SourceError, check_name, split_of, walk
+from .sample import Category, Images, Object, Sample, Source, SourceError, check_name, contained, split_of, walk
 from .values import MaskOptions
 
 SUFFIXES = (".geojson", ".gpkg", ".shp")
 """File name endings of vectors, lower case."""
 FIELDS = ("class", "class_name", "classname", "label", "category", "name", "type")
 """Fields that hold a polygon's class, the first of them that a file has."""
-_HEADS = {".gpkg": b"SQLite format 3\0", ".shp": b"\x00\x00\x27\x0a"}
+_HEADS = {".geojson": b"{", ".gpkg": b"SQLite format 3\0", ".shp": b"\x00\x00\x27\x0a"}  # GDAL's formats for other files name more
 
 
 @dataclass(frozen=True)
 class _Feature:
     name: str
     """For messages."""
-    category: int
+    category: int | None
     geometry: Any
     """A polygon or several, of shapely."""
     crs: Any
@@ -46,19 +46,20 @@ def read_vectors(root: Path, images: Images, options: MaskOptions) -> Source:
     """
     source = Source("vectors")
     files = [root] if root.is_file() else list(walk(root, SUFFIXES))
-    features = {file: _features(file, options.field, source) for file in files}
+    folder = root if root.is_dir() else root.parent
+    features = {file: _features(contained(folder, file), options.field, source) for file in files}
     rasters = list(walk(images.root, (".tif", ".tiff")))
     own = {image.stem for image in rasters}
     for image in rasters:
         here = [f for file in files if file.stem == image.stem or file.stem not in own for f in features[file]]
         try:
-            with open_raster(image) as raster:
+            with open_raster(contained(images.root, image)) as raster:
                 objects, size = _objects(raster, here), raster.shape[1:]
-        except ImageError as error:
+        except (ImageError, SourceError) as error:
             source.problems.append(str(error))
             continue
-        name = images.name(image)
-        source.samples.append(Sample(name, image, (size[0], size[1]), tuple(objects), split=split_of(str(Path(name).parent))))
+        split = split_of("/".join(image.relative_to(images.root).parts[:-1]))
+        source.samples.append(Sample(images.name(image), image, (size[0], size[1]), tuple(objects), split=split))
     return source
 
 
@@ -69,7 +70,7 @@ def _features(file: Path, field: str | None, source: Source) -> list[_Feature]:
     except ImportError as error:
         raise missing_extra(f"'{file}'", "raster", error) from None
     with file.open("rb") as opened:
-        if not opened.read(16).startswith(_HEADS.get(file.suffix.lower(), b"")):
+        if not opened.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_HEADS.get(file.suffix.lower(), b"")):
             raise SourceError(f"'{file}' is no {file.suffix[1:]} file")
     found, left = [], Counter[str]()
     try:
@@ -83,15 +84,19 @@ def _features(file: Path, field: str | None, source: Source) -> list[_Feature]:
             raise SourceError(f"'{file}' states no coordinate reference system, such as a .prj file beside a Shapefile")
         names = _classes(file, layer, [str(name) for name in meta["fields"]], values, len(geometries), field, source)
         for index, (geometry, name) in enumerate(zip(geometries, names, strict=True)):
-            shape = None if geometry is None else shapely.from_wkb(geometry)
+            shape = None if geometry is None else shapely.from_wkb(geometry, on_invalid="ignore")
             where = f"'{file}', feature {numbers[index] if numbers is not None else index}"
             if shape is None or shape.is_empty or shape.geom_type not in ("Polygon", "MultiPolygon"):
-                left[shape.geom_type if shape is not None else "nothing"] += 1
+                left[shape.geom_type if shape is not None else "nothing" if geometry is None else "a damaged outline"] += 1
                 continue
-            name = check_name(name if isinstance(name, str) else str(name), where)
-            keys = {each.name: key for key, each in source.categories.items()}
-            category = keys.get(name, len(keys))
-            source.categories.setdefault(category, Category(name))
+            category = None
+            try:
+                name = check_name(name if isinstance(name, str) or name is None or name != name else str(name), where)
+                keys = {each.name: key for key, each in source.categories.items()}
+                category = keys.get(name, len(keys))
+                source.categories.setdefault(category, Category(name))
+            except SourceError as error:
+                source.problems.append(f"{error}; its pixels are ignored")
             found.append(_Feature(where, category, shape, meta["crs"]))
     if left:
         kinds = ", ".join(f"{count} of {kind}" for kind, count in left.items())

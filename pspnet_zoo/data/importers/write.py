@@ -19,7 +19,7 @@ from ..images import SUFFIXES, ImageError, encode_class_masks
 from ..labels import IGNORE, Labels, distinct_colors
 from ..layouts.classes import DROPPED, Classes
 from .regions import draw, draw_classes, drawing_order
-from .sample import Header, Sample, Source, SourceError, decode, image_header
+from .sample import Header, Sample, Source, SourceError, agreed_size, decode, image_header
 from .values import show_value
 
 _TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))  # of EXIF's orientations 2 to 8
@@ -98,6 +98,10 @@ def resolve_classes(
     undrawn = categories[own].name if own is not None else "background"
     undrawn = background or undrawn
     has_undrawn = not multilabel and (own is not None or any(sample.values is None for sample in source.samples))
+    if (background or ignore_undrawn) and not has_undrawn:
+        option = f"--background {background}" if background else "--ignore-undrawn"
+        names = ", ".join(each.name for each in rest[:9])
+        raise ValueError(f"{option} is for what nobody drew, and every pixel of the source has a class: {names}; leave it out")
     named = [*([(undrawn, (0, 0, 0))] if has_undrawn and not ignore_undrawn else []), *((each.name, each.color) for each in rest)]
     names = list(dict.fromkeys(name for name, _ in named))
     if not 2 - multilabel <= len(names) <= IGNORE:
@@ -128,6 +132,14 @@ def assign_splits(names: Sequence[str], own: Sequence[str | None], options: Writ
     Raises:
         ValueError: If the options contradict each other, or a name does not match `group_by`.
     """
+    makers = {"--lists": options.lists is not None, "--folds": options.folds, "--split": options.fractions}
+    if len(stated := [option for option, value in makers.items() if value]) > 1:
+        raise ValueError(f"{stated[0]} and {stated[1]} both say which images are for validation; leave one out")
+    if options.group_by and (options.lists is not None or (any(own) and not stated)):
+        raise ValueError(
+            f"--group-by is for splits by chance, and {'--lists' if stated else 'the source'} states them; "
+            "leave it out, or have others made by --split 0.8 0.2"
+        )
     if options.lists is not None:
         listed = {_without_suffix(name): split for split, names in options.lists.items() for name in names}
         found = [listed.get(name, listed.get(name.rsplit("/", 1)[-1])) for name in names]
@@ -214,12 +226,20 @@ def write_dataset(
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
-    """Names for files: the last part of a path, or the whole where others have the same last part."""
-    last = [name.rsplit("/", 1)[-1] for name in names]
-    folders: dict[str, set[str]] = {}
-    for name, each in zip(names, last, strict=True):
-        folders.setdefault(each.lower(), set()).add(name)
-    return [each if len(folders[each.lower()]) == 1 else name.replace("/", "_") for name, each in zip(names, last, strict=True)]
+    """A name for a file for each name: its last part, or the whole where others have the same last part; with a number if taken."""
+    last = Counter(name.rsplit("/", 1)[-1].lower() for name in set(names))
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in dict.fromkeys(names):
+        short = name.rsplit("/", 1)[-1]
+        short = base = short if last[short.lower()] == 1 else name.replace("/", "_")
+        number = 1
+        while short.lower() in taken:  # cam1/7 and cam1_7
+            number += 1
+            short = f"{base}_{number}"
+        taken.add(short.lower())
+        found[name] = short
+    return [found[name] for name in names]
 
 
 def check_output(output: Path) -> None:
@@ -300,10 +320,10 @@ class _Writer:
         """(H, W) uint8 class ids, of the image as it is stored or as it is turned."""
         if sample.values is not None:
             values = sample.values()
-            size = _agreed_size(values.shape, sample, header, "its mask")
-            _agreed_size(sample.size or size, sample, header, "the size that the source states")
+            size = agreed_size(values.shape, sample, header, "its mask")
+            agreed_size(sample.size or size, sample, header, "the size that the source states")
             return self._translate(values, sample)
-        size = _agreed_size(sample.size or header.size, sample, header, "the size that the source states")
+        size = agreed_size(sample.size or header.size, sample, header, "the size that the source states")
         if not self._options.multilabel:
             return self._draw(sample, size)
         mask, problems = draw_classes(sample.objects, size, self._table, len(self._classes.labels))
@@ -374,17 +394,7 @@ class _Writer:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 try:
                     os.link(file, target)
+                except FileExistsError:  # a copy would write into that file, which --link shares with the source
+                    raise
                 except OSError:
                     shutil.copyfile(file, target)
-
-
-def _agreed_size(size: tuple[int, ...], sample: Sample, header: Header, what: str) -> tuple[int, int]:
-    """The size of labels, which is the image's as it is stored or as EXIF turns it.
-
-    Raises:
-        SourceError: If it is neither.
-    """
-    if size not in (header.size, header.stored_size):
-        height, width = header.size
-        raise SourceError(f"The image '{sample.name}' is {width}x{height}, and {what} {size[1]}x{size[0]}; they must be equal")
-    return size[0], size[1]

@@ -64,8 +64,13 @@ class Classes:
         """The class id of each id that masks of the folder layout may hold, 255 if ignored.
 
         Ids that "mapping" lists become their classes; without any, an id is that of its class.
+
+        Raises:
+            ValueError: If 255, which is ignored in every mask, is to become something else.
         """
         mapped = {each: self.labels.names.index(n) for n, group in self.mapping.items() for each in group if isinstance(each, int)}
+        if IGNORE in (*mapped, *self.drop):
+            raise ValueError(f'"mapping" or "drop" has {IGNORE}, which is ignored in the masks of a dataset; take another id')
         own = mapped or {i: i for i in range(len(self.labels))}
         ignored = {each: IGNORE for each in self.ignore if isinstance(each, int)}
         return {**own, **{each: self.undrawn for each in self.drop if isinstance(each, int)}, **ignored, IGNORE: IGNORE}
@@ -116,7 +121,7 @@ def parse_classes(values: Any) -> Classes:
     if not isinstance(mapping, dict):
         raise ValueError('"mapping" must be an object such as {"vehicle": ["car", "truck", 7]}')
     mapping = {name: _categories(group, "mapping") for name, group in mapping.items()}
-    ignore = values.get("ignore", IGNORE)
+    ignore = values.get("ignore", [])
     ignore = _categories(ignore if isinstance(ignore, list) else [ignore], "ignore")
     by_id = any(isinstance(each, int) for group in mapping.values() for each in group)
     for each in ignore:

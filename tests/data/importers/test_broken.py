@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from pspnet_zoo.data.importers import regions, sample
 from pspnet_zoo.data.importers.recognise import read_source
@@ -203,6 +203,43 @@ def test_links_among_pairs_are_refused(tmp_path, imported):
     assert set(result.images) == {"a"} and len(result.problems) == 2 and all("a link that leads out" in p for p in result.problems)
 
 
+@pytest.mark.parametrize("broken", ["link", "pipe"])
+def test_annotations_that_are_no_file_are_a_problem_and_not_waited_for(tmp_path, imported, broken):
+    write_images(tmp_path / "set")
+    for name in "ab":
+        (tmp_path / "set" / f"{name}.json").write_text(labelme(name, [shape("cat", [(1, 1), (9, 1), (9, 9)])]))
+    if broken == "link":
+        (tmp_path / "set" / "x.json").symlink_to(tmp_path / "nowhere.json")
+    else:
+        os.mkfifo(tmp_path / "set" / "x.json")
+    result = imported(tmp_path / "set")
+    assert len(result.problems) == 1 and "x.json' cannot be read: it is missing, or a broken link" in result.problems[0]
+    assert set(result.masks) == {"a", "b"}
+
+
+def test_a_size_of_400_digits_is_a_problem_of_its_image(tmp_path, imported):
+    write_images(tmp_path / "set")
+    values = coco("abc", [annotated([SQUARE], image=5)])
+    values["images"][1]["height"] = 10**400
+    (tmp_path / "set" / "x.json").write_text(json.dumps(values))
+    result = imported(tmp_path / "set")
+    assert len(result.problems) == 1 and "must be two positive numbers of pixels" in result.problems[0]
+    assert set(result.masks) == {"a", "c"}
+
+
+def test_postscript_among_masks_is_not_run(tmp_path, imported, monkeypatch):
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/run\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # Pillow looks for it once
+    write_images(tmp_path / "set" / "images", "ab")
+    write_masks(tmp_path / "set" / "masks", {n: np.eye(48, 64, dtype=np.uint8) for n in "ab"})
+    Image.new("L", (64, 48)).save(tmp_path / "set" / "masks" / "b.png", "EPS")
+    result = imported(tmp_path / "set")
+    assert len(result.problems) == 1 and "b.png' is not an image that can be read: it is PostScript" in result.problems[0]
+    assert set(result.masks) == {"a"} and not (tmp_path / "run").exists()
+
+
 def test_pipes_are_not_waited_for(tmp_path, imported):
     write_images(tmp_path / "set" / "images", "a")
     write_masks(tmp_path / "set" / "masks", {n: np.eye(48, 64, dtype=np.uint8) for n in "ab"})
@@ -339,6 +376,33 @@ def test_arrays_of_python_objects_and_of_too_many_bytes_are_not_read(tmp_path, i
         read_source(tmp_path, None)
 
 
+def write_array(file, image=None, mask=None):
+    image = np.zeros((48, 64, 3), np.uint8) if image is None else image
+    np.savez_compressed(file, image=image, mask=np.eye(48, 64, dtype=np.uint8) if mask is None else mask)
+
+
+def test_damaged_arrays_are_problems_and_the_rest_is_imported(tmp_path, imported):
+    write_array(tmp_path / "a.npz")
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    for name in ("data", "late", "method"):
+        write_array(tmp_path / f"{name}.npz", noise, np.eye(200, dtype=np.uint8))
+        data = bytearray((tmp_path / f"{name}.npz").read_bytes())
+        if name != "method":  # inside of the compressed pixels, at once or behind what is read for the shape
+            start = {"data": 2000, "late": 9000}[name]
+            data[start : start + 300] = b"\xff" * 300
+        else:  # a compression that nobody knows, in both of its places
+            for head, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+                start = data.index(head)
+                data[start + offset] = 77
+        (tmp_path / f"{name}.npz").write_bytes(data)
+    write_array(tmp_path / "scalar.npz", np.zeros((2, 48, 64, 3), np.uint8), np.uint8(3))
+    write_array(tmp_path / "void.npz", mask=np.zeros((0, 64), np.uint8))
+    result = imported(tmp_path)
+    assert set(result.masks) == {"a"} and len(result.problems) == 5
+    for name in ("data", "late", "method", "scalar", "void"):
+        assert sum(f"{name}.npz" in problem for problem in result.problems) == 1
+
+
 def test_an_interrupted_import_leaves_nothing(tmp_path, imported, monkeypatch):
     write_images(tmp_path / "set" / "images")
     write_masks(tmp_path / "set" / "masks", {n: np.eye(48, 64, dtype=np.uint8) for n in "abc"})
@@ -373,5 +437,19 @@ def test_a_source_without_classes_says_its_first_problem(tmp_path):
 def test_options_for_masks_are_refused_where_labels_are_outlines(tmp_path):
     write_images(tmp_path, ["a"])
     (tmp_path / "a.json").write_text(labelme("a", [shape("cow", [(1, 1), (30, 1), (30, 30)])]))
-    with pytest.raises(ValueError, match=r"--names is for masks, and the labels in .* are outlines \(labelme\); leave it out"):
+    with pytest.raises(ValueError, match="--names says nothing of the labels in .*, which are labelme; leave it out"):
         read_source(tmp_path, None, masks=MaskOptions(names=("cow",)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "stated"),
+    [
+        *(("vectors", {option: "x"}) for option in ("colors", "names", "pattern")),
+        *((kind, {option: "x"}) for kind in ("npz", "parquet") for option in ("pattern", "field", "images")),
+        *((kind, {"field": "x"}) for kind in ("coco", "voc", "masks", "ids")),
+    ],
+)
+def test_an_option_that_a_format_does_not_read_is_refused(tmp_path, kind, stated):
+    images = tmp_path if stated.pop("images", None) else None
+    with pytest.raises(ValueError, match=f"says nothing of the labels in .*, which are {kind}; leave it out"):
+        read_source(tmp_path, kind, images=images, masks=MaskOptions(**stated))

@@ -507,3 +507,32 @@ def test_parquet_of_datasets(tmp_path, imported):
     for key, content in result.images.items():
         name = by_bytes[content]
         assert (result.masks[key] == truth[name]).all() and result.splits[key] == ("val" if name == "c" else "train")
+
+
+def test_masks_of_16_bit_colors_in_parquet(tmp_path, imported):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    files, truth = write_images(tmp_path / "photos", "a"), true_masks()["a"]
+    write_deep_png(tmp_path / "a.png", (COLORS[truth] * 256 + 1).astype(np.uint16))
+    (tmp_path / "set").mkdir()
+    parquet.write_table(
+        pa.table({"image": [files["a"]], "label": [(tmp_path / "a.png").read_bytes()]}), tmp_path / "set" / "train.parquet"
+    )
+    result = imported(tmp_path / "set")
+    assert not result.problems and len(result.names) == 3
+    (mask,) = result.masks.values()
+    assert len({(int(a), int(b)) for a, b in zip(mask.ravel(), truth.ravel(), strict=True)}) == 3
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_table_of_colors_is_of_indexed_masks_with_one_palette_too(tmp_path, imported, given):
+    files = write_images(tmp_path / "set" / "images")
+    (tmp_path / "set" / "masks").mkdir()
+    for name, mask in true_masks().items():
+        image = Image.fromarray(mask)
+        image.putpalette(COLORS.astype(np.uint8).tobytes())
+        image.save(tmp_path / "set" / "masks" / f"{name}.png")
+    table = (tmp_path if given else tmp_path / "set") / "label_colors.txt"
+    table.write_text("128 64 7 dog\n128 0 0 cat\n0 0 0 background\n")
+    check(imported(tmp_path / "set", masks=MaskOptions(colors=table if given else None)), files)

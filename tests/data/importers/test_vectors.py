@@ -1,5 +1,8 @@
 """Vectors of map coordinates, drawn onto their images by the command and against rasterio's own drawing."""
 
+import json
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -108,3 +111,64 @@ def test_what_has_no_place_or_class_is_named(run, source, tmp_path):
     write(source / "bare.shp", field="kind")
     (source / "bare.prj").unlink()
     assert "states no coordinate reference system" in run("data", "import", source, "-o", tmp_path / "last")[2]
+
+
+def test_folders_of_splits_are_the_splits_of_images(run, source, tmp_path):
+    for split in ("train", "val"):
+        (source / split).mkdir()
+        write_tiff(source / split / f"{split[0]}.tif", noise("uint8", 3, SIZE), photometric="RGB")
+    (source / "a.tif").unlink()
+    write(source / "all.gpkg")
+    code, out, err = run("data", "import", source, "-o", tmp_path / "out")
+    assert code == 0 and "Splits are the source's own" in out, err + out
+    assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").glob("*/masks/*")) == [
+        "train/masks/t.png",
+        "val/masks/v.png",
+    ]
+
+
+def test_a_polygon_without_a_class_is_named_and_ignored(run, source, tmp_path):
+    write(source / "all.gpkg", [("water", square(5, 5, 20, 30)), (None, square(40, 10, 60, 20))])
+    code, _, err = run("data", "import", source, "-o", tmp_path / "out")
+    assert code == 2 and "the name of a class is None; it must be a text on one line; its pixels are ignored" in err
+    assert open_dataset("folder", tmp_path / "out", "train").labels.names == ("background", "water")
+    (mask,) = (tmp_path / "out").glob("*/masks/a.png")
+    assert (np.array(Image.open(mask)) == 255).sum() == 200
+
+
+def test_a_ring_that_is_not_closed_is_left_out(run, source, tmp_path):
+    corners = [[shapely.get_coordinates(square(5, 5, 20, 30)).tolist()], [shapely.get_coordinates(square(30, 5, 40, 30)).tolist()]]
+    del corners[1][0][-1]
+    features = [
+        {"type": "Feature", "properties": {"class": name}, "geometry": {"type": "Polygon", "coordinates": rings}}
+        for name, rings in zip(("water", "town"), corners, strict=True)
+    ]
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32633"}}
+    (source / "all.geojson").write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": features}))
+    code, _, err = run("data", "import", source, "-o", tmp_path / "out")
+    assert code == 2 and "are left out: 1 of a damaged outline" in err
+    assert open_dataset("folder", tmp_path / "out", "train").labels.names == ("background", "water")
+
+
+def test_a_file_that_names_another_one_is_no_geojson(run, source, tmp_path):
+    write(tmp_path / "outside.gpkg")
+    layer = f"<OGRVRTLayer name='outside'><SrcDataSource>{tmp_path}/outside.gpkg</SrcDataSource></OGRVRTLayer>"
+    (source / "all.geojson").write_text(f"<OGRVRTDataSource>{layer}</OGRVRTDataSource>")
+    code, _, err = run("data", "import", source, "-o", tmp_path / "out")
+    assert code == 2 and "all.geojson' is no geojson file" in err
+
+
+def test_links_out_of_the_source_and_pipes_are_refused(run, source, tmp_path):
+    write(source / "all.gpkg")
+    (source / "b.tif").symlink_to(tmp_path / "nowhere.tif")
+    write_tiff(tmp_path / "outside.tif", noise("uint8", 3, SIZE))
+    (source / "c.tif").symlink_to(tmp_path / "outside.tif")
+    code, _, err = run("data", "import", source, "-o", tmp_path / "out")
+    assert code == 2 and all(f"{name}.tif' is a link that leads out of" in err for name in "bc")
+    assert {p.stem for p in (tmp_path / "out").glob("*/masks/*")} == {"a"}
+    write(tmp_path / "outside.gpkg")
+    (source / "more.gpkg").symlink_to(tmp_path / "outside.gpkg")
+    assert "more.gpkg' is a link that leads out of" in run("data", "import", source, "-o", tmp_path / "two")[2]
+    (source / "more.gpkg").unlink()
+    os.mkfifo(source / "more.geojson")
+    assert f"No file '{source}/more.geojson'" in run("data", "import", source, "-o", tmp_path / "two")[2]

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pspnet_zoo.data.importers import write
 from pspnet_zoo.data.importers.values import MaskOptions
 from pspnet_zoo.data.importers.write import WriteOptions, assign_splits
 from pspnet_zoo.data.layouts.classes import parse_classes, read_class_file
 from pspnet_zoo.data.open import open_dataset
 
 from .conftest import true_masks, write_images, write_masks
-from .test_formats import labelme, shape
+from .test_formats import coco, labelme, shape
 
 LEFT, RIGHT = [(0, 0), (40, 0), (40, 48), (0, 48)], [(20, 0), (64, 0), (64, 48), (20, 48)]
 SMALL = [(25, 10), (30, 10), (30, 20), (25, 20)]
@@ -92,6 +93,38 @@ def test_the_background_is_named_or_ignored(overlapping, tmp_path, imported):
     assert result.names == ("cat", "cow") and (result.named("a") == "cow").sum() == 50 and (result.named("a") == "-").sum() > 3000
 
 
+@pytest.mark.parametrize("options", [{"background": "grass"}, {"ignore_undrawn": True}])
+def test_options_for_what_nobody_drew_are_refused_where_every_pixel_has_a_class(tmp_path, imported, options):
+    write_images(tmp_path / "set" / "images")
+    write_masks(tmp_path / "set" / "masks", true_masks())
+    with pytest.raises(ValueError, match="is for what nobody drew, and every pixel of the source has a class: class_0, class_1"):
+        imported(tmp_path / "set", **options)
+
+
+def test_a_category_with_the_id_255_is_no_ignored_one(tmp_path, imported):
+    write_images(tmp_path / "set", "a")
+    drawn = [{"image_id": 5, "category_id": 255, "segmentation": [[10, 10, 20, 10, 20, 20, 10, 20]]}]
+    (tmp_path / "set" / "x.json").write_text(json.dumps(coco("a", drawn, [(255, "dog")])))
+    names = imported(tmp_path / "set", chosen=classes(background="nothing")).named("a")
+    assert (names == "dog").sum() == 100 and (names == "nothing").sum() == 48 * 64 - 100
+
+
+def test_255_in_masks_of_a_dataset_is_ignored_and_cannot_become_a_class():
+    assert classes().ids() == {0: 0, 1: 1, 2: 2, 255: 255}
+    for values in ({"mapping": {"animal": [1, 255]}}, {"drop": [255]}):
+        with pytest.raises(ValueError, match=r'"mapping" or "drop" has 255, which is ignored in the masks of a dataset'):
+            classes(**values).ids()
+
+
+def test_ids_above_255_in_the_file_of_classes_are_of_no_mask_of_a_dataset(tmp_path):
+    """An import of masks of 16 bits needs them."""
+    write_images(tmp_path / "train" / "images", "a")
+    write_masks(tmp_path / "train" / "masks", {"a": np.ones((48, 64), np.uint8)})
+    values = {"names": ["nothing", "animal"], "mapping": {"nothing": [300], "animal": [1]}, "drop": [1000]}
+    (tmp_path / "classes.json").write_text(json.dumps(values))
+    assert (open_dataset("folder", tmp_path, "train")[0][1] == 1).all()
+
+
 def test_one_file_of_classes_serves_import_and_training(tmp_path):
     """Masks of a folder keep their ids; "mapping", several ignored ids and "drop" apply when they are read."""
     write_images(tmp_path / "train" / "images", "a")
@@ -157,11 +190,24 @@ def test_the_sources_splits_are_kept_unless_others_are_asked_for():
         ({"group_by": "patient"}, "--group-by 'patient' does not match the name 'film0/frame000'"),
         ({"folds": 1}, "--folds is 1"),
         ({"folds": 8, "group_by": "film."}, "--folds is 8; 7 images or groups can have 2 to 7"),
+        ({"folds": 5, "lists": {"train": NAMES}}, "--lists and --folds both say which images are for validation; leave one out"),
+        ({"fractions": (0.8, 0.2), "lists": {"train": NAMES}}, "--lists and --split both say"),
+        ({"folds": 5, "fractions": (0.8, 0.2)}, "--folds and --split both say"),
+        (
+            {"group_by": "film.", "lists": {"train": NAMES}},
+            "--group-by is for splits by chance, and --lists states them; leave it out",
+        ),
     ],
 )
 def test_splits_that_cannot_be_made_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         assign_splits(NAMES, [None] * 140, WriteOptions(**options))
+
+
+def test_groups_are_refused_where_the_source_has_splits_of_its_own():
+    with pytest.raises(ValueError, match="--group-by is for splits by chance, and the source states them; .* by --split 0.8 0.2"):
+        assign_splits(NAMES, ["train"] * 140, WriteOptions(group_by="film."))
+    assign_splits(NAMES, ["train"] * 140, WriteOptions(group_by="film.", fractions=(0.7, 0.3)))
 
 
 def test_folds_are_datasets_that_share_their_files(tmp_path, imported):
@@ -224,3 +270,33 @@ def test_equal_names_in_several_folders_get_those_of_their_folders(tmp_path, imp
         write_images(tmp_path / "set" / "images" / folder, "a")
         write_masks(tmp_path / "set" / "masks" / folder, {"a": np.eye(48, 64, dtype=np.uint8)})
     assert set(imported(tmp_path / "set", masks=MaskOptions(names=("b", "f"))).masks) == {"one_a", "two_a"}
+
+
+@pytest.fixture
+def three_cameras(tmp_path):
+    """Images whose paths become one name where "/" becomes "_"."""
+    names = ("cam1/7", "cam2/7", "cam1_7")
+    for i, name in enumerate(names):
+        for kind, suffix in (("images", ".jpg"), ("masks", ".png")):
+            file = tmp_path / "set" / kind / f"{name}{suffix}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.full((48, 64, 3), 50 * i, np.uint8) if kind == "images" else np.eye(48, 64, dtype=np.uint8)
+            Image.fromarray(pixels).save(file)
+    return {name: tmp_path / "set" / "images" / f"{name}.jpg" for name in names}
+
+
+def test_names_that_would_become_one_stay_apart_in_all_folds(tmp_path, imported, three_cameras):
+    before = {name: file.read_bytes() for name, file in three_cameras.items()}
+    result = imported(tmp_path / "set", folds=3, link=True)
+    assert not result.problems and {name: file.read_bytes() for name, file in three_cameras.items()} == before
+    for fold in range(1, 4):
+        files = [p.read_bytes() for p in (tmp_path / "imported" / f"fold_{fold}").glob("*/images/*")]
+        assert sorted(files) == sorted(before.values())
+
+
+def test_a_fold_is_never_copied_into_a_linked_image_of_the_source(tmp_path, imported, three_cameras, monkeypatch):
+    before = [file.read_bytes() for file in three_cameras.values()]
+    monkeypatch.setattr(write, "_short_names", lambda names: ["same"] * len(names))
+    with pytest.raises(FileExistsError):
+        imported(tmp_path / "set", folds=3, link=True)
+    assert [file.read_bytes() for file in three_cameras.values()] == before
