@@ -19,7 +19,7 @@ import numpy as np
 
 from ..extras import missing_extra
 from ..meta import Preprocess
-from ..storage.dicom import refuse_inflating, without_values
+from ..storage.dicom import refuse_inflating, windowed, without_values
 from .images import ImageError, tiff_orientation
 
 SUFFIXES = frozenset({".dcm", ".jpeg", ".jpg", ".npy", ".npz", ".png", ".tif", ".tiff"})
@@ -371,7 +371,7 @@ def _from_archive(path: Path) -> np.ndarray:
 def _dicom(path: Path, window: bool) -> np.ndarray:
     try:
         import pydicom
-        from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
+        from pydicom.pixels import apply_color_lut, apply_modality_lut
     except ImportError as error:
         raise missing_extra(f"'{path}'", "raster", error) from None
     refuse_inflating(path)
@@ -386,7 +386,7 @@ def _dicom(path: Path, window: bool) -> np.ndarray:
     if pixels.ndim == 3:
         return np.moveaxis(pixels, -1, 0)
     if (white := 2**data.BitsStored - 1) and window:
-        pixels = apply_voi_lut(apply_modality_lut(pixels, data), data, index=0).astype(np.float32)
+        pixels = windowed(pixels, data).astype(np.float32)
         return (white - pixels if kind == "MONOCHROME1" else pixels)[None]
     if kind == "MONOCHROME1":  # its smallest value is white
         pixels = (white - pixels if data.PixelRepresentation == 0 else -1 - pixels).astype(pixels.dtype)

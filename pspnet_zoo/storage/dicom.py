@@ -1,9 +1,10 @@
-"""Guards of pydicom: what a compressed file unpacks to, and what messages quote of a file."""
+"""Guards of pydicom: the size that a compressed file unpacks to, what messages quote of a file, the range of a window's values."""
 
 import re
 import struct
 import zlib
 from os import PathLike
+from typing import Any
 
 MAX_INFLATED = 2**30
 """Most bytes that a deflated file may unpack to."""
@@ -45,6 +46,22 @@ def refuse_inflating(path: str | PathLike[str]) -> None:
                     raise ValueError(
                         f"it unpacks to more than {MAX_INFLATED / 2**30:g} GB; save it uncompressed, or cut it into parts"
                     )
+
+
+def windowed(pixels: Any, data: Any) -> Any:
+    """Pixels of a dataset under its first window: 0 to the largest value of its stored bits.
+
+    Raises:
+        ValueError: If it has none, where pydicom would leave the pixels as they are.
+    """
+    from pydicom.pixels import apply_modality_lut, apply_windowing
+
+    if "WindowCenter" not in data or "WindowWidth" not in data:
+        raise ValueError("it has no window to apply; leave dicom_window out")
+    pixels = apply_modality_lut(pixels, data)
+    # else pydicom scales to the range in the units of these
+    data.PixelRepresentation, data.RescaleSlope, data.RescaleIntercept, data.ModalityLUTSequence = 0, 1, 0, []
+    return apply_windowing(pixels, data, index=0)
 
 
 def without_values(reason: str) -> str:

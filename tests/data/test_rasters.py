@@ -198,6 +198,13 @@ def test_a_dicom_window_is_applied_if_asked_for(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", ramp, WindowCenter=2048, WindowWidth=1024)
     pixels = read(path, dicom_window=True)[0]
     assert pixels[ramp < 1500].max() == 0 and pixels[ramp > 2600].min() == 4095 and 0 < pixels[ramp == 2048][0] < 4095
+    for kind, first, last in (("MONOCHROME2", 0, 4095), ("MONOCHROME1", 4095, 0)):  # -1024 to 3071 in units of the scanner
+        path = write_dicom(tmp_path / f"{kind}.dcm", ramp, kind=kind, intercept=-1024, WindowCenter=1024, WindowWidth=1024)
+        scaled = read(path, dicom_window=True)[0]
+        assert scaled[ramp == 0][0] == first and scaled[ramp == 4095][0] == last
+        assert np.array_equal(scaled, pixels if first == 0 else 4095 - pixels)
+    with pytest.raises(ImageError, match="it has no window to apply; leave dicom_window out"):
+        open_raster(write_dicom(tmp_path / "none.dcm", ramp), dicom_window=True)
     with pytest.raises(ImageError, match="no DICOM file"):
         open_raster(write_tiff(tmp_path / "a.tif", noise("uint8")), dicom_window=True)
 
