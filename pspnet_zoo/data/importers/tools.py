@@ -23,6 +23,7 @@ from .sample import (
     get,
     read_json,
     read_text,
+    split_of,
     stated_size,
     to_ring,
 )
@@ -56,7 +57,8 @@ def read_cvat(file: Path, images: Images) -> Source:
             size = stated_size(_number(element.get("height"), where), _number(element.get("width"), where), where)
             path = images.find(element.get("name"))
             drawn = [_cvat_object(shape, by_name, where, source) for shape in sorted(element, key=_z_order)]
-            split = split if (split := element.get("subset")) and split.isidentifier() else None
+            subset = element.get("subset") or ""
+            split = split_of(subset) or (subset if subset.isidentifier() else None)
             source.samples.append(Sample(images.name(path), path, size, tuple(filter(None, drawn)), split=split))
         except SourceError as error:
             source.problems.append(str(error))

@@ -216,7 +216,7 @@ def cvat(elements, labels=(("cat", "#ff0000"), ("dog", "#0000ff"))):
 
 
 def cvat_image(name, shapes, size=(64, 48)):
-    return f'<image id="0" name={quoteattr(name)} subset="train" width="{size[0]}" height="{size[1]}">{shapes}</image>'
+    return f'<image id="0" name={quoteattr(name)} subset="Train" width="{size[0]}" height="{size[1]}">{shapes}</image>'
 
 
 def test_cvat_polygons_masks_boxes_and_order(tmp_path, imported):
