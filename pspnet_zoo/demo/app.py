@@ -130,7 +130,7 @@ def build(models: Sequence[str] = (DEFAULT_MODEL,), *, zoo: bool = True) -> gr.B
         gr.Button(visible=False).click(
             by_name, [photo, model], answers, api_name="segment", concurrency_id="network", concurrency_limit=1
         )
-    return page.queue(max_size=MAX_QUEUE)
+    return page.queue(max_size=MAX_QUEUE, api_open=False)  # open routes pass the queue by
 
 
 def _photo_tab(offered: Models) -> tuple[Any, ...]:
@@ -145,6 +145,7 @@ def _photo_tab(offered: Models) -> tuple[Any, ...]:
             cache_examples=False,
             api_visibility="private",
         )
+        visitors.KEPT.update(sample[0]["path"] for sample in examples.dataset.samples)
         model = visitors.model_menu(offered)
         run = gr.Button("Segment", variant="primary", elem_id="segment")
     with gr.Column(scale=3, min_width=300):

@@ -1,5 +1,6 @@
 """The models that a demo offers, and those that it keeps in memory."""
 
+import threading
 from collections import OrderedDict
 from collections.abc import Container, Sequence
 from pathlib import Path
@@ -33,25 +34,26 @@ class Models:
 
     def __init__(self, first: Sequence[str], *, zoo: bool) -> None:
         entries = {entry.name: entry for entry in CHECKPOINTS if _is_offered(entry)}
-        self._sources: dict[str, str] = {}
+        self._sources: dict[str, Checkpoint | str] = {}
         for name, found in {name: parse_weights(name) for name in first}.items():
             is_path = isinstance(found, ExportedFile | Folder)
             public = found.name if isinstance(found, Checkpoint) else _public(name, self._sources) if is_path else name
-            self._sources[public] = public if isinstance(found, Checkpoint) else name
-        self.choices = [(_label(public, entries.get(self._sources[public])), public) for public in self._sources]
+            self._sources[public] = found if isinstance(found, Checkpoint) else name
+        self.choices = [(_label(public, entries.get(public)), public) for public in self._sources]
         if zoo:
             others = [entry for entry in entries.values() if entry.name not in self._sources]
             others.sort(key=lambda entry: (not _is_here(entry), entry.dataset, entry.parameters))
             self.choices += [(_label(entry.name, entry), entry.name) for entry in others]
-            self._sources |= {entry.name: entry.name for entry in others}
+            self._sources |= {entry.name: entry for entry in others}
         self._kept: OrderedDict[str, Predictor] = OrderedDict()
+        self._lock = threading.Lock()
 
     def public_name(self, sent: str) -> str:
         """The choice that a request means: its own word, or the choice that stands for the host's path of a model."""
         return next((public for public, source in self._sources.items() if source == sent), sent)
 
     def predictor(self, name: str, progress: Progress | None = None) -> Predictor:
-        """The predictor of a name among the choices.
+        """The predictor of a name among the choices. Safe in threads, of which one at a time loads.
 
         Args:
             name: As visitors send it, see `choices`.
@@ -63,18 +65,18 @@ class Models:
         """
         if name not in self._sources:
             raise ValueError(f"'{name}' is not one of the models of this page")
-        if name not in self._kept:
-            source = self._sources[name]
-            found = parse_weights(source)
-            network = PSPNet.from_pretrained(fetch(found, progress=progress)) if isinstance(found, Checkpoint) else source
-            predictor = Predictor(network)
-            predictor.require_photos("The page")
-            predictor.require_one_class("The page")
-            self._kept[name] = predictor
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(name)
-        return self._kept[name]
+        with self._lock:
+            if name not in self._kept:
+                source = self._sources[name]
+                network = PSPNet.from_pretrained(fetch(source, progress=progress)) if isinstance(source, Checkpoint) else source
+                predictor = Predictor(network)
+                predictor.require_photos("The page")
+                predictor.require_one_class("The page")
+                self._kept[name] = predictor
+                while len(self._kept) > KEPT:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(name)
+            return self._kept[name]
 
 
 def _public(path: str, taken: Container[str]) -> str:

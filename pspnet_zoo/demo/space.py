@@ -15,7 +15,7 @@ _NEEDS = (  # of pyproject.toml, which a wheel does not have
     *("torch", "torchvision", "timm", "safetensors", "huggingface_hub", "filelock", "pillow", "numpy"),
     *("jinja2", "typer", "rich"),
 )
-_RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}  # packages that run exported files
+_RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "executorch": "executorch"}  # packages that run exported files
 
 _README = """---
 title: PSPNet
@@ -94,5 +94,5 @@ def write_space(folder: Path, models: Sequence[str]) -> None:
         pinned = [f"{name}=={version(name).partition('+')[0]}" for name in needs]
         (draft / "requirements.txt").write_text("\n".join(pinned) + "\n")
         (draft / "README.md").write_text(_README.format(gradio=gradio.__version__, python="3.12"))
-        large = ("safetensors", "onnx", "data", "bin", "jpg")
+        large = ("safetensors", "onnx", "data", "bin", "pte", "jpg")
         (draft / ".gitattributes").write_text("".join(f"*.{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in large))

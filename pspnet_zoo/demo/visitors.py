@@ -8,9 +8,11 @@ import re
 import shutil
 import stat
 import tempfile
+import threading
 import time
 from collections import OrderedDict, deque
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,25 +33,32 @@ MAX_FILES = 2000
 """Most files of visitors together."""
 MAX_BODY = (UPLOAD_MEGABYTES + 1) * 1024**2
 """Most bytes of an upload, all its files together."""
+KEPT: set[str] = set()
+"""The page's own files in Gradio's cache, its example photos, which make no room."""
 
 _log = logging.getLogger(__name__)
+_making_room = threading.Lock()
 
 
+@cache
 def use_private_cache() -> None:
-    """Keep Gradio's files in a folder that only this user can read and that is deleted when the process ends.
+    """Keep Gradio's files in a new folder that only this user can read and that is deleted when the process ends.
 
-    Gradio deletes single files an hour after they were made; `GRADIO_TEMP_DIR`, if set, names another folder, which is kept.
+    Gradio deletes single files an hour after they were made. `GRADIO_TEMP_DIR`, if set, names the folder to make it in: what else
+    is there is neither opened for visitors nor deleted.
     """
-    if "GRADIO_TEMP_DIR" not in os.environ:
-        os.environ["GRADIO_TEMP_DIR"] = folder = tempfile.mkdtemp(prefix="pspnet_zoo_demo_")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    parent = os.path.abspath(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
+    os.makedirs(parent, exist_ok=True)
+    os.environ["GRADIO_TEMP_DIR"] = folder = tempfile.mkdtemp(prefix="pspnet_zoo_demo_", dir=parent)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def result_folder() -> Path:
-    """A new folder in Gradio's cache, whose files Gradio neither copies nor forgets to delete."""
-    cache = get_upload_folder()
-    os.makedirs(cache, exist_ok=True)
-    return Path(tempfile.mkdtemp(dir=cache))
+    """A new folder in Gradio's cache, with room made; its files Gradio neither copies nor forgets to delete."""
+    folder = get_upload_folder()
+    os.makedirs(folder, exist_ok=True)
+    make_room(Path(folder))
+    return Path(tempfile.mkdtemp(dir=folder))
 
 
 def take_uploads_only(component: gr.components.Component) -> None:
@@ -194,21 +203,23 @@ class UploadLimit:
             await _refuse(send, 400, "An upload is a form with files in its field 'files', each with a name.")
 
 
-def make_room(cache: Path) -> None:
-    """Delete the oldest files of a folder until it holds at most `MAX_STORED` bytes and `MAX_FILES` files."""
-    found = []
-    for file in cache.rglob("*"):
-        with suppress(OSError):  # deleted meanwhile
-            if stat.S_ISREG((facts := file.lstat()).st_mode):
-                found.append((facts.st_mtime, facts.st_size, file))
-    count, size = len(found), sum(size for _, size, _ in found)
-    for _, each, file in sorted(found):
-        if size <= MAX_STORED and count <= MAX_FILES:
-            return
-        file.unlink(missing_ok=True)
-        with suppress(OSError):  # not empty
-            file.parent.rmdir()
-        count, size = count - 1, size - each
+def make_room(folder: Path) -> None:
+    """Delete the oldest files of a folder, but for those `KEPT`, until it has at most `MAX_STORED` bytes and `MAX_FILES` files."""
+    with _making_room:
+        found = []
+        for parent, _, names in os.walk(folder):  # which passes over folders that vanish; rglob of Python 3.11 raises
+            for file in (Path(parent, name) for name in names):
+                with suppress(OSError):  # deleted meanwhile
+                    if stat.S_ISREG((facts := file.lstat()).st_mode) and str(file) not in KEPT:
+                        found.append((facts.st_mtime, facts.st_size, file))
+        count, size = len(found), sum(size for _, size, _ in found)
+        for _, each, file in sorted(found):
+            if size <= MAX_STORED and count <= MAX_FILES:
+                return
+            file.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty
+                file.parent.rmdir()
+            count, size = count - 1, size - each
 
 
 async def _refuse(send: Any, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:

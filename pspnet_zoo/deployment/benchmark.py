@@ -17,6 +17,7 @@ from ..data.dataset import SegmentationDataset
 from ..evaluation.evaluate import evaluate
 from ..extras import missing_extra
 from ..factory import load
+from ..inference.scores import as_logits, decision_of
 from ..models.pspnet import PSPNet
 from ..runtimes.open import Runtime, open_runtime
 from ..runtimes.torch import TorchRuntime
@@ -104,7 +105,7 @@ def compare(
     say = progress or (lambda text, done, total: None)
     x = _image(network, size, dataset)
     with torch.inference_mode():
-        reference = _ids(network(x))
+        reference = _ids(network(x), network)
     built: dict[str, _Built] = {}
     left_out = {name: reason for name in wanted if (reason := _missing(name, calibration))}
     wanted = [name for name in wanted if name not in left_out]
@@ -131,7 +132,7 @@ def compare(
                     milliseconds=1000 * median(runtime.seconds),
                     ratio=median(own / other for own, other in zip(runtime.seconds, first, strict=True)),
                     megabytes=runtime.megabytes,
-                    same_class=(_ids(runtime.output) == reference).float().mean().item(),
+                    same_class=(_ids(runtime.output, network) == reference).float().mean().item(),
                     miou=None if dataset is None else evaluate(runtime.runtime, dataset).miou,
                 )
             )
@@ -198,8 +199,10 @@ def _image(network: PSPNet, size: tuple[int, int], dataset: SegmentationDataset 
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _ids(output: Any) -> torch.Tensor:
-    return (output[0] if isinstance(output, tuple) else output).argmax(dim=1)
+def _ids(output: Any, network: PSPNet) -> torch.Tensor:
+    """The ids in the output of a runtime of the network, decided as for prediction."""
+    scores = output[0] if isinstance(output, tuple) else output
+    return decision_of(network)(as_logits(scores, network.activation, network.classes, network.multilabel))
 
 
 def _resident() -> int:

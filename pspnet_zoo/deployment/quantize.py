@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
 from ..data.pairs import list_images
-from ..inference.scores import class_scores, reads_photos
+from ..inference.scores import as_logits, class_scores, reads_photos
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported, ExportedRuntime
 from .graph import RuntimeCall
@@ -95,8 +95,8 @@ class Calibration:
         for file in files:
             images = torch.from_numpy(self.read(file))
             logits = logits_of(network, self.spec, images)
-            found = _ids(run(images))
-            wanted = logits.argmax(dim=1) if self.spec.output == "logits" else self.spec.decision(logits)
+            found = _ids(run(images), self.spec)
+            wanted = _ids(logits, self.spec) if self.spec.output == "logits" else self.spec.decision(logits)
             same, total = same + int((found == wanted).sum()), total + wanted.numel()
         fraction = same / total
         if fraction < AGREEMENT:
@@ -122,6 +122,9 @@ def _quiet_about_cuda() -> Iterator[None]:
         logger.removeFilter(keep)
 
 
-def _ids(found: Tensor | Sequence[Tensor]) -> Tensor:
+def _ids(found: Tensor | Sequence[Tensor], spec: Exported) -> Tensor:
+    """The ids in a file's output, decided as for prediction."""
     found = found if isinstance(found, Tensor) else found[0]
-    return found.argmax(dim=1) if found.ndim == 4 else found.long()
+    if spec.output != "logits":
+        return found.long()
+    return spec.decision(as_logits(found, spec.activation, spec.classes, spec.multilabel))

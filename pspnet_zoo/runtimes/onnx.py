@@ -42,7 +42,10 @@ class OnnxRuntime(ExportedRuntime):
         check_threads(threads)
         if fast:
             raise ValueError("fast is True, and ONNX Runtime has no faster arithmetic to choose; leave fast out")
-        place = None if device is None else torch.device(device)
+        try:
+            place = None if device is None else torch.device(device)
+        except RuntimeError:
+            raise ValueError(f"device is '{device}'; {_DEVICES}") from None
         providers = _providers(place, onnxruntime.get_available_providers())
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; it warns of graphs that are right
@@ -68,12 +71,13 @@ def _single(outputs: Sequence[Any]) -> Any:
 
 
 _CUDA = "CUDAExecutionProvider"
+_DEVICES = "ONNX Runtime is used on 'cpu' or 'cuda'"
 
 
 def _providers(device: torch.device | None, available: list[str]) -> list[str | tuple[str, dict[str, int]]]:
     """ONNX Runtime's names of what is to run the network, the best first."""
     if device is not None and device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device is '{device}'; ONNX Runtime is used on 'cpu' or 'cuda'")
+        raise ValueError(f"device is '{device}'; {_DEVICES}")
     if device is not None and device.type == "cuda" and _CUDA not in available:
         raise ValueError(f"device is '{device}', but this ONNX Runtime has {', '.join(available)}; install onnxruntime-gpu")
     if _CUDA not in available or (device is not None and device.type == "cpu"):

@@ -213,7 +213,7 @@ def _remove(path: Path) -> None:
 
 
 def verified_sha256(path: Path) -> str | None:
-    """The sha256 that `download` has compared a file of the cache with, if the file was not touched since."""
+    """The sha256 that `download_checkpoint` has compared a file of the cache with, if the file was not touched since."""
     stamp = _read_stamp(path)
     digest = stamp["digest"] if stamp else ""
     return digest.removeprefix("sha256:") if digest.startswith("sha256:") and stamp == _stamp(path, digest) else None

@@ -9,10 +9,12 @@ rename.
 
 import hashlib
 import logging
+import lzma
 import os
 import shutil
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -138,7 +140,7 @@ def _unpack(archive: Path, path: Path) -> None:
             if file.getinfo(path.name).file_size > MAX_BYTES:  # no more than that is read, whatever comes
                 raise zipfile.BadZipFile(f"unpacked it has more than {MAX_BYTES / 1e9:g} GB")
             shutil.copyfileobj(source, target)
-    except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
         whole.unlink(missing_ok=True)
         raise WeightsError(f"'{archive.name}' is not an archive with '{path.name}' in it: {error}. Try again") from error
     finally:

@@ -181,10 +181,10 @@ def _tensor(value: Stand, read: _Bytes, most: int) -> Tensor | None:
     Raises:
         ValueError, TypeError, IndexError: If the description makes no sense, or it would take more than `most` bytes.
     """
-    while value.kind in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
-        value = value.args[0]
-        if not isinstance(value, Stand):
+    if value.kind in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
+        if not isinstance(value.args, tuple) or not isinstance(value.args[0], Stand):  # a list could hold the parameter itself
             return None
+        value = value.args[0]
     if value.kind in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"):
         storage, offset, size, stride = value.args[:4]
         return _view(storage, offset, size, stride, read, most) if isinstance(storage, _Storage) else None
@@ -203,11 +203,14 @@ def _view(storage: _Storage, offset: Any, size: Any, stride: Any, read: _Bytes, 
     numbers = torch.frombuffer(bytearray(read(storage)), dtype=storage.dtype)
     if offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) >= len(numbers):
         raise ValueError("larger than its storage")
-    return numbers.as_strided(size, stride, offset)
+    view = numbers.as_strided(size, stride, offset)
+    return view.clone() if view.nbytes < numbers.nbytes else view  # or each small view would keep all of its storage
 
 
 def _array(state: Any, most: int) -> Tensor:
     _, shape, dtype, is_fortran, data = state
+    if not isinstance(dtype, Stand):
+        raise ValueError("without a type")
     code, order = dtype.args[0], dtype.state[1]
     if not isinstance(code, str) or code not in _NUMBERS or order not in ("<", ">", "|", "="):
         raise ValueError("of another type than numbers")

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -15,6 +16,7 @@ gradio = pytest.importorskip("gradio", reason="needs the extra 'demo'")
 
 from pspnet_zoo.demo import space  # noqa: E402
 from pspnet_zoo.demo.models import Models  # noqa: E402
+from pspnet_zoo.model_source import Format  # noqa: E402
 
 
 def test_a_space_has_all_it_needs_and_starts(tmp_path):
@@ -56,6 +58,24 @@ def test_models_are_copied_whole_whatever_their_paths_look_like(tmp_path, monkey
     assert "openvino==" in (tmp_path / "space" / "requirements.txt").read_text()
     listed = re.search(r"build\(\[(.*)\], zoo", (tmp_path / "space" / "app.py").read_text())[1]
     assert listed == "str(HERE / \"models\" / 'net'), str(HERE / \"models\" / 'street.xml'), 'org/repo'"
+
+
+def test_every_format_that_a_predictor_runs_has_its_package_in_a_space():
+    assert {*space._RUNTIMES, "program"} == set(get_args(Format))
+
+
+@pytest.mark.slow  # half a minute
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")  # ExecuTorch's own
+def test_a_space_of_an_executorch_file_has_its_runtime(tmp_path):
+    pytest.importorskip("executorch.runtime", reason="needs the extra 'executorch'")
+    from pspnet_zoo.deployment.export import export
+
+    network = PSPNet("test_efficientnet", None, classes=2, psp_out_channels=16)
+    network.labels = Labels(("road", "sky"))
+    export(network, tmp_path / "street.pte", size=(33, 65))
+    space.write_space(tmp_path / "space", [str(tmp_path / "street.pte")])
+    assert "executorch==" in (tmp_path / "space" / "requirements.txt").read_text()
+    assert "*.pte filter=lfs" in (tmp_path / "space" / ".gitattributes").read_text()
 
 
 @pytest.mark.parametrize("name", ["../nowhere/net", "absent.onnx", "pspnet_nowhere.tag"])

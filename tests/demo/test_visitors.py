@@ -7,13 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 from PIL import Image
 
+from pspnet_zoo import Predictor
 from pspnet_zoo.data.images import ImageError
 
 gradio = pytest.importorskip("gradio", reason="needs the extra 'demo'")
@@ -107,6 +111,26 @@ def test_a_folder_with_the_name_of_a_checkpoint_of_the_zoo_is_told_apart(tiny, t
     assert len(offered.predictor("pspnet_lite0.camvid").labels) == 11
 
 
+def test_a_folder_in_the_working_directory_does_not_take_the_place_of_a_checkpoint_of_the_zoo(tiny, tmp_path, monkeypatch):
+    offered = Models(["pspnet_lite0.camvid", str(tiny)], zoo=True)
+    shutil.copytree(tiny, tmp_path / "pspnet_lite0.camvid")
+    monkeypatch.chdir(tmp_path)
+    assert len(offered.predictor("pspnet_lite0.camvid").labels) == 11
+    assert offered.public_name(str(tiny)) == "tiny" and offered.public_name("pspnet_lite0.camvid") == "pspnet_lite0.camvid"
+
+
+def test_visitors_who_come_at_once_share_one_loaded_model(tiny):
+    offered, start = Models([str(tiny)], zoo=False), threading.Barrier(4)
+
+    def come(_: int) -> Predictor:
+        start.wait()
+        return offered.predictor("tiny")
+
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(come, range(4))
+    assert all(other is first for other in others)
+
+
 @pytest.mark.parametrize(
     "disposition, status",
     [
@@ -176,6 +200,8 @@ def test_what_the_page_writes_is_in_the_cache_and_forgotten_in_time(tiny):
     folder = visitors.result_folder()
     assert folder.parent == Path(gradio.utils.get_upload_folder()) and page.delete_cache == (600, 3600)
     folder.rmdir()
+    app.build([str(tiny)], zoo=False)  # a second page in one process
+    assert folder.parent == Path(gradio.utils.get_upload_folder())
 
 
 def test_gradio_still_calls_what_is_replaced(tiny):
@@ -202,8 +228,54 @@ def test_what_visitors_store_is_bounded(address, monkeypatch):
     there = {file.name for file in cache.rglob("own*")}
     assert {"own4.png", "own5.png"} <= there  # the newest stay, whatever was there before
     monkeypatch.setattr(visitors, "MAX_STORED", 0)
-    visitors.make_room(cache)
-    assert not [file for file in cache.rglob("*") if file.is_file()]
+    visitors.result_folder().rmdir()  # results make room too
+    stay = sorted(file.name for file in cache.rglob("*") if file.is_file())
+    assert stay == [file.name for file in app.EXAMPLES]  # which the page shows to the next visitor
+
+
+def test_room_is_made_while_other_threads_do_so_and_folders_vanish(tmp_path, monkeypatch):
+    monkeypatch.setattr(visitors, "MAX_FILES", 3)
+    end = threading.Event()
+
+    def come_and_go() -> None:
+        while not end.is_set():
+            for folder in (tmp_path / f"{i}" for i in range(20)):
+                with suppress(OSError):  # another thread made room
+                    (folder / "deep").mkdir(parents=True, exist_ok=True)
+                    (folder / "deep" / "a.png").write_bytes(b"a")
+            for i in range(20):
+                shutil.rmtree(tmp_path / f"{i}", ignore_errors=True)
+
+    with ThreadPoolExecutor(3) as pool:
+        pool.submit(come_and_go)
+        try:
+            makers = [pool.submit(lambda: [visitors.make_room(tmp_path) for _ in range(200)]) for _ in range(2)]
+            for maker in makers:
+                maker.result()
+        finally:
+            end.set()
+
+
+@pytest.mark.parametrize("there", ["shared", "new/deep"])
+def test_the_page_keeps_to_a_folder_of_its_own_in_that_of_gradio_temp_dir(tmp_path, monkeypatch, there):
+    photo = tmp_path / there / "photo.png"
+    if there == "shared":
+        photo.parent.mkdir()
+        photo.write_bytes(b"of somebody else")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / there))
+    visitors.use_private_cache.__wrapped__()
+    monkeypatch.setattr(visitors, "MAX_STORED", 0)
+    own = visitors.result_folder().parent
+    assert own.parent == tmp_path / there and photo.exists() == (there == "shared")
+    with pytest.raises(gradio.Error, match="uploaded files only"):
+        visitors.uploaded(str(photo))
+
+
+def test_no_request_passes_the_queue_by(address):
+    with httpx.Client(base_url=address, trust_env=False) as client:
+        for function, _ in inputs(address):
+            for route in ("api/segment", "run/segment", "run/predict"):
+                assert client.post(f"/gradio_api/{route}", json={"data": [None, "tiny"], **function}).status_code == 404
 
 
 def test_an_upload_of_many_files_is_refused_by_their_size_together(address, monkeypatch):

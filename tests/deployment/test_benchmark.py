@@ -1,8 +1,12 @@
+import copy
+
 import pytest
 import torch
 
 from pspnet_zoo import PSPNet
+from pspnet_zoo.deployment import benchmark
 from pspnet_zoo.deployment.benchmark import compare, parse_size
+from pspnet_zoo.runtimes.torch import TorchRuntime
 
 
 @pytest.fixture
@@ -20,6 +24,20 @@ def test_runtimes_take_turns_and_are_compared_with_the_first(network):
     assert ("timing", 0, 2) in steps and steps[-1] == ("finished", 2, 2)
     assert "it needs images" in found.left_out["openvino-int8"]
     assert found.as_json()["machine"]["versions"]["torch"]
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_ids_of_one_class_and_of_multi_label_are_compared_by_the_threshold(monkeypatch, multilabel):
+    network = PSPNet("test_resnet", None, classes=2 if multilabel else 1, psp_out_channels=16, multilabel=multilabel)
+    network.threshold = (0.7, 0.7) if multilabel else 0.7
+    torch.nn.init.zeros_(network.segmentation_head[0].weight)
+    torch.nn.init.constant_(network.segmentation_head[0].bias, 0.4)  # the probability 0.6
+    wrong = copy.deepcopy(network)
+    torch.nn.init.constant_(wrong.segmentation_head[0].bias, 1.4)
+    networks = {"torch": network, "torch-fast": wrong}
+    monkeypatch.setattr(benchmark, "build_runtime", lambda name, *_: TorchRuntime(networks[name]))
+    found = compare(network, (33, 65), names=list(networks), rounds=1)
+    assert [row.same_class for row in found.rows] == [1, 0]
 
 
 def test_the_number_of_threads_reaches_the_runtime(network):

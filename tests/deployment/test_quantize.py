@@ -1,16 +1,36 @@
-"""What quantization to int8 prints."""
+"""Quantization to int8: its check, and what it prints."""
 
 import logging
 import sys
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch.utils import cpp_extension
 
+from pspnet_zoo import PSPNet
+from pspnet_zoo.deployment.export import _specification
 from pspnet_zoo.deployment.quantize import Calibration
+from pspnet_zoo.deployment.verify import logits_of
 from pspnet_zoo.meta import Preprocess
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_a_file_with_other_ids_by_the_threshold_is_not_kept(tmp_path, classes):
+    Image.fromarray(np.zeros((33, 65, 3), np.uint8)).save(tmp_path / "a.png")
+    network = PSPNet("test_efficientnet", None, classes=classes, psp_out_channels=16).eval()
+    network.threshold = 0.7
+    head = network.segmentation_head[0]
+    torch.nn.init.zeros_(head.weight)
+    head.bias.data.copy_(torch.tensor([0.0, 0.4])[-classes:])  # id 1 has the probability 0.6
+    spec = _specification(network, "int8", "float32", "logits")
+    calibration, shift = Calibration(tmp_path, spec), torch.tensor([0.0, 1.0])[-classes:].view(-1, 1, 1)
+    kept = calibration.agreement(network, lambda images: logits_of(network, spec, images) - shift)
+    assert kept["fraction_of_pixels_with_the_same_class"] == 1
+    with pytest.raises(ValueError, match=r"In int8, 0\.0% of the pixels keep their class"):
+        calibration.agreement(network, lambda images: logits_of(network, spec, images) + shift)
 
 
 def test_quantization_says_nothing_of_cuda_and_hides_no_other_warning(tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ REFUSED = [
     ("torch", {"device": "cuda:99"}, "device is 'cuda:99'"),
     ("torch", {"device": "cpuu"}, "device is 'cpuu'"),
     ("onnx", {"device": "mps"}, "device is 'mps'; ONNX Runtime is used on"),
+    ("onnx", {"device": "gpu"}, "device is 'gpu'; ONNX Runtime is used on"),
     ("onnx", {"device": "cuda"}, "device is 'cuda', but this ONNX Runtime has"),
     ("openvino", {"device": "cuda"}, "device is 'cuda'; OpenVINO has CPU"),
     *((runtime, {"precision": "float16"}, "precision is 'float16'") for runtime in RUNTIMES),

@@ -217,6 +217,19 @@ def test_a_file_inside_an_archive_is_taken_out_and_checked(server, root):
     assert_clean(root)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_an_archive_whose_compression_is_damaged_is_refused_and_not_kept(server, root, method):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("tiny.pth", BYTES)
+    body = bytearray(buffer.getvalue())
+    body[1000:1100] = b"\xff" * 100
+    server.files["tiny.pth.zip"] = bytes(body)
+    with pytest.raises(WeightsError, match="is not an archive with 'tiny.pth' in it"):
+        cache.cached(row_of(server, hash="sha1:00000000", path="tiny.pth.zip"))
+    assert not [file for file in root.rglob("tiny*") if file.is_file() and file.suffix != ".lock"]
+
+
 def test_an_archive_that_unpacks_to_too_much_is_refused(server, root, monkeypatch):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -88,6 +88,15 @@ def test_one_storage_under_many_names_counts_each_time(tmp_path):
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize("zipped", [False, True])
+def test_small_views_of_a_large_storage_take_the_memory_of_the_views(tmp_path, zipped):
+    shared = torch.arange(500_000.0)
+    path = saved({str(i): shared[i : i + 1] for i in range(50)}, tmp_path / "x.pth", zipped)
+    found = read_checkpoint(path)[0]
+    assert [tensor.item() for tensor in found.values()] == list(range(50))
+    assert sum(tensor.untyped_storage().nbytes() for tensor in found.values()) == 50 * 4
+
+
 NESTED = b"K\x01K\x01\x86q\x02" + b"0h\x02h\x02\x86q\x02" * 60  # its hash, text and comparison take 2 to the 60 steps
 
 
@@ -117,6 +126,24 @@ def test_tuples_within_tuples_are_answered_at_once(tmp_path, suffix, content):
         with pytest.raises(WeightsError):
             read_checkpoint(path)
     assert time.process_time() - start < 2
+
+
+PARAMETER = b"\x80\x02}X\x01\x00\x00\x00actorch._utils\n_rebuild_parameter\n"
+
+
+@pytest.mark.parametrize("arguments", [b"]q\x00Rq\x01h\x00h\x01a0s.", b"]Rs.", b")Rs.", b"K\x01\x85Rs."])
+def test_a_parameter_of_itself_or_of_nothing_is_refused_by_name(tmp_path, arguments):
+    (tmp_path / "x.pth").write_bytes(PARAMETER + arguments)
+    with pytest.raises(WeightsError, match=r"x\.pth'.*'a'"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+def test_an_array_whose_type_is_a_text_is_refused_by_name(tmp_path):
+    state = pickle.dumps((1, (1,), "f4", False, bytes(4)), 3)[2:-1]
+    array = b"\x80\x03}X\x01\x00\x00\x00acnumpy.core.multiarray\n_reconstruct\n)R" + state + b"bs."
+    (tmp_path / "x.pdparams").write_bytes(array)
+    with pytest.raises(WeightsError, match="'a' is no array of numbers"):
+        read_checkpoint(tmp_path / "x.pdparams")
 
 
 def test_a_pickle_of_endless_small_operations_is_refused(monkeypatch):
