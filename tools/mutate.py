@@ -59,6 +59,9 @@ TESTS = {
     "bulk.sources": "bulk/test_sources.py",
     "results.report": "results/test_report.py",
     "bulk.shards": "bulk/test_shards.py",
+    "runtimes.exported": "runtimes/test_exported.py",
+    "streams.containers": "streams/test_video.py",
+    "streams.video": "streams/test_video.py",
 }
 
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {

@@ -33,7 +33,8 @@ try:
 except ImportError as error:
     raise missing_extra("Bulk work", "bulk", error) from None
 
-from ..data.images import read_image
+from ..data.images import ImageError, read_image
+from ..data.rasters import is_map
 from ..inference.prediction import Prediction
 from ..inference.predictor import Predictor
 from ..model_source import format_of
@@ -114,6 +115,8 @@ def run(
         raise ValueError(f"rows_per_shard is {rows_per_shard}; it must be positive")
     if workers is not None and not 1 <= workers <= 100_000:
         raise ValueError(f"workers is {workers}; it can be 1 to 100,000, those of a cluster together")
+    # workers may run in other folders
+    source, destination = (value if "://" in value else os.path.abspath(value) for value in (source, destination))
     inputs = open_source(source, column=column, kind=kind, without=destination)
     if column is not None and inputs.kind != "parquet":
         raise ValueError(f"column is '{column}', which is of Parquet, and the source is a {inputs.kind}; leave it out")
@@ -249,7 +252,7 @@ def segment_part(predictor: Predictor, part: str, manifest: Manifest, destinatio
     def read(item: Input) -> Any:
         data = item.read()
         digests[id(item)] = hashlib.sha256(data).hexdigest()
-        return read_image(BytesIO(data))
+        return _read(predictor, item.name, data)
 
     def row(result: Segmented[Input, Prediction]) -> ResultRow:
         item, prediction = result.source, result.prediction
@@ -263,6 +266,19 @@ def segment_part(predictor: Predictor, part: str, manifest: Manifest, destinatio
 
     results = segment_all(lambda images: [predictor(pixels) for pixels in images], read, read_part(part), workers=READERS)
     return list(in_order(row, results, workers=1, ahead=2))
+
+
+def _read(predictor: Predictor, name: str, data: bytes) -> Any:
+    """Read an image as `predict` does, which finds out in a GeoTIFF where there is no data; that takes a file."""
+    if name.lower().endswith((".tif", ".tiff")):
+        with tempfile.TemporaryDirectory() as folder:
+            (path := Path(folder) / "image.tif").write_bytes(data)
+            try:
+                if is_map(path):
+                    return predictor.read(path)
+            except ImageError as error:
+                raise ImageError(str(error).replace(f"'{path}'", "The file")) from None
+    return read_image(BytesIO(data))
 
 
 def pack_model(

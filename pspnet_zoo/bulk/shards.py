@@ -32,7 +32,7 @@ PATIENCE = 30
 """Seconds that a run waits for the end of another one in its destination, such as one that is being stopped."""
 
 _ABANDONED = timedelta(days=1)
-"""Age of an unfinished shard that no run writes any more, where a run cannot lock the destination."""
+"""On storage without locks, an unfinished shard older than this is taken for abandoned and removed."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from ..data.images import SUFFIXES
-from ..results.stamp import IMAGE_SUFFIXES, LONGEST_HEAD, find_png_stamp
+from ..results.stamp import IMAGE_SUFFIXES, LONGEST_HEAD, find_png_stamp, is_result
 
 Kind = Literal["folder", "list", "parquet"]
 
@@ -191,7 +191,7 @@ def _files(system: fs.FileSystem, root: str, errors: list[OSError]) -> Iterator[
     """Every file below a folder, except in hidden ones; names that begin with a dot are other programs' own, as macOS's ._a.jpg."""
     if isinstance(system, fs.LocalFileSystem):  # by hand: pyarrow stops at names that are not Unicode and at locked folders
         for folder, below, names in os.walk(root, onerror=errors.append, followlinks=True):
-            below[:] = [name for name in below if not name.startswith(".") and not _is_above(os.path.join(folder, name), folder)]
+            below[:] = [n for n in below if not n.startswith(".") and not _is_above(os.path.join(folder, n), folder, root)]
             for path in (os.path.join(folder, name) for name in names if not name.startswith(".")):
                 try:
                     info = os.stat(path)
@@ -206,12 +206,18 @@ def _files(system: fs.FileSystem, root: str, errors: list[OSError]) -> Iterator[
             yield _File(info.path, name, info.size, info.mtime_ns)
 
 
-def _is_above(link: str, folder: str) -> bool:
-    """Whether a link leads to a folder that holds the link itself."""
-    return os.path.islink(link) and f"{os.path.realpath(folder)}/".startswith(f"{os.path.realpath(link)}/")
+def _is_above(link: str, folder: str, root: str) -> bool:
+    """Whether a link in a folder leads to one that holds it, or a link by which the walk from the root came to it."""
+    if not os.path.islink(link):
+        return False
+    real = os.path.join(os.path.realpath(link), "")
+    walked = [path for path in (Path(folder), *Path(folder).parents) if path.is_relative_to(root)]
+    return any(os.path.join(os.path.realpath(path), "").startswith(real) for path in walked)
 
 
 def _is_result(system: fs.FileSystem, file: _File) -> bool:
+    if isinstance(system, fs.LocalFileSystem):
+        return is_result(Path(file.path))
     if not file.name.endswith(IMAGE_SUFFIXES):
         return False
     try:

@@ -186,8 +186,8 @@ def predict(
         check_report(report)
         check_targets(report)
     found = list(_find(images, recursive, output, totals))
-    tiled = tile is not None
-    jobs = plan_jobs(found, output, masks_only=masks_only, tiles=tiled, confidence=confidence, kind=kind, fail=totals.fail)
+    files: dict[str, Any] = {"masks_only": masks_only, "tiles": tile is not None, "confidence": confidence, "masks": masks}
+    jobs = plan_jobs(found, output, **files, kind=kind, fail=totals.fail)
     has_videos = _check_jobs(jobs, masks_only, masks, confidence)
     if shapes != "masks" and all(job.is_video for job in jobs):
         raise ValueError(f"--format {shapes} is for images, and there are only videos; leave it out")
@@ -309,12 +309,13 @@ class _Run:
         left = []
         task = self.bar.add_task("comparing with earlier results", total=len(jobs))
         for job, done in in_order(lambda job: (job, self.sink.is_done(job)), jobs, workers=self.workers):
-            if not done or (job.is_video and self.table is not None):  # rows of frames cannot be read back from an overlay
+            row = self.sink.read_back(job, self.predictor.labels.names) if done and self.table is not None else None
+            if not done or (row and row.error):  # a damaged mask, or a video, whose overlay has no rows
                 left.append(job)
             else:
                 self.totals.skipped += 1
-                if self.table is not None:
-                    self.table.add(self.sink.read_back(job, self.predictor.labels.names))
+                if self.table is not None and row:
+                    self.table.add(row)
             self.bar.advance(task)
         self.bar.remove_task(task)
         return left

@@ -1,7 +1,8 @@
 """The result files of each image and video of a command. It imports nothing heavy: mistakes are found before torch is loaded."""
 
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
@@ -27,7 +28,7 @@ class Job:
 
     @property
     def targets(self) -> list[Path]:
-        """The files that the job writes, in this order: an image whose mask is there is done."""
+        """The files that the job writes, in this order: the mask last, so that it appears only when the others are whole."""
         return [path for path in (self.overlay, self.confidence, self.mask) if path is not None]
 
 
@@ -51,6 +52,7 @@ def plan_jobs(
     tiles: bool = False,
     confidence: bool = False,
     kind: Literal["image", "video"] | None = None,
+    masks: Path | None = None,
     fail: Callable[[Exception], object],
 ) -> list[Job]:
     """Give every image and video the files of its results.
@@ -62,6 +64,7 @@ def plan_jobs(
         tiles: Whether images are segmented in tiles. Their masks are TIFF, as those of GeoTIFF always are.
         confidence: Write the confidence of images.
         kind: Take all inputs for images, or for videos; None tells by the name's ending.
+        masks: See `VideoOptions`.
         fail: Called with the error of each input that one of the result files would overwrite; it gets no job.
     """
     inputs = {os.path.realpath(file.path) for file in found}
@@ -74,9 +77,17 @@ def plan_jobs(
         job = Job(file.path, stem, overlay, mask, is_video, sure if confidence else None)
         if taken := [path for path in job.targets if os.path.realpath(path) in inputs]:
             fail(ValueError(f"'{taken[0]}' is one of the images to segment; choose another folder with -o"))
+        elif is_video and masks is not None and (frame := _frame_among(inputs, masks / stem)):
+            fail(ValueError(f"'{frame}' is one of the images to segment; choose another folder with --masks"))
         else:
             jobs.append(job)
     return jobs
+
+
+def _frame_among(inputs: Iterable[str], masks: Path) -> str | None:
+    """The input that the mask of a video's frame would overwrite; the number of frames is not known yet."""
+    name = re.compile(re.escape(os.path.join(os.path.realpath(masks.parent), masks.name)) + r"_\d{6,}\.png")
+    return next(filter(name.fullmatch, inputs), None)
 
 
 def with_class_masks(jobs: Sequence[Job], frames: Path | None = None) -> list[Job]:

@@ -3,6 +3,7 @@
 The bands that are done are kept in a hidden folder beside the map until it is whole. Needs the extra `raster`.
 """
 
+import io
 import json
 import os
 import shutil
@@ -17,7 +18,6 @@ from ..data.rasters import Raster, open_raster, quiet
 from ..extras import missing_extra
 from ..inference.tiles import row_regions
 from ..meta import IGNORE, Labels
-from ..storage.errors import naming
 from ..storage.files import write_atomically
 from .stamp import TIFF_TAG
 
@@ -87,11 +87,14 @@ class MapWriter:
         except Timeout:
             raise OSError(f"Another process writes '{self._path}'; wait for it, or choose another output") from None
         key = self._parts / _KEY
-        if not key.is_file() or key.read_text() != self._made_of:
+        if not key.is_file() or key.read_bytes() != self._made_of.encode():
             shutil.rmtree(self._parts, ignore_errors=True)
             self._parts.mkdir()
             write_atomically(key, self._made_of.encode())
-        self.next_row = sum(rows for _, rows in self._bands())
+        self.next_row = sum(map(len, self._bands()))
+        for path in self._parts.glob("*.npz"):  # those behind a damaged one; the next ones may begin at other rows
+            if int(path.stem.split("_")[0]) >= self.next_row:
+                path.unlink()
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -105,23 +108,25 @@ class MapWriter:
 
     def add(self, ids: np.ndarray) -> None:
         """Keep the rows from `next_row` on, (rows, width) uint8."""
-        target = self._parts / f"{self.next_row:09}_{len(ids):09}.npz"
-        part = target.with_suffix(".part")
-        with naming(self._path), part.open("wb") as file:
-            np.savez_compressed(file, ids=ids)
-        os.replace(part, target)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, ids=ids)
+        write_atomically(self._parts / f"{self.next_row:09}_{len(ids):09}.npz", buffer.getvalue())
         self.next_row += len(ids)
 
-    def _bands(self) -> list[tuple[Path, int]]:
-        """The files of the bands without a gap from the top, and their rows."""
-        bands, row = [], 0
+    def _bands(self) -> Iterator[np.ndarray]:
+        """Yield the bands from the top, up to a gap or a damaged file."""
+        row = 0
         for path in sorted(self._parts.glob("*.npz")):
             first, rows = map(int, path.stem.split("_"))
-            if first != row:
-                break
-            bands.append((path, rows))
+            try:
+                with path.open("rb") as file, np.load(file) as arrays:
+                    ids = arrays["ids"]
+            except Exception:  # a damaged file fails in ways that nobody lists
+                return
+            if first != row or ids.shape != (rows, self._size[1]):
+                return
+            yield ids
             row += rows
-        return bands
 
     def _finish(self) -> None:
         height, width = self._size
@@ -155,12 +160,13 @@ class MapWriter:
     def _aligned(self, block: int) -> Iterator[tuple[int, np.ndarray]]:
         """All rows in whole blocks, since a block that is written twice is stored twice."""
         top, waiting = 0, np.empty((0, self._size[1]), np.uint8)
-        for path, _ in self._bands():
-            with np.load(path) as arrays:
-                waiting = np.concatenate([waiting, arrays["ids"]])
+        for ids in self._bands():
+            waiting = np.concatenate([waiting, ids])
             while len(waiting) >= block:
                 yield top, waiting[:block]
                 top, waiting = top + block, waiting[block:]
+        if top + len(waiting) != self._size[0]:
+            raise OSError(f"The rows kept in '{self._parts}' for '{self._path}' were damaged meanwhile; run the same command again")
         if len(waiting):
             yield top, waiting
 

@@ -28,7 +28,7 @@ class ReportWriter:
     """A file that appears under its name when the report is closed, with all rows up to then.
 
     Columns: see `IMAGE_COLUMNS` and `VIDEO_COLUMNS`. In CSV, the class fractions are a column a class, `fraction_NAME`.
-    A pipe or device that has the report's name is written to as rows come.
+    A pipe or device that has the report's name gets each row as it comes; of Parquet, a thousand at a time.
 
     Args:
         path: Ends in .csv, .jsonl or .parquet.
@@ -75,9 +75,11 @@ class ReportWriter:
         """Write a row."""
         with naming(self._path):
             self._write(row)
+            if self._part == self._path:  # somebody reads along
+                self._file.flush()
 
     def _csv(self) -> _Writers:
-        file = io.TextIOWrapper(self._file, encoding="utf-8", errors="surrogateescape", newline="")
+        file = io.TextIOWrapper(self._file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True)
         fractions = {"class_fractions": [f"fraction_{name}" for name in self._classes]}
         writer = csv.writer(file)
         writer.writerow([name for column in self._columns for name in fractions.get(column, [column])])

@@ -56,7 +56,9 @@ def write_shapes(
             polygons = [p for i in ids for p in find_polygons(mask, i, simplify=simplify, min_area=min_area)]
             height, width = mask.shape[-2:]
             if kind == "coco":
-                found[PurePosixPath(job.stem).with_name(job.source.name).as_posix()] = ((height, width), polygons)
+                name = PurePosixPath(job.stem).with_name(job.source.name).as_posix()
+                # of two images of one name, from two folders, the second is called as its mask is
+                found[f"{job.stem}{job.source.suffix}" if name in found else name] = ((height, width), polygons)
             else:
                 _write_one(job, (height, width), polygons, labels, output, kind)
             done += 1

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..data.images import encode_class_masks, read_class_masks, read_prediction
+from ..data.images import check_file, encode_class_masks, read_class_masks, read_prediction
 from ..data.rasters import open_raster
 from ..inference.draw import with_legend
 from ..inference.prediction import Prediction, class_fractions_of, fractions_of
@@ -21,7 +22,7 @@ from ..inference.predictor import Predictor
 from ..meta import Labels
 from ..runtimes.exported import ExportedRuntime, files_of
 from ..storage.files import file_digest, write_atomically
-from ..streams.pipeline import WORKERS, Segmented, in_order, segment_all
+from ..streams.pipeline import WORKERS, Segmented, in_order, is_out_of_memory, segment_all
 from ..streams.video import overlay_video, read_comment, segment_video
 from .jobs import Job, VideoOptions
 from .maps import MapWriter, map_counts, quick_look
@@ -32,6 +33,17 @@ _log = logging.getLogger(__name__)
 
 QUICK_LOOK = 2048
 """Longest side of the overlay of an image in tiles, in pixels."""
+
+
+@contextmanager
+def _naming_lack_of_memory() -> Iterator[None]:
+    """Raise torch's errors of lacking memory, which are told from others by their words alone, as MemoryError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(str(error)) from error
 
 
 @dataclass
@@ -84,7 +96,10 @@ class ResultSink:
         stamps = {target: read(target) for target in job.targets}
         if not stamps or None in stamps.values() or not job.source.is_file():
             return False
-        digest = file_digest(job.source, "sha256")
+        try:
+            digest = file_digest(job.source, "sha256")
+        except OSError:  # it fails as an image that cannot be read, and the others are done
+            return False
         return all(stamp == self.stamp(job, target, digest) for target, stamp in stamps.items())
 
     def read_back(self, job: Job, classes: tuple[str, ...]) -> ResultRow:
@@ -162,6 +177,7 @@ class ResultSink:
             return self.failure(job, error, result.seconds)
         return self._done(job, prediction, digest, result.seconds)
 
+    @_naming_lack_of_memory()
     def segment_map(self, predictor: Predictor, job: Job, progress: Callable[[int, int], None]) -> ResultRow:
         """Segment an image in tiles, write its mask as they come, and its overlay at `QUICK_LOOK`.
 
@@ -173,13 +189,16 @@ class ResultSink:
         Raises:
             ValueError: If the image cannot be read or segmented.
             OSError: If a file cannot be read or written.
+            MemoryError: If it needs more memory than there is.
         """
         assert job.mask is not None
+        check_file(job.source)
         start, digest = time.perf_counter(), file_digest(job.source, "sha256")
         with predictor.open(job.source) as raster:
             height, width = raster.shape[1:]
             place = {"crs": raster.crs, "transform": raster.transform}
-            if read_stamp(job.mask) != self.stamp(job, job.mask, digest):
+            stamp, names = self.stamp(job, job.mask, digest), predictor.labels.names
+            if read_stamp(job.mask) != stamp or self.read_back(job, names).error:
                 with self._map(job, job.mask, (height, width), predictor.labels, digest, place) as writer:
                     done = writer.next_row * width
 
@@ -191,7 +210,7 @@ class ResultSink:
                     for rows in predictor.rows(raster, first_row=writer.next_row, tile_done=tile_done):
                         writer.add(rows)
             progress(height * width, height * width)
-            fractions = fractions_of(map_counts(job.mask)[1], predictor.labels.names)
+            fractions = fractions_of(map_counts(job.mask)[1], names)
             if job.overlay is not None:
                 image, ids = quick_look(raster, job.mask, predictor.runtime.preprocess.mean_color, QUICK_LOOK)
                 small = Prediction(predictor.shown(image), ids, predictor.labels)
@@ -207,7 +226,11 @@ class ResultSink:
         return MapWriter(target, size, labels, made_of, cloud_optimized=self.cloud_optimized, **place)
 
     def segment_frames(self, predictor: Predictor, job: Job) -> Iterator[ResultRow]:
-        """Segment a video, write its overlay and the masks of its frames, and yield a row a frame; see `overlay_video`."""
+        """Segment a video, write its overlay and the masks of its frames, and yield a row a frame; see `overlay_video`.
+
+        Raises:
+            MemoryError: If a frame needs more memory than there is.
+        """
         start, digest, masks = time.perf_counter(), file_digest(job.source, "sha256"), self.video.masks
         segment, every = predictor.smoothed(self.video.smooth), self.video.every
         if job.overlay is None:
@@ -215,13 +238,13 @@ class ResultSink:
         else:
             comment = self.stamp(job, job.overlay, digest)
             frames = overlay_video(segment, job.source, job.overlay, alpha=self.alpha, every=every, comment=comment)
-        for count, (frame, prediction) in enumerate(frames, 1):
-            if masks is not None:
-                write_atomically(
-                    masks / f"{job.stem}_{frame.index:06}.png", stamp_png(prediction.png(), self.stamp(job, masks, digest))
-                )
-            seconds = (time.perf_counter() - start) / count
-            yield self._done(job, prediction, digest, seconds, frame=frame.index, time=frame.time)
+        with _naming_lack_of_memory():
+            for count, (frame, prediction) in enumerate(frames, 1):
+                if masks is not None:
+                    png = stamp_png(prediction.png(), self.stamp(job, masks, digest))
+                    write_atomically(masks / f"{job.stem}_{frame.index:06}.png", png)
+                seconds = (time.perf_counter() - start) / count
+                yield self._done(job, prediction, digest, seconds, frame=frame.index, time=frame.time)
 
     def _done(self, job: Job, prediction: Prediction, digest: str, seconds: float, **values: Any) -> ResultRow:
         height, width = prediction.mask.shape[-2:]

@@ -57,7 +57,8 @@ def read_stamp(path: Path) -> str | None:
 
         with quiet(), rasterio.open(path, driver="GTiff") as file:
             return file.tags().get(TIFF_TAG)
-    except (OSError, ImportError, Image.DecompressionBombError):  # rasterio's and Pillow's other errors are of OSError
+    # rasterio's and Pillow's other errors are of OSError; rasterio takes no names that are not Unicode
+    except (OSError, ImportError, UnicodeError, Image.DecompressionBombError):
         return None
 
 

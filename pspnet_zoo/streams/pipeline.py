@@ -110,7 +110,7 @@ def _segment(segment: Callable[[list[np.ndarray]], list[P]], batch: "list[_Read[
     try:
         predictions = segment(images) if images else [None]
     except (ValueError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error).lower() and "alloc" not in str(error).lower():
+        if not isinstance(error, ValueError) and not is_out_of_memory(error):
             raise
         failure = error if isinstance(error, ValueError) else ValueError(_NO_MEMORY.format(*images[0].shape))
     if failure is not None and len(batch) > 1:
@@ -120,6 +120,12 @@ def _segment(segment: Callable[[list[np.ndarray]], list[P]], batch: "list[_Read[
     seconds = (time.perf_counter() - start) / len(batch)
     for (source, _, error, reading), prediction in zip(batch, predictions, strict=True):
         yield Segmented(source, prediction, error or failure, reading + seconds)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error is of lacking memory, which torch says by the words of a RuntimeError alone."""
+    words = str(error).lower() if isinstance(error, RuntimeError) else ""
+    return isinstance(error, MemoryError) or "memory" in words or "alloc" in words
 
 
 def in_order(function: Callable[[S], T], items: Iterable[S], *, workers: int = WORKERS, ahead: int | None = None) -> Iterator[T]:

@@ -175,6 +175,13 @@ class TestOnOneMachine:
         check(tmp_path / "out", source, model)
         assert bulk.run(s3.uri("in"), s3.uri("out"), model, workers=2, rows_per_shard=5).skipped == 18
 
+    def test_relative_paths_are_those_of_the_command_and_not_of_its_workers(self, tmp_path, model, monkeypatch):
+        source = write_images(tmp_path / "src", 2, bad=False)
+        monkeypatch.chdir(tmp_path)  # the workers' is that of the tests
+        summary = bulk.run("src", "out", model, workers=1)
+        assert (summary.images, summary.failures) == (2, 0)
+        check(tmp_path / "out", source, model)
+
     def test_a_worker_that_cannot_write_ends_the_job_in_one_sentence(self, tmp_path, model):
         source = write_images(tmp_path / "src", 1, bad=False)
         (tmp_path / "out" / "masks").mkdir(parents=True)
@@ -282,6 +289,27 @@ def test_an_image_is_read_once_and_its_failure_is_a_row(tmp_path, model):
     failed = {row.path: row for row in rows if row.error is not None}
     assert failed["qoi.png"].input_sha256 == hashlib.sha256(qoi).hexdigest() and failed["dead.png"].input_sha256 is None
     assert "is a folder, a pipe" in failed["pipe.png"].error and "dead.png" in failed["dead.png"].error
+
+
+def test_a_geotiff_has_the_mask_that_one_by_one_prediction_gives(tmp_path, model, one_thread):
+    pytest.importorskip("rasterio", reason="the extra raster is not installed")
+    from tests.data.test_rasters import write_tiff
+
+    (tmp_path / "src").mkdir()
+    pixels = np.random.default_rng(0).integers(1, 256, (3, 40, 56), np.uint8)
+    write_tiff(tmp_path / "src" / "b.TIFF", pixels)
+    pixels[:, 8:20, 10:30] = 0
+    write_tiff(tmp_path / "src" / "a.tif", pixels, nodata=0)
+    write_tiff(tmp_path / "src" / "none.tif", np.zeros_like(pixels), nodata=0)
+    inputs = open_source(str(tmp_path / "src"))
+    manifest = Manifest("src", inputs.digest, len(inputs), 100, model, "", False)
+    predictor = Predictor(model, threads=1)
+    *rows, none = bulk.segment_part(predictor, inputs.part(0, 3), manifest, Destination(str(tmp_path / "out")))
+    assert [row.path for row in rows] == ["a.tif", "b.TIFF"] and none.error == "The file has no data in any pixel"
+    for row, gaps in zip(rows, (240, 0), strict=True):
+        prediction = predictor(tmp_path / "src" / row.path)
+        assert row.mask == prediction.png() and row.class_fractions == prediction.class_fractions
+        assert (prediction.mask == 255).sum() == gaps
 
 
 DRIVER = """

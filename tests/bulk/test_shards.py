@@ -4,6 +4,7 @@ import os
 import random
 import time
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from PIL import Image
 pytest.importorskip("pyarrow", reason="the extra bulk is not installed")
 
 import pyarrow.dataset as pds
+import pyarrow.fs
 import pyarrow.parquet as pq
 
+from pspnet_zoo.bulk import shards
 from pspnet_zoo.bulk.shards import Destination, Manifest, mask_name
 from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.inference.prediction import Prediction
@@ -67,6 +70,30 @@ def test_a_half_written_shard_does_not_count_and_is_removed(tmp_path):
     (tmp_path / ".part-000001.parquet.77").write_bytes(b"half")
     assert Destination(str(tmp_path)).begin(MANIFEST) == [0, 1, 2]
     assert [p.name for p in tmp_path.iterdir()] == ["_manifest.json"]
+
+
+def test_storage_without_locks_holds_whole_files_and_loses_what_was_abandoned(monkeypatch):
+    destination = Destination("mock:///bucket/out/of/it")  # pyarrow's storage in memory
+    system, root = destination._system, destination._root
+    with destination.locked():
+        assert destination.begin(MANIFEST) == [0, 1, 2]
+    destination.write(1, [row(4)], MANIFEST, CAMVID)
+    assert destination.write_mask("a/b.jpg", b"mask") == "masks/a/b.jpg.png"
+    with system.open_output_stream(f"{root}/.part-000002.parquet.77") as file:
+        file.write(b"of another run, perhaps")
+    assert destination.begin(MANIFEST) == [0, 2] and destination.has(1)
+
+    def files():
+        found = system.get_file_info(pyarrow.fs.FileSelector(root, recursive=True))
+        return sorted(info.path.removeprefix(f"{root}/") for info in found if info.is_file)
+
+    kept = ["_manifest.json", "masks/a/b.jpg.png", "part-000001.parquet"]
+    assert files() == [".part-000002.parquet.77", *kept], "nothing half-written but what another run may be writing"
+    assert system.open_input_file(f"{root}/masks/a/b.jpg.png").read() == b"mask"
+    assert pq.read_table(system.open_input_file(f"{root}/part-000001.parquet"))["path"].to_pylist() == ["4.jpg"]
+    monkeypatch.setattr(shards, "_ABANDONED", timedelta(0))
+    destination.begin(MANIFEST)
+    assert files() == kept
 
 
 def test_rows_come_back_as_they_were(tmp_path):

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pspnet_zoo.bulk.sources import open_source, read_part
-from pspnet_zoo.results.stamp import make_stamp, stamp_png
+from pspnet_zoo.data.images import encode_class_masks
+from pspnet_zoo.results.stamp import TIFF_TAG, make_stamp, stamp_png
 
 
 @pytest.fixture
@@ -159,6 +160,23 @@ def test_folders_behind_links_are_read_and_circles_are_not_followed(folder, tmp_
     assert "link/x.png" in found and not [name for name in found if "circle" in name]
 
 
+def test_a_circle_of_links_between_two_folders_is_walked_once(tmp_path):
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / "src" / name).mkdir(parents=True)
+        (tmp_path / "src" / name / f"{name}.png").write_bytes(b"x")
+        (tmp_path / "src" / name / f"to_{other}").symlink_to(f"../{other}")
+    assert names(open_source(str(tmp_path / "src"))) == ["a/a.png", "a/to_b/b.png", "b/b.png", "b/to_a/a.png"]
+
+
+def test_a_link_to_a_folder_around_the_source_by_another_way_is_followed(folder, tmp_path):
+    (tmp_path / "view").mkdir()
+    (tmp_path / "view" / "x.png").write_bytes(b"x")
+    (tmp_path / "view" / "images").symlink_to(folder)
+    (folder / "sub" / "view").symlink_to(tmp_path / "view")
+    found = names(open_source(str(tmp_path / "view" / "images")))
+    assert "sub/view/x.png" in found and "sub/view/images/a.jpg" not in found
+
+
 def test_a_folder_that_cannot_be_read_is_an_error_beside_the_images(folder, monkeypatch):
     scandir = os.scandir
 
@@ -186,6 +204,16 @@ def test_results_inside_a_folder_are_left_out_and_counted(folder):
     assert source.left_out == 4 and "6 images in" in str(source) and "without 4 files of earlier results" in str(source)
     (folder / "sub" / "u_mask.png").unlink()
     assert open_source(str(folder), without=str(folder / "out")).digest == before
+
+
+def test_results_with_any_name_and_in_any_format_are_left_out_and_pipes_are_not_waited_for(folder):
+    stamp = make_stamp("a", "b")
+    (folder / "a_mask.tif").write_bytes(encode_class_masks(np.zeros((2, 3, 4)), f"{TIFF_TAG} {stamp}"))
+    (folder / os.fsdecode(b"caf\xe9_mask.png")).write_bytes(stamp_png((folder / "b.png").read_bytes(), stamp))
+    os.mkfifo(folder / "pipe_mask.png")
+    source = open_source(str(folder))
+    assert names(source) == ["a.jpg", "b.png", "e %#?.png", "pipe_mask.png", "sub/c.png", "sub/deep/d.webp"]
+    assert source.left_out == 2
 
 
 def test_results_are_no_source_and_the_source_no_destination(folder):

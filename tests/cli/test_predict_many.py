@@ -96,6 +96,27 @@ def test_what_has_its_results_is_left_out_and_still_reported(run, model, photos,
     assert first == second and len(first) == 6
 
 
+def test_a_mask_that_was_cut_is_made_again_where_its_row_is_wanted(run, model, photos, tmp_path):
+    arguments = ["predict", photos / "0.png", photos / "1.jpg", "-o", tmp_path / "out", "--model", model]
+    arguments += ["--report", tmp_path / "r.csv", "--skip-existing"]
+    assert run(*arguments)[0] == 0
+    mask, whole = tmp_path / "out" / "0_mask.png", (tmp_path / "out" / "0_mask.png").read_bytes()
+    mask.write_bytes(whole[:-40])
+    code, out, _ = run(*arguments)
+    assert code == 0 and "results of 1 file to" in out and "1 were there already" in out and mask.read_bytes() == whole
+    assert not any(row["error"] for row in csv.DictReader((tmp_path / "r.csv").read_text().splitlines()))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file whose reading fails, also for root")
+def test_an_image_that_cannot_be_read_any_more_does_not_stop_the_others(run, model, photos, tmp_path):
+    arguments = ["predict", photos / "0.png", photos / "1.jpg", "-o", tmp_path / "out", "--model", model, "--skip-existing"]
+    assert run(*arguments)[0] == 0
+    (photos / "0.png").unlink()
+    (photos / "0.png").symlink_to("/proc/self/mem")
+    code, out, err = run(*arguments)
+    assert code == 2 and "1 were there already" in out and err.count("Error: ") == 1 and "0.png" in err
+
+
 def test_masks_of_more_than_255_classes_are_reported_again(run, photos, tmp_path):
     torch.manual_seed(0)
     network = PSPNet("test_efficientnet", None, classes=300, psp_out_channels=16)
@@ -264,6 +285,23 @@ class TestVideo:
         code, out, err = run("predict", clip, "-o", tmp_path / "out", "--model", model)
         assert code == 2 and "cut off" in err and "fraction of the image" in out
         assert 0 < len(read_clip(tmp_path / "out" / "clip_overlay.mp4")[0]) < 20
+
+    def test_a_video_that_needs_too_much_memory_does_not_stop_the_next_one(self, run, model, clip, tmp_path, monkeypatch):
+        from pspnet_zoo.runtimes.torch import TorchRuntime
+
+        (tmp_path / "other.mkv").write_bytes(clip.read_bytes())
+        network, calls = TorchRuntime.__call__, []
+
+        def short(self, x):
+            calls.append(x)
+            if len(calls) == 3:
+                raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+            return network(self, x)
+
+        monkeypatch.setattr(TorchRuntime, "__call__", short)
+        code, out, err = run("predict", clip, tmp_path / "other.mkv", "-o", tmp_path / "out", "--model", model)
+        assert code == 2 and f"Error: '{clip}': needs more memory than there is\n" in err and "results of 1 file to" in out
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["other_overlay.mp4"]
 
     def test_a_text_file_called_a_video_does_not_stop_the_images(self, run, model, photos, tmp_path):
         pytest.importorskip("av")

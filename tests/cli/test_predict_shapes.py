@@ -107,6 +107,15 @@ def test_images_of_one_stem_keep_their_names_in_coco(run, model, photos, tmp_pat
     assert [image["file_name"] for image in written["images"]] == ["a.bmp", "a.png"]
 
 
+def test_images_of_one_name_from_two_folders_are_two_images_in_coco(run, model, photos, tmp_path):
+    (photos / "broken.png").unlink()
+    (photos / "b.png").rename(photos.parent / "a.png")
+    options = ["-o", tmp_path / "out", "--model", model, "--masks-only", "--format", "coco"]
+    assert run("predict", photos, photos.parent, *options)[0] == 0
+    written = json.loads((tmp_path / "out" / "coco.json").read_text())
+    assert [image["file_name"] for image in written["images"]] == ["a.png", "a_2.png"]
+
+
 def test_confidence_is_refused_for_videos(run, model, tmp_path):
     (tmp_path / "clip.mp4").write_bytes(b"")
     code, _, err = run("predict", tmp_path / "clip.mp4", "--model", model, "--confidence")

@@ -22,7 +22,7 @@ from pspnet_zoo.inference import tiles
 from pspnet_zoo.inference.protocols import InferenceProtocol
 from pspnet_zoo.meta import Preprocess
 from pspnet_zoo.results.maps import MapWriter
-from pspnet_zoo.results.stamp import is_result
+from pspnet_zoo.results.stamp import is_result, read_stamp
 from pspnet_zoo.runtimes.torch import TorchRuntime
 
 pytest.importorskip("rasterio", reason="the extra raster is not installed")
@@ -154,6 +154,33 @@ def test_what_was_interrupted_is_continued_and_every_pixel_is_written_once(run, 
     again = json.loads((tmp_path / "r.jsonl").read_text())
     assert code == 0 and "1 were there already" in out and not calls and again["class_fractions"] == row["class_fractions"]
     assert run(*arguments[:-2], "--skip-existing", "--no-blend")[0] == 0 and calls  # another tiling is another mask
+
+
+def test_a_map_that_needs_too_much_memory_does_not_stop_the_next_one(run, aerial, photo, tmp_path, monkeypatch):
+    write_tiff(tmp_path / "a.tif", photo)
+    write_tiff(tmp_path / "b.tif", photo)
+    network, calls = TorchRuntime.__call__, []
+
+    def short(self, x):
+        calls.append(x)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+        return network(self, x)
+
+    monkeypatch.setattr(TorchRuntime, "__call__", short)
+    code, out, err = run("predict", tmp_path / "a.tif", tmp_path / "b.tif", "-o", tmp_path / "out", "--model", aerial, *TILES)
+    assert code == 2 and f"Error: '{tmp_path / 'a.tif'}': needs more memory than there is\n" in err
+    assert "results of 1 file to" in out and (tmp_path / "out" / "b_mask.tif").exists()
+
+
+def test_a_map_that_was_cut_is_made_again(run, aerial, photo, tmp_path):
+    source, mask = write_tiff(tmp_path / "a.tif", photo), tmp_path / "out" / "a_mask.tif"
+    arguments = ("predict", source, "-o", tmp_path / "out", "--model", aerial, "--cog", *TILES)
+    assert run(*arguments)[0] == 0
+    ids, _ = opened(mask)
+    mask.write_bytes(mask.read_bytes()[:-500])
+    assert read_stamp(mask)  # of these maps at the beginning of the file
+    assert run(*arguments, "--skip-existing", "--report", tmp_path / "r.csv")[0] == 0 and np.array_equal(opened(mask)[0], ids)
 
 
 @pytest.mark.slow

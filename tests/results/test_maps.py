@@ -54,6 +54,45 @@ def test_an_interrupted_map_is_absent_and_continued(tmp_path):
         assert np.array_equal(file.read(1), IDS)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: bytes(len(data)),
+        lambda data: data.replace(b"ids", b"idx"),
+    ],
+    ids=["empty", "cut", "zeros", "another name"],
+)
+def test_a_damaged_band_and_those_behind_it_are_written_again(tmp_path, damage):
+    path = tmp_path / "map.tif"
+    with pytest.raises(KeyboardInterrupt):
+        write(path, stop=520)
+    band = tmp_path / ".map.tif.parts" / "000000260_000000130.npz"
+    band.write_bytes(damage(band.read_bytes()))
+    with MapWriter(path, SIZE, LABELS, MADE_OF, **PLACE) as writer:
+        assert writer.next_row == 260
+        while writer.next_row < SIZE[0]:
+            writer.add(IDS[writer.next_row : writer.next_row + 200])
+    with rasterio.open(path) as file:
+        assert np.array_equal(file.read(1), IDS)
+
+
+def test_a_band_that_is_damaged_before_the_end_leaves_no_map(tmp_path):
+    damaged = pytest.raises(OSError, match="were damaged meanwhile; run the same command again")
+    with damaged, MapWriter(tmp_path / "map.tif", SIZE, LABELS, MADE_OF) as writer:
+        writer.add(IDS)
+        (tmp_path / ".map.tif.parts" / "000000000_000001300.npz").write_bytes(b"")
+    assert not (tmp_path / "map.tif").exists() and write(tmp_path / "map.tif") == 0
+
+
+def test_a_damaged_word_of_what_the_rows_were_made_of_begins_anew(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "map.tif", stop=520)
+    (tmp_path / ".map.tif.parts" / "made_of.json").write_bytes(b"\xff")
+    assert write(tmp_path / "map.tif") == 0
+
+
 def test_rows_of_another_image_or_model_are_not_taken(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "map.tif", stop=520)

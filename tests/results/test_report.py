@@ -114,6 +114,18 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path, suffix):
     os.close(reader)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_pipe_gets_each_row_as_it_comes(tmp_path, suffix):
+    path = tmp_path / f"r{suffix}"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with ReportWriter(path, ("road", "sky")) as report:
+        for name in ("a.jpg", "b.jpg"):
+            report.add(ResultRow(name))
+            assert name.encode() in os.read(reader, 1 << 16)
+    os.close(reader)
+
+
 def test_a_link_to_a_device_stays_a_link(tmp_path):
     (tmp_path / "r.csv").symlink_to("/dev/null")
     with ReportWriter(tmp_path / "r.csv", ("road", "sky")) as report:

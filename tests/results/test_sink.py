@@ -1,5 +1,6 @@
 """Result files and what they say they were made from."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -8,11 +9,12 @@ from PIL import Image
 
 from pspnet_zoo import Labels, Predictor
 from pspnet_zoo.data.find import Found
+from pspnet_zoo.data.images import ImageError, encode_class_masks
 from pspnet_zoo.data.labels import CAMVID
-from pspnet_zoo.results.jobs import VideoOptions, plan_jobs
+from pspnet_zoo.results.jobs import Job, VideoOptions, plan_jobs
 from pspnet_zoo.results.rows import ResultRow, named_error
 from pspnet_zoo.results.sink import ResultSink, model_digest
-from pspnet_zoo.results.stamp import is_result, make_stamp, read_png_stamp, stamp_png
+from pspnet_zoo.results.stamp import TIFF_TAG, is_result, make_stamp, read_png_stamp, read_stamp, stamp_png
 
 
 def write_image(path, seed=0, size=(20, 16)):
@@ -58,6 +60,7 @@ def test_a_row_names_its_input_and_its_model(done, predictor):
     [
         lambda sink, job: write_image(job.source, seed=1),
         lambda sink, job: job.source.unlink(),
+        lambda sink, job: (job.source.unlink(), job.source.symlink_to("/proc/self/mem")),
         lambda sink, job: setattr(sink, "model_sha256", "another"),
         lambda sink, job: setattr(sink, "alpha", 0.7),
         lambda sink, job: setattr(sink, "options", {"precision": "bfloat16"}),
@@ -67,7 +70,19 @@ def test_a_row_names_its_input_and_its_model(done, predictor):
         lambda sink, job: job.mask.write_bytes(b""),
         lambda sink, job: job.mask.write_bytes(job.mask.read_bytes()[:60]),
     ],
-    ids=["input", "no input", "model", "alpha", "precision", "no mask", "other file", "edited", "empty", "cut in its stamp"],
+    ids=[
+        "input",
+        "no input",
+        "unreadable",
+        "model",
+        "alpha",
+        "precision",
+        "no mask",
+        "other file",
+        "edited",
+        "empty",
+        "cut in its stamp",
+    ],
 )
 def test_what_was_made_from_something_else_is_not_done(done, change):
     sink, job = done
@@ -107,6 +122,11 @@ def test_a_stamp_comes_back_and_nothing_else_is_taken_for_one(tmp_path):
     assert read_png_stamp(path) == stamp and is_result(path)
     path.write_bytes(stamp_png(png, stamp).replace(b"bfloat16", b"bfloat17"))
     assert read_png_stamp(path) is None
+    strange = tmp_path / os.fsdecode(b"caf\xe9_mask.tif")
+    strange.write_bytes(encode_class_masks(np.zeros((2, 3, 4)), f"{TIFF_TAG} {stamp}"))
+    assert read_stamp(strange) == stamp and is_result(strange)
+    strange.write_bytes(encode_class_masks(np.zeros((2, 3, 4))))
+    assert read_stamp(strange) is None
     path.write_bytes(png[:33] + b"\xff\xff\xff\xfftEXtpspnet_zoo\0")
     assert read_png_stamp(path) is None and read_png_stamp(tmp_path) is None
 
@@ -144,6 +164,15 @@ def test_a_file_that_cannot_be_written_is_the_failure_of_its_image(predictor, tm
     assert "a" in rows[0].error and rows[0].class_fractions is None and rows[1].error is None
 
 
+@pytest.mark.parametrize("name", ["pipe.png", "zero.png"])
+def test_a_pipe_or_a_device_is_not_waited_for_in_tiles(net, tmp_path, name):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    job = Job(tmp_path / name, "a", None, tmp_path / "a_mask.tif")
+    with pytest.raises(ImageError, match=f"{name}' cannot be read: it is a folder, a pipe or a device"):
+        ResultSink("street", "digest").segment_map(Predictor(net, tile=32), job, lambda done, total: None)
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [(ValueError("'a.png' is bad"), "'a.png' is bad"), (MemoryError(), "'a.png': needs more memory than there is")],
@@ -160,6 +189,18 @@ def test_jobs_say_what_is_a_video_and_can_be_told(tmp_path):
         jobs, errors = plan(tmp_path / "in", tmp_path / "out", kind=kind)
         assert [job.is_video for job in jobs] == expected and not errors
     assert [path.name for path in jobs[0].targets] == ["a_overlay.mp4"]
+
+
+@pytest.mark.parametrize("masks", ["in", "link"])
+def test_a_video_whose_frames_masks_would_overwrite_an_image_gets_no_job(tmp_path, masks):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    for name in ("a.mp4", "a_000001.png", "b.mp4", "b_1.png"):
+        (tmp_path / "in" / name).touch()
+    jobs, (error,) = plan(tmp_path / "in", tmp_path / "out", masks=tmp_path / masks)
+    assert [job.source.name for job in jobs] == ["a_000001.png", "b.mp4", "b_1.png"]
+    assert str(error) == f"'{tmp_path / 'in' / 'a_000001.png'}' is one of the images to segment; choose another folder with --masks"
+    assert len(plan(tmp_path / "in", tmp_path / "out", masks=tmp_path / "masks")[0]) == 4
 
 
 def test_a_videos_options_are_in_its_stamps(predictor, tmp_path):
