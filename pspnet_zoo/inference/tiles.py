@@ -136,7 +136,9 @@ def open_image(path: str | PathLike[str], preprocess: Preprocess) -> Raster:
             raster.close()
             return pixels
         if not photos or len(preprocess.mean) == 3:
-            raster.select(matching_bands(raster, preprocess))
+            bands = matching_bands(raster, preprocess)
+            if bands is not None:  # else those that are selected, which are all but the alpha
+                raster.select(bands)
         elif (raster.shape[0], raster.dtype) != (3, np.uint8):
             raise ImageError(f"'{path}' has {raster.shape[0]} bands of {raster.dtype}; save it as 8-bit RGB to read it by windows")
         if raster.block_bytes > BLOCK_BYTES:

@@ -161,3 +161,13 @@ def test_tiles_that_are_too_large_are_refused_before_the_model_is_loaded(model, 
     for options in ({"tile": 10**6}, {"tile": 64, "overlap": 60}):
         with pytest.raises(ValueError, match="tile is"):
             Predictor(model, **options)
+
+
+def test_a_geotiff_with_transparency_is_read_without_it_and_has_no_data_where_it_is_transparent(tmp_path):
+    pixels = np.random.default_rng(0).integers(1, 256, (4, 40, 56), np.uint8)
+    pixels[3, 8:20, 10:30] = 0
+    path = write_tiff(tmp_path / "a.tif", pixels, photometric="RGB", alpha="YES")
+    network = PSPNet("test_efficientnet", None, classes=2, psp_out_channels=16)
+    network.labels = Labels(("a", "b"))
+    assert (Predictor(network)(path).mask == 255).sum() == 240
+    assert (np.concatenate(list(Predictor(network, tile=32).rows(path))) == 255).sum() == 240
