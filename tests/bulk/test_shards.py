@@ -128,6 +128,7 @@ def test_as_files_the_masks_lie_beside_the_shards(tmp_path):
         ("s3://bucket/a.jpg", "masks/bucket/a.jpg.png"),
         ("C:\\x\\a.jpg", "masks/C__x_a.jpg.png"),
         ("caf\udce9.jpg", "masks/caf%E9.jpg.png"),
+        ("caf\udc80\udcff.jpg", "masks/caf%80%FF.jpg.png"),
     ],
 )
 def test_a_mask_never_leaves_the_destination(path, name):
