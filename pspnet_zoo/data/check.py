@@ -150,7 +150,7 @@ def mask_doubts(dataset: SegmentationDataset, most: int = 64) -> tuple[str | Non
     for index in chosen:
         pixels += count_pixels(dataset.mask(index).numpy())[0]
     error = _only_ignored_beside_the_first(dataset.labels, pixels)
-    for index in range(len(dataset)):  # a class may be rare, or the masks few among images without
+    for index in sorted(set(range(len(dataset))) - set(chosen)):  # a class may be rare, or the masks few among images without
         if not error:
             break
         pixels += count_pixels(dataset.mask(index).numpy())[0]
