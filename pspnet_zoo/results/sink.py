@@ -46,6 +46,14 @@ def _naming_lack_of_memory() -> Iterator[None]:
         raise MemoryError(str(error)) from error
 
 
+def _kept_counts(mask: Path, stamp: str) -> np.ndarray | None:
+    """The pixels of each id of a mask in TIFF that has this stamp and can be read whole; else None."""
+    try:
+        return map_counts(mask)[1] if read_stamp(mask) == stamp else None
+    except (ValueError, OSError):
+        return None
+
+
 @dataclass
 class ResultSink:
     """Writes results of one model, and knows which of them are there already.
@@ -197,8 +205,8 @@ class ResultSink:
         with predictor.open(job.source) as raster:
             height, width = raster.shape[1:]
             place = {"crs": raster.crs, "transform": raster.transform}
-            stamp, names = self.stamp(job, job.mask, digest), predictor.labels.names
-            if read_stamp(job.mask) != stamp or self.read_back(job, names).error:
+            counts = _kept_counts(job.mask, self.stamp(job, job.mask, digest))
+            if counts is None:
                 with self._map(job, job.mask, (height, width), predictor.labels, digest, place) as writer:
                     done = writer.next_row * width
 
@@ -209,8 +217,9 @@ class ResultSink:
 
                     for rows in predictor.rows(raster, first_row=writer.next_row, tile_done=tile_done):
                         writer.add(rows)
+                counts = map_counts(job.mask)[1]
             progress(height * width, height * width)
-            fractions = fractions_of(map_counts(job.mask)[1], names)
+            fractions = fractions_of(counts, predictor.labels.names)
             if job.overlay is not None:
                 image, ids = quick_look(raster, job.mask, predictor.runtime.preprocess.mean_color, QUICK_LOOK)
                 small = Prediction(predictor.shown(image), ids, predictor.labels)
