@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from ..data.images import SUFFIXES
-from ..results.stamp import IMAGE_SUFFIXES, LONGEST_HEAD, find_png_stamp, is_result
+from ..results.stamp import IMAGE_SUFFIXES, LONGEST_HEAD, find_png_stamp, find_tiff_stamp, is_result
 
 Kind = Literal["folder", "list", "parquet"]
 
@@ -221,8 +221,9 @@ def _is_result(system: fs.FileSystem, file: _File) -> bool:
     if not file.name.endswith(IMAGE_SUFFIXES):
         return False
     try:
-        with system.open_input_stream(file.path) as stream:
-            return find_png_stamp(stream.read(LONGEST_HEAD)) is not None
+        with system.open_input_file(file.path) as opened:
+            stamp = find_tiff_stamp(opened) if file.suffix == ".tif" else find_png_stamp(opened.read(LONGEST_HEAD))
+        return stamp is not None
     except (OSError, ValueError):
         return False
 

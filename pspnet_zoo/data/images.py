@@ -121,13 +121,18 @@ def check_upload(file: Path | BinaryIO, *, max_pixels: int = UPLOAD_PIXELS) -> N
 def tiff_orientation(path: Path) -> int:
     """The orientation of a TIFF, which GDAL does not tell; 1 where none is stated."""
     with path.open("rb") as file, suppress(Exception):  # GDAL has opened the file, and says what is wrong with it
-        head = file.read(8)
-        head += file.read(8) if head[2:3] == b"+" else b""  # BigTIFF
-        directory = TiffImagePlugin.ImageFileDirectory_v2(head)
-        file.seek(directory.next)
-        directory.load(file)
-        return int(directory.get(ExifTags.Base.Orientation, 1))
+        return int(tiff_tags(file).get(ExifTags.Base.Orientation, 1))
     return 1
+
+
+def tiff_tags(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2:
+    """The tags of a TIFF's first image, however large it is; raises whatever Pillow does for a damaged file."""
+    head = file.read(8)
+    head += file.read(8) if head[2:3] == b"+" else b""  # BigTIFF
+    directory = TiffImagePlugin.ImageFileDirectory_v2(head)
+    file.seek(directory.next)
+    directory.load(file)
+    return directory
 
 
 def to_rgb(image: Any) -> np.ndarray:

@@ -4,19 +4,21 @@ A stamp is a line of JSON inside the file, so that a file and its stamp appear, 
 tag of a TIFF, the comment of an mp4. `--skip-existing` skips a file only if its stamp is the one that would be written.
 """
 
+import html
 import json
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from xml.etree import ElementTree
 
-from PIL import Image
-
+from ..data.images import tiff_tags
 from ..data.rasters import quiet
 
 _KEY = b"pspnet_zoo\0"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _DESCRIPTION = 270  # TIFF's tag
+_METADATA = 42112  # GDAL's tag for the XML of what it calls tags
 _HEADER = 33  # bytes of the signature and the chunk IHDR, which come first in every PNG
 TIFF_TAG = "PSPNET_ZOO"
 """Name of the stamp in a GeoTIFF; with a space behind, the beginning of the description of a multi-label mask."""
@@ -49,16 +51,23 @@ def read_stamp(path: Path) -> str | None:
     if path.suffix != ".tif" or not path.is_file():
         return read_png_stamp(path)
     try:
-        with quiet(), Image.open(path, formats=["TIFF"]) as image:
-            description = str(getattr(image, "tag_v2", {}).get(_DESCRIPTION, ""))
+        with path.open("rb") as file:
+            return find_tiff_stamp(file)
+    except OSError:
+        return None
+
+
+def find_tiff_stamp(file: BinaryIO) -> str | None:
+    """The stamp in the tags of a TIFF file; None if it has none, or is another or a damaged file."""
+    try:
+        with quiet():
+            tags = tiff_tags(file)
+        description = str(tags.get(_DESCRIPTION, ""))
         if description.startswith(f"{TIFF_TAG} "):
             return description.removeprefix(f"{TIFF_TAG} ")
-        import rasterio
-
-        with quiet(), rasterio.open(path, driver="GTiff") as file:
-            return file.tags().get(TIFF_TAG)
-    # rasterio's and Pillow's other errors are of OSError; rasterio takes no names that are not Unicode
-    except (OSError, ImportError, UnicodeError, Image.DecompressionBombError):
+        stamp = ElementTree.fromstring(tags[_METADATA]).findtext(f"Item[@name='{TIFF_TAG}']")
+        return stamp and html.unescape(stamp)  # GDAL escapes the text once more than XML asks for
+    except Exception:  # Pillow fails in every way on damaged files
         return None
 
 

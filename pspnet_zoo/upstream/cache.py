@@ -140,12 +140,12 @@ def _unpack(archive: Path, path: Path) -> None:
             if file.getinfo(path.name).file_size > MAX_BYTES:  # no more than that is read, whatever comes
                 raise zipfile.BadZipFile(f"unpacked it has more than {MAX_BYTES / 1e9:g} GB")
             shutil.copyfileobj(source, target)
+        os.replace(whole, path)
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
-        whole.unlink(missing_ok=True)
         raise WeightsError(f"'{archive.name}' is not an archive with '{path.name}' in it: {error}. Try again") from error
     finally:
+        whole.unlink(missing_ok=True)  # of a damaged archive, or a full disk
         archive.unlink()
-    os.replace(whole, path)
 
 
 def _by_hand(entry: Checkpoint, source: Upstream, path: Path) -> str:

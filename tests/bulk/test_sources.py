@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import random
@@ -9,6 +10,7 @@ from PIL import Image
 pytest.importorskip("pyarrow", reason="the extra bulk is not installed")
 
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 
 from pspnet_zoo.bulk.sources import open_source, read_part
@@ -214,6 +216,22 @@ def test_results_with_any_name_and_in_any_format_are_left_out_and_pipes_are_not_
     source = open_source(str(folder))
     assert names(source) == ["a.jpg", "b.png", "e %#?.png", "pipe_mask.png", "sub/c.png", "sub/deep/d.webp"]
     assert source.left_out == 2
+
+
+def test_results_on_object_storage_are_left_out(monkeypatch):
+    system = pa.fs.FileSystem.from_uri("mock:///")[0]  # pyarrow's storage in memory
+    system.create_dir("bucket")
+    buffer = io.BytesIO()
+    Image.new("L", (4, 3)).save(buffer, "png")
+    mask = encode_class_masks(np.zeros((2, 3, 4)), f"{TIFF_TAG} {make_stamp('a', 'b')}")
+    own = encode_class_masks(np.zeros((2, 3, 4)), "somebody's own")
+    files = {"a.png": buffer.getvalue(), "a_mask.png": stamp_png(buffer.getvalue(), make_stamp("a", "b"))}
+    for name, data in {**files, "a_mask.tif": mask, "b_mask.tif": own, "c_mask.tif": b"damaged"}.items():
+        with system.open_output_stream(f"bucket/{name}") as file:
+            file.write(data)
+    monkeypatch.setattr("pspnet_zoo.bulk.sources.open_uri", lambda uri: (system, "bucket"))
+    source = open_source("mock:///bucket")
+    assert names(source) == ["a.png", "b_mask.tif", "c_mask.tif"] and source.left_out == 2
 
 
 def test_results_are_no_source_and_the_source_no_destination(folder):

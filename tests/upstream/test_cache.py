@@ -1,5 +1,6 @@
 """Weights of other projects on first use: fetched, checked, converted, kept; against a server on 127.0.0.1."""
 
+import errno
 import hashlib
 import io
 import os
@@ -237,6 +238,22 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(server, root, monkeypatc
     server.files["tiny.pth.zip"] = buffer.getvalue()
     monkeypatch.setattr(cache, "MAX_BYTES", 1_000_000)
     with pytest.raises(WeightsError, match="unpacked it has more than 0.001 GB"):
+        cache.cached(row_of(server, hash="sha1:00000000", path="tiny.pth.zip"))
+    assert not [file for file in root.rglob("tiny*") if file.is_file() and file.suffix != ".lock"]
+
+
+def test_a_disk_that_is_full_while_an_archive_is_unpacked_keeps_no_half_of_it(server, root, monkeypatch):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("tiny.pth", BYTES)
+    server.files["tiny.pth.zip"] = buffer.getvalue()
+
+    def full(source, target):
+        target.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache.shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"):
         cache.cached(row_of(server, hash="sha1:00000000", path="tiny.pth.zip"))
     assert not [file for file in root.rglob("tiny*") if file.is_file() and file.suffix != ".lock"]
 

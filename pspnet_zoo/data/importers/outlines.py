@@ -187,14 +187,14 @@ def read_labelme(root: Path, images: Images) -> Source:
     source, keys = Source("labelme"), Keys()
     for file in [root] if root.is_file() else walk(root, [".json"]):
         try:
-            source.samples.append(_labelme_sample(file, images, keys, source))
+            source.samples.append(_labelme_sample(file, root, images, keys, source))
         except SourceError as error:
             source.problems.append(str(error))
     source.categories = keys.categories()
     return source
 
 
-def _labelme_sample(file: Path, images: Images, keys: "Keys", source: Source) -> Sample:
+def _labelme_sample(file: Path, root: Path, images: Images, keys: "Keys", source: Source) -> Sample:
     values, where = read_json(file), f"'{file}'"
     shapes, objects = get(values, "shapes", list, where), []
     for index, shape in enumerate(shapes):
@@ -204,7 +204,7 @@ def _labelme_sample(file: Path, images: Images, keys: "Keys", source: Source) ->
         except SourceError as error:
             source.problems.append(str(error))
     size = stated_size(values.get("imageHeight"), values.get("imageWidth"), where)
-    split = split_of(file.parent.name)
+    split = split_of(file.parent.name) if file.parent != root else None  # the root's own name says nothing
     try:
         path = images.find(values.get("imagePath"), beside=file.parent)
         return Sample(images.name(path), path, size, tuple(objects), split=split)

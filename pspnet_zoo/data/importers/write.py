@@ -23,7 +23,7 @@ from .sample import Header, Sample, Source, SourceError, agreed_size, decode, im
 from .values import show_value
 
 _TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))  # of EXIF's orientations 2 to 8
-_ENDINGS = {"JPEG": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
+_ENDINGS = {"JPEG": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2", "MPO": ".jpg"}
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,14 @@ def test_labelme_polygons(tmp_path, imported):
     check_polygons(imported(tmp_path / "set"), files)
 
 
+def test_the_name_of_the_folder_itself_is_no_split_of_labelme(tmp_path, imported):
+    for name in "ab":
+        write_images(tmp_path / "test" / ("val" if name == "b" else ""), name)
+        file = tmp_path / "test" / ("val" if name == "b" else "") / f"{name}.json"
+        file.write_text(labelme(name, [shape(*each) for each in POLYGONS["a"]]))
+    assert imported(tmp_path / "test").splits == {"a": "train", "b": "val"}
+
+
 def test_labelme_masks_rectangles_circles_and_an_image_inside(tmp_path, imported):
     files = write_images(tmp_path / "elsewhere", "a")
     box = np.zeros((6, 8), bool)
@@ -507,6 +515,19 @@ def test_parquet_of_datasets(tmp_path, imported):
     for key, content in result.images.items():
         name = by_bytes[content]
         assert (result.masks[key] == truth[name]).all() and result.splits[key] == ("val" if name == "c" else "train")
+
+
+def test_photos_of_two_lenses_in_parquet(tmp_path, imported):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    photo, mask = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (64, 48)).save(photo, "MPO", save_all=True, append_images=[Image.new("RGB", (64, 48))])
+    Image.fromarray(true_masks()["a"]).save(mask, "PNG")
+    rows = pa.table({"image": [photo.getvalue()], "mask": [mask.getvalue()]})
+    parquet.write_table(rows, tmp_path / "train.parquet")
+    result = imported(tmp_path / "train.parquet", masks=MaskOptions(names=("background", "cat", "dog")))
+    assert not result.problems and list(result.images.values()) == [photo.getvalue()]
 
 
 def test_masks_of_16_bit_colors_in_parquet(tmp_path, imported):
