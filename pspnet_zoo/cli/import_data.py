@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .contents import show_contents
-from .terminal import progress_bar, refuse_idle, say
+from .terminal import complain, err, message_of, progress_bar, refuse_idle, say
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..data.importers.write import Written
+    from ..data.rasters import Region
 
 _SHEET = "contact_sheet.png"
 _SHOWN = 12
+_LONGEST = 2048  # pixels of a side that are read for the sheet
 _CLASSES, _SPLITS = "Classes", "Splits"
 
 
@@ -93,21 +95,18 @@ def import_data(
     It prints what was guessed and what `data check` prints, and writes contact_sheet.png: look at it. What is wrong has a line
     each, the rest is imported, and the exit code is then 2.
     """
-    from ..data.importers.masks import list_of_stems
     from ..data.importers.recognise import read_source
     from ..data.importers.sample import check_name
     from ..data.importers.values import MaskOptions
     from ..data.importers.write import WriteOptions, check_output, resolve_classes, write_dataset
     from ..data.layouts.classes import read_class_file
-    from ..storage.files import write_atomically
+    from ..data.layouts.splits import read_lists
 
     check_output(output)
     if background is not None:
         check_name(background, "--background")
     chosen = read_class_file(classes) if classes else None
-    wanted = {path.stem: list_of_stems(path) for path in sorted(lists.glob("*.txt"))} if lists else None
-    if lists and not wanted:
-        raise FileNotFoundError(f"No lists such as train.txt and val.txt in '{lists}'")
+    wanted = read_lists(lists) if lists else None
     if multilabel:
         refuse_idle("decides which of several objects a pixel is of, and --multilabel keeps all; leave one of them out", "priority")
     options = WriteOptions(priority, link, split, group_by, wanted, multilabel, folds)
@@ -122,11 +121,13 @@ def import_data(
     for note in written.notes:
         say(note)
     _say_overlaps(written, priority)
-    write_atomically(output / _SHEET, _sheet(output, list(written.contents), folds))
-    say(f"Wrote {output}; look at {output / _SHEET}, whether the classes are where they should be")
+    has_sheet = _write_sheet(output, list(written.contents), folds)
+    say(f"Wrote {output}" + f"; look at {output / _SHEET}, whether the classes are where they should be" * has_sheet)
     if written.problems:
         say(f"{len(written.problems)} problems were found; each has a line below, and the rest was imported")
     show_contents(written.contents, written.problems)
+    if not has_sheet:
+        raise typer.Exit(2)
 
 
 @contextmanager
@@ -157,29 +158,80 @@ def _say_overlaps(written: "Written", priority: str) -> None:
             say(f"  {name}: {count:,} of {drawn:,}, {count / drawn:.1%}")
 
 
+def _write_sheet(output: Path, splits: list[str], folds: int) -> bool:
+    """Write the contact sheet; if that fails, say why, since the dataset is there without it."""
+    from ..storage.files import write_atomically
+
+    try:
+        write_atomically(output / _SHEET, _sheet(output, splits, folds))
+    except (ValueError, OSError, MemoryError) as error:
+        complain(f"{_SHEET} cannot be written, and the dataset is complete without it: {message_of(error)}")
+        return False
+    return True
+
+
 def _sheet(output: Path, splits: list[str], folds: int) -> bytes:
-    """The contact sheet: images evenly from all splits."""
+    """The contact sheet: images evenly from all splits, of large ones the middle."""
+    from ..data.images import ImageError
     from ..data.open import open_dataset
     from ..results.sheet import contact_sheet
 
     opened = [open_dataset("folder", output / name, "val") if folds else open_dataset("folder", output, name) for name in splits]
     places = [(dataset, index) for dataset in opened for index in range(len(dataset))]
     chosen = [places[i * len(places) // _SHOWN] for i in range(_SHOWN)] if len(places) > _SHOWN else places
-    items = ((dataset.images[i].stem, *_shown(dataset, i)) for dataset, i in chosen)
+
+    def items() -> "Iterator[tuple[str, np.ndarray, np.ndarray]]":
+        for dataset, index in chosen:
+            try:
+                image, mask = _shown(dataset, index)
+            except (ImageError, OSError, MemoryError) as error:
+                say(f"Warning: an image is not on {_SHEET}: {error}", err)
+                continue
+            yield dataset.images[index].stem, image, mask
+
     buffer = io.BytesIO()
-    contact_sheet(items, opened[0].labels).save(buffer, "png")
+    contact_sheet(items(), opened[0].labels).save(buffer, "png")
     return buffer.getvalue()
 
 
 def _shown(dataset: Any, index: int) -> "tuple[np.ndarray, np.ndarray]":
-    """(H, W, 3) uint8 and (H, W): the image, or its first bands between percentiles, and the class ids."""
+    """The middle of an image, (H, W, 3) uint8, of other bands the first between percentiles; and its mask, see `read_ids`."""
     from ..data.images import ImageError
     from ..data.rasters import open_raster
     from ..inference.draw import stretched
 
+    size = dataset.window_size(index)
+    if size is not None and max(size) > _LONGEST:
+        image, mask = dataset.window(index, _middle(size))
+        return image.permute(1, 2, 0).numpy(), mask.numpy()
     try:
         image, mask = dataset[index]
-        return image.permute(1, 2, 0).numpy(), mask.numpy()
     except ImageError:
         with open_raster(dataset.images[index]) as raster:
-            return stretched(raster.read().transpose(1, 2, 0)), dataset.mask(index).numpy()
+            part = _middle(raster.shape[1:])
+            return stretched(raster.read(part).transpose(1, 2, 0)), _mask_part(dataset, index, part)
+    top, left, height, width = _middle(mask.shape[-2:])
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    return image[:, rows, columns].permute(1, 2, 0).numpy(), mask[..., rows, columns].numpy()
+
+
+def _mask_part(dataset: Any, index: int, part: "Region") -> "np.ndarray":
+    from ..data.images import ImageError
+    from ..data.rasters import open_raster
+
+    try:
+        mask = dataset.mask(index).numpy()
+    except ImageError:  # it has more pixels than are read at once
+        if dataset.labels.multilabel:
+            raise
+        with open_raster(dataset.masks[index]) as raster:
+            return raster.read(part)[0]
+    return mask[..., part.top : part.top + part.height, part.left : part.left + part.width]
+
+
+def _middle(size: tuple[int, ...]) -> "Region":
+    """The region in the middle of an image of a (height, width) that is shown."""
+    from ..data.rasters import Region
+
+    height, width = (min(side, _LONGEST) for side in size)
+    return Region((size[0] - height) // 2, (size[1] - width) // 2, height, width)

@@ -120,3 +120,71 @@ def test_a_dataset_of_the_hub_is_imported_from_the_links_of_its_cache(run, sourc
     monkeypatch.setattr("huggingface_hub.snapshot_download", downloaded)
     code, out, err = run("data", "import", "hf:owner/name", "-o", tmp_path / "new")
     assert code == 0 and "train: 5 images" in out, err + out
+
+
+@pytest.fixture
+def bands(tmp_path):
+    """Three GeoTIFFs of five bands, of which the first has a bright square in its middle, and their masks."""
+    pytest.importorskip("rasterio", reason="the extra raster is not installed")
+    from tests.data.test_rasters import write_tiff
+
+    for folder in ("images", "masks"):
+        (tmp_path / "bands" / folder).mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 99, (5, 700, 60)).astype(np.uint16)
+    pixels[:, 340:360, 20:40] = 60_000
+    for name in "abc":
+        write_tiff(tmp_path / "bands" / "images" / f"{name}.tif", pixels)
+        Image.fromarray(np.arange(60, dtype=np.uint8).repeat(700).reshape(60, 700).T // 30).save(
+            tmp_path / "bands" / "masks" / f"{name}.png"
+        )
+    (tmp_path / "bands" / "masks" / "c.png").unlink()
+    return tmp_path / "bands"
+
+
+def limit_when_written(monkeypatch, limits):
+    """Lower limits when the dataset is there, and before its contact sheet is."""
+
+    def lower(*_):
+        for name, value in limits.items():
+            monkeypatch.setattr(name, value)
+
+    monkeypatch.setattr("pspnet_zoo.cli.import_data._say_overlaps", lower)
+
+
+def test_the_sheet_shows_the_middle_of_images_that_are_too_large_to_be_read_at_once(run, bands, tmp_path, monkeypatch):
+    limits = {"pspnet_zoo.data.rasters.MAX_BYTES": 300_000, "pspnet_zoo.cli.import_data._LONGEST": 400}
+    limit_when_written(monkeypatch, {**limits, "PIL.Image.MAX_IMAGE_PIXELS": 10_000})  # nor does Pillow read the masks
+    code, out, err = run("data", "import", bands, "-o", tmp_path / "new")
+    assert code == 2 and f"Error: '{bands}/images/c.tif' has no mask" in err and "contact_sheet" not in err
+    assert "train: 1 image" in out and f"look at {tmp_path / 'new' / 'contact_sheet.png'}" in out
+    monkeypatch.undo()
+    with Image.open(tmp_path / "new" / "contact_sheet.png") as sheet:
+        shown = np.array(sheet.convert("RGB")).astype(int)[4:316, 4:50]  # the middle, and what is not red
+    assert shown[..., 0].max() > 200 and shown[150:162, 18:21].min() > 100 and shown[..., 1].min() == 0
+
+
+def test_an_image_that_cannot_be_shown_is_named_and_the_others_are(run, bands, tmp_path, monkeypatch):
+    limit_when_written(monkeypatch, {"pspnet_zoo.data.rasters.MAX_BYTES": 300_000})
+    code, out, err = run("data", "import", bands, "-o", tmp_path / "new")
+    assert code == 2 and err.count("Warning: an image is not on contact_sheet.png: '") == 2 and "has no mask" in err
+    assert "takes 0 GB at once" in err and "val: 1 image" in out and (tmp_path / "new" / "contact_sheet.png").is_file()
+
+
+def test_the_contents_are_printed_where_the_sheet_cannot_be_written(run, source, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pspnet_zoo.storage.files.write_atomically", full)
+    code, out, err = run("data", "import", source, "-o", tmp_path / "new")
+    assert code == 2 and "contact_sheet.png cannot be written, and the dataset is complete without it" in err
+    assert "train: 4 images" in out and "look at" not in out and len(list((tmp_path / "new").rglob("masks/*.png"))) == 5
+
+
+def test_names_with_spaces_are_found_in_lists(run, source, tmp_path):
+    for folder in ("images", "masks"):
+        (source / folder / "a.png").rename(source / folder / "my photo.png")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "train.txt").write_text("b\nc\n")
+    (tmp_path / "lists" / "val.txt").write_text("my photo.png\n")
+    code, out, err = run("data", "import", source, "-o", tmp_path / "new", "--lists", tmp_path / "lists")
+    assert code == 0 and "val: 1 image" in out, err + out

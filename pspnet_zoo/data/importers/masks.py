@@ -1,5 +1,6 @@
 """Images and masks that belong together by their names, and Pascal VOC with its lists."""
 
+import contextlib
 import glob
 import re
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from .sample import (
     MASK_FOLDERS,
     Category,
     Images,
+    MissingImageError,
     Object,
     Sample,
     Source,
@@ -70,9 +72,13 @@ def read_voc(root: Path, images: Images, options: MaskOptions) -> Source:
     Source: VOC devkit, VOCcode/VOCinit.m.
 
     Raises:
-        SourceError: If there is no list.
+        SourceError: If there is no list, or nothing of what the lists name can be read.
     """
-    pairs, problems, without = voc_pairs(root)
+    pairs, problems, without = voc_pairs(root, images)
+    if not pairs:
+        elsewhere = "; if the images are in another folder, name it by --images" if images.root == root else ""
+        first = f". The first problem: {problems[0]}{elsewhere}" if problems else ""
+        raise SourceError(f"The lists in '{root / 'ImageSets'}' name no image that is there with its mask{first}")
     source = Source("voc", problems=problems)
     values, _, readers = scan([MaskImage(p.masks[0]) for p in pairs], source.problems)
     table = find_table(root, options.colors) or {
@@ -121,7 +127,7 @@ def find_pairs(root: Path, images: Images, pattern: str | None) -> tuple[list[Pa
         root: Folder of the source; links that lead out of it are refused.
         images: Where the images are.
         pattern: Path of the masks of an image below `root`: "{stem}" is the image's name without suffix, "*" anything in one name,
-            and "{class}" the name of the class.
+            and "{class}" the name of the class. A mask that fits several stems is of the longest.
 
     Raises:
         SourceError: If no pair is found.
@@ -154,8 +160,8 @@ def _by_pattern(root: Path, images: Images, pattern: str) -> tuple[_Found, set[P
     """The masks of each image, with their classes; and the masks that are left."""
     if "{stem}" not in pattern or Path(pattern).is_absolute() or ".." in Path(pattern).parts:
         raise SourceError(f"The pattern of masks is '{pattern}'; it must be a path below the source with {{stem}}")
-    as_glob = glob.escape(pattern).replace("[*]", "*").replace("{class}", "*")
-    left = {path for path in root.glob(as_glob.replace("{stem}", "*")) if path.is_file()}
+    as_glob = _merge_stars(glob.escape(pattern).replace("[*]", "*").replace("{class}", "*"))
+    left = {path for path in root.glob(_merge_stars(as_glob.replace("{stem}", "*"))) if path.is_file()}
     found: _Found = {path: [] for path in walk(images.root) if path not in left}
     for image, masks in found.items():
         own = (
@@ -164,17 +170,28 @@ def _by_pattern(root: Path, images: Images, pattern: str) -> tuple[_Found, set[P
         for mask in sorted(root.glob(as_glob.replace("{stem}", glob.escape(image.stem)))):
             if match := re.fullmatch(own, mask.relative_to(root).as_posix()):
                 masks.append((mask, match[1] if "{class}" in pattern else None))
+    longest: dict[Path, int] = {}
+    for image, masks in found.items():
+        for mask, _ in masks:
+            longest[mask] = max(longest.get(mask, 0), len(image.stem))
+    found = {image: [each for each in masks if len(image.stem) == longest[each[0]]] for image, masks in found.items()}
     left -= {mask for masks in found.values() for mask, _ in masks}
     return found, left
+
+
+def _merge_stars(pattern: str) -> str:
+    """A pattern without "**", which would be any number of folders."""
+    return re.sub(r"\*+", "*", pattern)
 
 
 def _by_folders(root: Path, images: Images, _: str) -> tuple[_Found, set[Path]]:
     files = [*walk(root)] if images.root.is_relative_to(root) else [*walk(root), *walk(images.root)]
     masks = {p for p in files if _has(p, root, MASK_FOLDERS)}
     others = [p for p in files if p not in masks]
-    candidates = [
-        p for p in others if _has(p, root, IMAGE_FOLDERS) or (p.is_relative_to(images.root) and images.root != root)
-    ] or others
+    if images.root != root:
+        candidates = [p for p in others if p.is_relative_to(images.root)]
+    else:
+        candidates = [p for p in others if _has(p, root, IMAGE_FOLDERS)] or others
     if not masks:  # beside each other
         names = {p.with_suffix("") for p in candidates}
         masks = {p for p in candidates if _SUFFIX.search(p.stem) and p.with_name(_SUFFIX.sub("", p.stem)) in names}
@@ -214,8 +231,12 @@ def _key(path: Path, root: Path) -> tuple[str, ...]:
     return (*(part for part in parts[:-1] if part.lower() not in (*IMAGE_FOLDERS, *MASK_FOLDERS)), parts[-1])
 
 
-def voc_pairs(root: Path) -> tuple[list[Pair], list[str], int]:
+def voc_pairs(root: Path, images: Images) -> tuple[list[Pair], list[str], int]:
     """The pairs of VOC's lists, a line for each problem, and the number of images without a mask.
+
+    Args:
+        root: Folder of the source.
+        images: Where the images are, if not in its JPEGImages.
 
     Raises:
         SourceError: If there is no list.
@@ -232,12 +253,22 @@ def voc_pairs(root: Path) -> tuple[list[Pair], list[str], int]:
                 if split == "test" and not masks[0].exists():
                     without += 1
                     continue
-                endings = [e for e in (".jpg", ".jpeg", ".png") if (root / "JPEGImages" / f"{stem}{e}").exists()]
-                image = inside(root, f"JPEGImages/{stem}{(endings or ['.jpg'])[0]}")
+                image = _voc_image(root, images, stem)
                 pairs.append(Pair(image, (inside(root, f"SegmentationClass/{stem}.png"),), split=split))
             except SourceError as error:
                 problems.append(str(error))
     return pairs, problems, without
+
+
+def _voc_image(root: Path, images: Images, stem: str) -> Path:
+    endings = (".jpg", ".jpeg", ".png")
+    if images.root == root:
+        there = [ending for ending in endings if (root / "JPEGImages" / f"{stem}{ending}").exists()]
+        return inside(root, f"JPEGImages/{stem}{(there or endings)[0]}")
+    for ending in endings:
+        with contextlib.suppress(MissingImageError):
+            return images.find(f"{stem}{ending}")
+    raise MissingImageError(f"No image '{stem}{endings[0]}', nor one that ends in .jpeg or .png, in '{images.root}'")
 
 
 def list_of_stems(file: Path) -> list[str]:

@@ -4,7 +4,7 @@ import base64
 import binascii
 import io
 import math
-from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from PIL import Image
 from ..images import SUFFIXES, ImageError
 from .regions import ellipse, rectangle, runs
 from .sample import (
+    MASK_FOLDERS,
     Category,
     Images,
     MissingImageError,
@@ -42,11 +43,15 @@ def is_coco(values: Any) -> bool:
     return isinstance(values, dict) and all(isinstance(values.get(key), list) for key in keys)
 
 
-def annotation_files(root: Path) -> list[Path]:
-    """The COCO files of a source: the file itself, or those of a folder or of its `annotations/`; of instances first."""
+def annotation_files(root: Path, *, deep: bool = False) -> list[Path]:
+    """The COCO files of a source: the file itself, or those of a folder or of its `annotations/`; of instances first.
+
+    Where these hold none, those at any depth if it is `deep`, as train/_annotations.coco.json of Roboflow.
+    """
     if root.is_file():
         return [root]
     found = [p for folder in (root, root / "annotations") for p in sorted(folder.glob("*.json")) if _looks_like_coco(p)]
+    found = found or ([p for p in walk(root, [".json"]) if _looks_like_coco(p)] if deep else [])
     instances = [p for p in found if p.stem.startswith("instances")]
     return instances or found
 
@@ -62,13 +67,14 @@ def read_coco(root: Path, images: Images) -> Source:
     """Read the images, annotations and categories of all files.
 
     Format: https://cocodataset.org/#format-data, "Object Detection" and "Stuff Segmentation". Crowd regions
-    are objects of their class, drawn below the others.
+    are objects of their class, drawn below the others. An image's split is that of its file of several, or of its folder.
 
     Raises:
         SourceError: If a file is not of this format, or two files give one category id to different names.
     """
     source = Source("coco")
-    files, listed = annotation_files(root), set[Path]()
+    files, listed = annotation_files(root, deep=True), set[Path]()
+    splits = {file: _file_split(file, root) if len(files) > 1 else None for file in files}
     for file in files:
         values, where = read_json(file), f"'{file}'"
         if not is_coco(values):
@@ -78,18 +84,23 @@ def read_coco(root: Path, images: Images) -> Source:
             if source.categories.setdefault(number, Category(name)).name != name:
                 raise SourceError(f"{where}: category {number} is '{name}', and '{source.categories[number].name}' in another file")
         objects = _objects(values, where, source)
-        split = split_of(file.stem) if len(files) > 1 else None
         for index, image in enumerate(get(values, "images", list, where)):
             try:
-                source.samples.append(_sample(image, f"{where}, image {index}", images, objects, split, listed))
+                source.samples.append(_sample(image, f"{where}, image {index}", images, objects, file, splits[file], listed))
             except SourceError as error:
                 source.problems.append(str(error))
         for number, left in objects.items():
             source.problems.append(f"{where}: {len(left)} annotations are of image {number}, which is not listed")
+    if not any(splits.values()) and len({sample.split for sample in source.samples} - {None}) < 2:
+        source.samples = [replace(sample, split=None) for sample in source.samples]  # one folder of images is no split
     if unlisted := _unlisted(listed):
         names = ", ".join(path.name for path in unlisted[:3]) + (", ..." if len(unlisted) > 3 else "")
         source.notes.append(f"{len(unlisted)} images are beside those of the JSON and not in it; they are left out: {names}")
     return source
+
+
+def _file_split(file: Path, root: Path) -> str | None:
+    return split_of(file.stem) or split_of("/".join(file.relative_to(root).parts[:-1]))
 
 
 def _unlisted(listed: set[Path]) -> list[Path]:
@@ -99,21 +110,21 @@ def _unlisted(listed: set[Path]) -> list[Path]:
 
 
 def _sample(
-    image: Any, where: str, images: Images, objects: dict[int, list[Object]], split: str | None, listed: set[Path]
+    image: Any, where: str, images: Images, objects: dict[int, list[Object]], file: Path, split: str | None, listed: set[Path]
 ) -> Sample:
-    """The sample of an entry of the list of images; its file is added to `listed`."""
+    """The sample of an entry of the list of images; its image is added to `listed`."""
     number = get(image, "id", int, where)
     drawn = objects.pop(number, [])  # also of an image that fails: its annotations are not those of an unlisted one
-    path = images.find(get(image, "file_name", str, where))
+    beside = None if file.parent.name.lower() in MASK_FOLDERS else file.parent
+    path = images.find(get(image, "file_name", str, where), beside=beside)
     listed.add(path)
     size = stated_size(image.get("height"), image.get("width"), where)
-    return Sample(images.name(path), path, size, tuple(drawn), split=split)
+    return Sample(images.name(path), path, size, tuple(drawn), split=split or images.split(path))
 
 
 def _objects(values: dict[str, Any], where: str, source: Source) -> dict[int, list[Object]]:
     """The objects of each image id, crowds first."""
     objects: dict[int, list[Object]] = {}
-    kinds: Counter[str] = Counter()
     for index, annotation in enumerate(get(values, "annotations", list, where)):
         name = f"{where}, annotation {index}"
         try:
@@ -121,28 +132,28 @@ def _objects(values: dict[str, Any], where: str, source: Source) -> dict[int, li
             image, number = get(annotation, "image_id", int, name), get(annotation, "category_id", int, name)
             if number not in source.categories:
                 source.problems.append(f"{name} is of category {number}, which is not defined; its pixels are ignored")
-            region = _region(annotation.get("segmentation"), number if number in source.categories else None, name)
+            category, crowd = number if number in source.categories else None, annotation.get("iscrowd") == 1
+            region = _region(annotation.get("segmentation"), category, crowd, name)
         except SourceError as error:
             source.problems.append(str(error))
             continue
-        crowd = annotation.get("iscrowd") == 1
-        kinds["crowd"] += crowd
-        drawn = objects.setdefault(image, [])
-        drawn.insert(0, region) if crowd else drawn.append(region)
-    if kinds["crowd"]:
-        source.notes.append(f"{kinds['crowd']} crowd regions are drawn as their class, below the single objects")
-    return objects
+        objects.setdefault(image, []).append(region)
+    if crowds := sum(each.crowd for drawn in objects.values() for each in drawn):
+        source.notes.append(
+            f"{crowds} crowd regions are drawn as their class, below the single objects (unless --priority is smallest or classes)"
+        )
+    return {image: sorted(drawn, key=lambda each: not each.crowd) for image, drawn in objects.items()}
 
 
-def _region(segmentation: Any, category: int | None, where: str) -> Object:
+def _region(segmentation: Any, category: int | None, crowd: bool, where: str) -> Object:
     if isinstance(segmentation, dict):
         size, counts = get(segmentation, "size", list, where), segmentation.get("counts")
-        return Object(category, where, mask=partial(_decode, size, counts, where))
+        return Object(category, where, mask=partial(_decode, size, counts, where), crowd=crowd)
     if not isinstance(segmentation, list):
         raise SourceError(f"{where} has no polygons and no run lengths; a box alone says nothing of single pixels")
     if not segmentation:
         raise SourceError(f"{where} is empty")
-    return Object(category, where, tuple(to_ring(ring, where) for ring in segmentation))
+    return Object(category, where, tuple(to_ring(ring, where) for ring in segmentation), crowd=crowd)
 
 
 def _decode(size: Any, counts: Any, where: str, height: int, width: int) -> np.ndarray:
@@ -204,7 +215,7 @@ def _labelme_sample(file: Path, root: Path, images: Images, keys: "Keys", source
         except SourceError as error:
             source.problems.append(str(error))
     size = stated_size(values.get("imageHeight"), values.get("imageWidth"), where)
-    split = split_of(file.parent.name) if file.parent != root else None  # the root's own name says nothing
+    split = split_of("/".join(file.relative_to(root).parts[:-1]))  # the root's own name says nothing
     try:
         path = images.find(values.get("imagePath"), beside=file.parent)
         return Sample(images.name(path), path, size, tuple(objects), split=split)

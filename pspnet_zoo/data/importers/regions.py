@@ -1,6 +1,7 @@
 """Regions as pixels: the inside of polygons, and run lengths of several tools."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +13,14 @@ PRIORITIES = ("last", "first", "smallest")
 _LARGEST_CHUNK = 1 << 22  # crossings of edges and rows that are held at once
 
 
+@dataclass(frozen=True)
+class Cutout(Object):
+    """A region with holes, or one of which an image shows a part; nothing may be left of it on the image."""
+
+    holes: tuple[tuple[np.ndarray, ...], ...] = ()
+    """(N, 2) float64 x, y in pixels: the holes of each ring."""
+
+
 def draw(region: Object, height: int, width: int) -> tuple[tuple[slice, slice], np.ndarray, list[str]]:
     """The pixels of an object.
 
@@ -21,24 +30,35 @@ def draw(region: Object, height: int, width: int) -> tuple[tuple[slice, slice], 
         The rows and columns of the box that holds them, (rows, columns) bool in that box, and a line for each doubt.
 
     Raises:
-        SourceError: If no pixel is left.
+        SourceError: If no pixel is left, except of a `Cutout`.
     """
+    cut = region.holes if isinstance(region, Cutout) else None
     if region.mask is not None:
         pixels, box, doubts = region.mask(height, width), (slice(0, height), slice(0, width)), []
     else:
-        doubts = [f"{region.where} {doubt}" for ring in region.rings for doubt in _doubts(ring, height, width)]
-        low = np.min([ring.min(0) for ring in region.rings], 0)
-        high = np.max([ring.max(0) for ring in region.rings], 0)
-        left, top = (int(v) for v in np.clip(np.floor(low), 0, (width, height)))
-        right, bottom = (int(v) for v in np.clip(np.ceil(high), (left, top), (width, height)))
-        if right == left or bottom == top:
+        doubtful = region.rings if cut is None else ()
+        doubts = [f"{region.where} {doubt}" for ring in doubtful for doubt in _doubts(ring, height, width)]
+        left, top, right, bottom = _box(region.rings, height, width)
+        if (right == left or bottom == top) and cut is None:
             raise SourceError(f"{region.where} lies outside of its image of {width}x{height}")
         box, pixels = (slice(top, bottom), slice(left, right)), np.zeros((bottom - top, right - left), bool)
-        for ring in region.rings:
-            pixels |= fill(ring - (left, top), bottom - top, right - left)
-    if not pixels.any():
+        for ring, holes in zip(region.rings, cut or ((),) * len(region.rings), strict=True):
+            x, y, x2, y2 = _box([ring], height, width)
+            inside = fill(ring, y2 - y, x2 - x, top=y, left=x)
+            for hole in holes:
+                inside &= ~fill(hole, y2 - y, x2 - x, top=y, left=x)
+            pixels[y - top : y2 - top, x - left : x2 - left] |= inside
+    if not pixels.any() and cut is None:
         raise SourceError(f"{region.where} is empty: no centre of a pixel is inside")
     return box, pixels, doubts
+
+
+def _box(rings: Sequence[np.ndarray], height: int, width: int) -> tuple[int, int, int, int]:
+    """The left, upper, right and lower sides of the pixels that rings can cover, the last two exclusive."""
+    low, high = np.min([ring.min(0) for ring in rings], 0), np.max([ring.max(0) for ring in rings], 0)
+    left, top = (int(v) for v in np.clip(np.floor(low), 0, (width, height)))
+    right, bottom = (int(v) for v in np.clip(np.ceil(high), (left, top), (width, height)))
+    return left, top, right, bottom
 
 
 def draw_classes(
@@ -94,16 +114,18 @@ def _area(each: Object, size: tuple[int, int]) -> int:
         return 0
 
 
-def fill(ring: np.ndarray, height: int, width: int) -> np.ndarray:
+def fill(ring: np.ndarray, height: int, width: int, *, top: int = 0, left: int = 0) -> np.ndarray:
     """(H, W) bool: the pixels whose centre is inside a ring, by the even-odd rule.
 
     Args:
         ring: (N, 2) float x, y in pixels.
         height: Rows of the result.
         width: Columns of the result.
+        top: The image's row that the result begins with.
+        left: The image's column that the result begins with.
     """
     (x, y), (x2, y2) = ring.T, np.roll(ring, -1, axis=0).T
-    first, last = (np.clip(np.ceil(f(y, y2) - 0.5), 0, height).astype(np.int64) for f in (np.minimum, np.maximum))
+    first, last = (np.clip(np.ceil(f(y, y2) - 0.5), top, top + height).astype(np.int64) for f in (np.minimum, np.maximum))
     toggles = np.zeros((height, width + 1), bool)
     rows_before = np.cumsum(last - first)
     start = 0
@@ -114,8 +136,8 @@ def fill(ring: np.ndarray, height: int, width: int) -> np.ndarray:
         edge = start + np.repeat(np.arange(stop - start), count)
         row = first[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
         crossing = x[edge] + (row + 0.5 - y[edge]) * (x2[edge] - x[edge]) / (y2[edge] - y[edge])
-        column = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)
-        np.logical_xor.at(toggles, (row, column), True)
+        column = np.clip(np.ceil(crossing - 0.5), left, left + width).astype(np.int64)
+        np.logical_xor.at(toggles, (row - top, column - left), True)
         start = stop
     return np.logical_xor.accumulate(toggles, axis=1)[:, :width]
 
@@ -132,15 +154,24 @@ def _doubts(ring: np.ndarray, height: int, width: int) -> list[str]:
     return found
 
 
-_MOST_COMPARED = 10_000  # points of a ring: all pairs of its edges are compared
+_MOST_COMPARED = 10_000  # points of a ring: all pairs of its edges are compared where each lies over all others
+_EDGES_AT_ONCE = 128  # of a table of edges, which takes memory
 
 
 def crosses_itself(ring: np.ndarray) -> bool:
     """Whether two edges of a ring cross in a point inside both; touching is not crossing."""
     a, b = ring, np.roll(ring, -1, axis=0)
-    for start in range(0, len(ring), 512):  # rows of a table of all pairs
-        p, q = a[start : start + 512, None], b[start : start + 512, None]
-        if ((_side(p, q, a) * _side(p, q, b) < 0) & (_side(a, b, p) * _side(a, b, q) < 0)).any():
+    order = np.argsort(np.minimum(a[:, 0], b[:, 0]), kind="stable")
+    a, b = a[order], b[order]
+    (left, top), (right, bottom) = np.minimum(a, b).T, np.maximum(a, b).T
+    for start in range(0, len(ring), _EDGES_AT_ONCE):
+        some = slice(start, start + _EDGES_AT_ONCE)
+        others = slice(start, int(np.searchsorted(left, right[some].max(), "right")))  # edges further right touch none of these
+        near = (left[some, None] <= right[others]) & (left[others] <= right[some, None])
+        near &= (top[some, None] <= bottom[others]) & (top[others] <= bottom[some, None])
+        one, other = np.nonzero(near)
+        p, q, r, s = a[start + one], b[start + one], a[start + other], b[start + other]
+        if ((_side(p, q, r) * _side(p, q, s) < 0) & (_side(r, s, p) * _side(r, s, q) < 0)).any():
             return True
     return False
 

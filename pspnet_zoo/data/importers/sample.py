@@ -5,10 +5,11 @@ import functools
 import io
 import json
 import os
+import posixpath
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,10 @@ SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "
 """The split that a word in a folder's or file's name stands for."""
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "rgb", "photos", "inputs", "leftimg8bit")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "segmentations", "segmentation", "gt", "groundtruth", "targets")
+
+
+_WITHOUT_IDS = ("labelme", "cvat", "labelstudio", "vectors", "instances")
+"""Formats whose classes have names only."""
 
 
 class SourceError(ValueError):
@@ -44,6 +49,8 @@ class Object:
     """(N, 2) float64 x, y in pixels from the image's upper left corner; the region is their union."""
     mask: Callable[[int, int], np.ndarray] | None = None
     """Returns the (H, W) bool mask for a height and width, or raises a SourceError if it is of another size."""
+    crowd: bool = False
+    """Whether it is a region of many objects, which lies below the single ones."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,11 @@ class Source:
     """The category of pixels that nobody drew; None if it is none of `categories`."""
     ignored: frozenset[int] = frozenset()
     """Values of masks that are ignored and are no category."""
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether keys of `categories` are ids that the source states, not numbers that its reader gave to names."""
+        return self.format not in _WITHOUT_IDS
 
 
 def inside(root: Path, text: str, beside: Path | None = None) -> Path:
@@ -142,7 +154,9 @@ class Images:
         return found
 
     def find(self, text: Any, *, beside: Path | None = None) -> Path:
-        """The image that `text` means: a path from `beside` or the root, or else the only image of its name.
+        """The image that `text` means: a path from `beside` or the root, or else the only image whose path fits.
+
+        Paths fit if one is the end of the other, where folders such as "images" do not count, and `beside` is not of another split.
 
         Raises:
             SourceError: If the path leads out of the root, or there is none or several of that name.
@@ -155,22 +169,51 @@ class Images:
                 return inside(self.root, text, beside)
         with contextlib.suppress(MissingImageError):
             return inside(self.root, text)
-        found = self._by_name.get(PurePosixPath(text.replace("\\", "/")).name, [])
+        stated = _folders(PurePosixPath(posixpath.normpath(text.replace("\\", "/"))))
+        around = beside.relative_to(self.root) if beside is not None and beside.is_relative_to(self.root) else Path()
+        named = self._by_name.get(stated[-1], [])
+        found = [p for p in named if self._fits(p, stated, around)]
         if len(found) > 1:  # masks have the names of their images
             found = [p for p in found if not any(part.lower() in MASK_FOLDERS for part in p.relative_to(self.root).parts)] or found
+        if len(found) > 1:
+            whole = _folders(PurePosixPath(around.as_posix(), *stated))
+            shared = [_shared(_folders(p.relative_to(self.root)), whole) for p in found]
+            found = [p for p, number in zip(found, shared, strict=True) if number == max(shared)]
         if not found:
-            raise MissingImageError(f"No image {text!r} in '{self.root}'")
+            other = f"; '{named[0]}' has this name in another folder, which --images can name if it is meant" if named else ""
+            raise MissingImageError(f"No image {text!r} in '{self.root}'{other}")
         if len(found) > 1:
             raise SourceError(
                 f"{len(found)} images in '{self.root}' have the name {text!r}; the annotations must say their folders too"
             )
         return contained(self.root, found[0])
 
+    def _fits(self, path: Path, stated: tuple[str, ...], around: Path) -> bool:
+        """Whether an image of the stated name can be the one that is meant."""
+        own, split = _folders(path.relative_to(self.root)), split_of(around.as_posix())
+        return _shared(own, stated) == min(len(own), len(stated)) and (split is None or self.split(path) in (None, split))
+
+    def split(self, path: Path) -> str | None:
+        """The split that the folders of an image below the root state."""
+        return split_of("/".join(path.relative_to(self.root).parts[:-1]))
+
     def name(self, path: Path) -> str:
         """The name of a sample: its path below the root without suffix, and without folders called "images" or after a split."""
         relative = path.relative_to(self.root).with_suffix("")
         parts = [part for part in relative.parts[:-1] if part.lower() not in ("images", *SPLITS)]
         return "/".join([*parts, relative.name])
+
+
+def _folders(path: PurePath) -> tuple[str, ...]:
+    """The folders, lower case, and the name of a path, without ".." and folders called as those of all images or labels are."""
+    lower = (part.lower() for part in path.parts[:-1])
+    return (*(part for part in lower if part not in ("..", *IMAGE_FOLDERS, *MASK_FOLDERS)), path.name)
+
+
+def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    """The number of parts at the ends of two paths that are the same."""
+    pairs = enumerate(zip(reversed(one), reversed(other), strict=False))
+    return next((number for number, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 @dataclass(frozen=True)

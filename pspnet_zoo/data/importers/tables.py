@@ -140,7 +140,7 @@ def _npz_png(file: Path, key: str, place: int | None) -> bytes:
 def read_parquet(root: Path, options: MaskOptions) -> Source:
     """Read Parquet files with a column of images and one of masks, as `datasets` writes them: bytes, or {"bytes", "path"}.
 
-    A file's split is in its name, as in "train-00000-of-00001.parquet".
+    A file's split is in its name, as in "train-00000-of-00001.parquet", or in its folder's, as in "default/train/0000.parquet".
 
     Raises:
         SourceError: If no file can be read.
@@ -161,7 +161,8 @@ def read_parquet(root: Path, options: MaskOptions) -> Source:
         except (OSError, pa.ArrowException, SourceError) as error:
             source.problems.append(str(error) if str(file) in str(error) else f"'{file}' cannot be read: {error}")
             continue
-        stem, split, row = file.relative_to(folder).with_suffix("").as_posix(), split_of(file.stem), 0
+        stem, row = file.relative_to(folder).with_suffix("").as_posix(), 0
+        split = split_of(file.stem) or split_of(stem)
         for number, group in enumerate(groups):
             if group.total_byte_size > _LARGEST:
                 source.problems.append(

@@ -29,6 +29,7 @@ from .sample import (
 )
 
 _LARGEST_XML = 1 << 29  # bytes
+_NO_SUBSET = r"default(_\d+)?"  # CVAT's name for the images of a project that are in no subset
 
 
 def read_cvat(file: Path, images: Images) -> Source:
@@ -55,10 +56,10 @@ def read_cvat(file: Path, images: Images) -> Source:
         where = f"'{file}', image {element.get('name')!r}"
         try:
             size = stated_size(_number(element.get("height"), where), _number(element.get("width"), where), where)
-            path = images.find(element.get("name"))
-            drawn = [_cvat_object(shape, by_name, where, source) for shape in sorted(element, key=_z_order)]
             subset = element.get("subset") or ""
-            split = split_of(subset) or (subset if subset.isidentifier() else None)
+            path = images.find(element.get("name"), beside=images.root / "images" / subset)  # as exports of projects have them
+            drawn = [_cvat_object(shape, by_name, where, source) for shape in sorted(element, key=_z_order)]
+            split = split_of(subset) or (subset if subset.isidentifier() and not re.fullmatch(_NO_SUBSET, subset) else None)
             source.samples.append(Sample(images.name(path), path, size, tuple(filter(None, drawn)), split=split))
         except SourceError as error:
             source.problems.append(str(error))
@@ -190,17 +191,18 @@ def read_label_studio(file: Path, images: Images) -> Source:
 
 
 def _studio_image(data: dict[str, Any], images: Images, where: str) -> Path:
-    """The image of a task: below the source by the name in its address, which may begin with eight digits that the server added."""
+    """The image of a task: below the source by its address, whose name may begin with eight digits that the server added."""
     texts = [v for v in data.values() if isinstance(v, str) and Path(urlparse(unquote(v)).path + (urlparse(v).query or "")).suffix]
     for text in texts:
         address = urlparse(text)
-        path = parse_qs(address.query).get("d", [unquote(address.path)])[0]
-        if ".." in PurePosixPath(path).parts:
+        path = PurePosixPath(parse_qs(address.query).get("d", [unquote(address.path)])[0].replace("\\", "/"))
+        if ".." in path.parts:
             raise SourceError(f"{where}: the path {text!r} leads out of the source")
-        name = PurePosixPath(path).name
-        for candidate in (name, re.sub("^[0-9a-f]{8}-", "", name)):
+        folder = "/".join(part for part in path.parts[:-1] if part.strip("/") and ":" not in part)
+        folder = re.sub(r"^(.*/)?data/upload(/\d+)?$", "", folder)  # the server's own
+        for name in (path.name, re.sub("^[0-9a-f]{8}-", "", path.name)):
             try:
-                return images.find(candidate)
+                return images.find(f"{folder}/{name}" if folder else name)
             except MissingImageError:
                 continue
     raise SourceError(

@@ -168,15 +168,16 @@ Read = Callable[[], np.ndarray]
 
 
 def scan(
-    masks: Sequence[Mask], problems: list[str], *, as_colors: bool = False
+    masks: Sequence[Mask], problems: list[str], *, as_colors: bool | None = None
 ) -> tuple[Counter[int], dict[int, tuple], list[Read | None]]:
     """The number of pixels of each value in all masks, the palette's colors, and what reads each mask; None if it cannot be.
 
-    Indexed images give their colors if asked for or if their palettes differ, and else their indices.
+    Indexed images give their colors or their indices as `as_colors` says; if it is None, their colors if their palettes differ.
 
     Raises:
         SourceError: If no mask can be read.
     """
+    by_palettes, as_colors = as_colors is None, bool(as_colors)
     found: Counter[int] = Counter()
     palette: dict[int, tuple[int, int, int]] = {}
     readers: list[Read | None] = []
@@ -191,7 +192,7 @@ def scan(
             readers.append(None)
         else:
             own = mask.palette() if not as_colors else {}
-            if any(palette.setdefault(v, own[v]) != own[v] for v in values.tolist() if v in own):
+            if any(palette.setdefault(v, own[v]) != own[v] for v in values.tolist() if v in own) and by_palettes:
                 as_colors, place, found, palette, readers, failures = True, 0, Counter(), {}, [], []
                 continue
             found.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
@@ -214,7 +215,11 @@ def interpret(
     Raises:
         SourceError: If no mask can be read, or there are more values than classes can be.
     """
-    values, palette, readers = scan(masks, source.problems, as_colors=table is not None and options.kind != "ids")
+    stated = {"ids": False, "colors": True}.get(options.kind or "", table is not None or None)
+    values, palette, readers = scan(masks, source.problems, as_colors=stated)
+    if options.kind == "colors":
+        values = _in_color(values)
+        readers = [read and partial(_grays_in_color, read) for read in readers]
     two = len(values) == 2 and not table and len(options.names) in (0, 2)
     if options.kind == "binary" or (options.kind is None and two):
         return _interpret_two(source, values, readers, options)
@@ -223,13 +228,33 @@ def interpret(
             f"The masks hold {len(values):,} values; there can be {_MOST_VALUES} classes. If they were smoothed or are JPEG files, "
             "state the true colors with --colors; if they are numbers of objects, make all above 0 one class with --format binary"
         )
-    colored = any(value >= COLOR and _gray(value) is None for value in values)
+    colored = options.kind == "colors" or any(value >= COLOR and _gray(value) is None for value in values)
     source.format = "colors" if colored or (table and any(value >= COLOR for value in values)) else "ids"
     if source.format == "colors":
         _interpret_colors(source, values, table, options)
     else:
         _interpret_ids(source, values, palette, options)
     return readers
+
+
+def _in_color(values: Counter[int]) -> Counter[int]:
+    """The number of pixels of each color, where an id is a gray.
+
+    Raises:
+        SourceError: If an id is larger than a color can be.
+    """
+    found: Counter[int] = Counter()
+    for value, count in values.items():
+        if 2**16 <= value < COLOR:
+            raise SourceError(f"The masks hold {value}, and colors have up to 16 bits; take --format ids")
+        found[value if value >= COLOR else pack((value, value, value))] += count
+    return found
+
+
+def _grays_in_color(read: Read) -> np.ndarray:
+    values = read()
+    bits = np.where(values < 256, 8, 16)
+    return np.where(values < COLOR, COLOR | values << 2 * bits | values << bits | values, values)
 
 
 def _interpret_two(

@@ -5,6 +5,7 @@ pyogrio reads them, rasterio changes their coordinates to those of the image. Ne
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from ...extras import missing_extra
 from ..images import ImageError
 from ..rasters import Raster, open_raster, quiet
-from .regions import fill
+from .regions import Cutout
 from .sample import Category, Images, Object, Sample, Source, SourceError, check_name, contained, split_of, walk
 from .values import MaskOptions
 
@@ -29,9 +30,44 @@ class _Feature:
     name: str
     """For messages."""
     category: int | None
-    geometry: Any
-    """A polygon or several, of shapely."""
-    crs: Any
+
+
+class _Layer:
+    """Features of one coordinate reference system.
+
+    Args:
+        features: Their names and categories.
+        geometries: A polygon or several for each, of shapely.
+        crs: The reference system of their coordinates.
+    """
+
+    def __init__(self, features: list[_Feature], geometries: list[Any], crs: Any) -> None:
+        self.features, self._geometries, self._crs = features, np.array(geometries, object), crs
+        # once for all images of one reference system; of more, a country has few
+        self.placed = lru_cache(maxsize=4)(self._placed)
+
+    def _placed(self, crs: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The geometries in another reference system and their bounds, (N, 4), NaN where they have no place in it."""
+        import shapely
+
+        try:
+            placed = shapely.transform(self._geometries, lambda points: self._change(points, crs))
+        except Exception:  # of PROJ, for a single point that the other system cannot have
+            placed = np.array([self._alone(geometry, crs) for geometry in self._geometries], object)
+        return placed, shapely.bounds(placed)
+
+    def _alone(self, geometry: Any, crs: Any) -> Any:
+        import shapely
+
+        try:
+            return shapely.transform(geometry, lambda points: self._change(points, crs))
+        except Exception:
+            return shapely.Polygon()
+
+    def _change(self, points: np.ndarray, crs: Any) -> np.ndarray:
+        from rasterio.warp import transform
+
+        return np.stack([np.asarray(v) for v in transform(self._crs, crs, points[:, 0], points[:, 1])], axis=1)
 
 
 def read_vectors(root: Path, images: Images, options: MaskOptions) -> Source:
@@ -47,11 +83,11 @@ def read_vectors(root: Path, images: Images, options: MaskOptions) -> Source:
     source = Source("vectors")
     files = [root] if root.is_file() else list(walk(root, SUFFIXES))
     folder = root if root.is_dir() else root.parent
-    features = {file: _features(contained(folder, file), options.field, source) for file in files}
+    layers = {file: _layers(contained(folder, file), options.field, source) for file in files}
     rasters = list(walk(images.root, (".tif", ".tiff")))
     own = {image.stem for image in rasters}
     for image in rasters:
-        here = [f for file in files if file.stem == image.stem or file.stem not in own for f in features[file]]
+        here = [each for file in files if file.stem == image.stem or file.stem not in own for each in layers[file]]
         try:
             with open_raster(contained(images.root, image)) as raster:
                 objects, size = _objects(raster, here), raster.shape[1:]
@@ -63,7 +99,7 @@ def read_vectors(root: Path, images: Images, options: MaskOptions) -> Source:
     return source
 
 
-def _features(file: Path, field: str | None, source: Source) -> list[_Feature]:
+def _layers(file: Path, field: str | None, source: Source) -> list[_Layer]:
     try:
         import pyogrio.raw
         import shapely
@@ -82,6 +118,7 @@ def _features(file: Path, field: str | None, source: Source) -> list[_Feature]:
     for layer, (meta, numbers, geometries, values) in zip(layers, read, strict=True):
         if not meta["crs"]:
             raise SourceError(f"'{file}' states no coordinate reference system, such as a .prj file beside a Shapefile")
+        features, shapes = [], []
         names = _classes(file, layer, [str(name) for name in meta["fields"]], values, len(geometries), field, source)
         for index, (geometry, name) in enumerate(zip(geometries, names, strict=True)):
             shape = None if geometry is None else shapely.from_wkb(geometry, on_invalid="ignore")
@@ -91,17 +128,30 @@ def _features(file: Path, field: str | None, source: Source) -> list[_Feature]:
                 continue
             category = None
             try:
-                name = check_name(name if isinstance(name, str) or name is None or name != name else str(name), where)
+                name = check_name(_name(name), where)
                 keys = {each.name: key for key, each in source.categories.items()}
                 category = keys.get(name, len(keys))
                 source.categories.setdefault(category, Category(name))
             except SourceError as error:
                 source.problems.append(f"{error}; its pixels are ignored")
-            found.append(_Feature(where, category, shape, meta["crs"]))
+            features.append(_Feature(where, category))
+            shapes.append(shape)
+        found.append(_Layer(features, shapes, meta["crs"]))
     if left:
         kinds = ", ".join(f"{count} of {kind}" for kind, count in left.items())
         source.problems.append(f"'{file}' has features that are no polygons and are left out: {kinds}")
     return found
+
+
+def _name(value: Any) -> Any:
+    """The name of a class as text, None for NULL."""
+    if isinstance(value, str) or value is None:
+        return value
+    if value != value:  # NULL of numbers
+        return None
+    if isinstance(value, float | np.floating) and value.is_integer():  # whole numbers beside a NULL are read as fractions
+        value = int(value)
+    return str(value)
 
 
 def _classes(file: Path, layer: str, fields: list[str], values: Any, count: int, wanted: str | None, source: Source) -> list[Any]:
@@ -116,10 +166,9 @@ def _classes(file: Path, layer: str, fields: list[str], values: Any, count: int,
     return list(by_name[chosen])
 
 
-def _objects(raster: Raster, features: list[_Feature]) -> list[Object]:
+def _objects(raster: Raster, layers: list[_Layer]) -> list[Object]:
     """The features that lie on an image, in pixels."""
     import shapely
-    from rasterio.warp import transform
 
     if raster.crs is None or raster.transform is None:
         missing = "CRS" if raster.crs is None else "transform"
@@ -127,37 +176,37 @@ def _objects(raster: Raster, features: list[_Feature]) -> list[Object]:
     inverse = ~raster.transform
     _, height, width = raster.shape
     frame = shapely.box(0, 0, width, height)
+    corners = _affine(np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float64), raster.transform)
+    low, high = corners.min(0), corners.max(0)
     objects = []
-    for feature in features:
-
-        def to_pixels(points: np.ndarray, crs: Any = feature.crs) -> np.ndarray:
-            x, y = (np.asarray(values) for values in transform(crs, raster.crs, points[:, 0], points[:, 1]))
-            a, b, c, d, e, f = inverse[:6]
-            return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
-
-        shape = shapely.transform(feature.geometry, to_pixels)
-        if not np.isfinite(shapely.get_coordinates(shape)).all() or not shapely.make_valid(shape).intersects(frame):
-            continue
-        parts = shapely.get_parts(shape)
-        rings = [(np.asarray(p.exterior.coords)[:-1], [np.asarray(r.coords)[:-1] for r in p.interiors]) for p in parts]
-        if frame.contains(shape.envelope) and not any(holes for _, holes in rings):
-            objects.append(Object(feature.category, feature.name, tuple(ring for ring, _ in rings)))
-        elif (mask := _mask(rings, height, width)).any():
-            packed = np.packbits(mask)
-            objects.append(Object(feature.category, feature.name, mask=lambda h, w, bits=packed: _unpacked(bits, h, w)))
+    for layer in layers:
+        placed, bounds = layer.placed(raster.crs)
+        for index in np.flatnonzero((bounds[:, :2] <= high).all(1) & (bounds[:, 2:] >= low).all(1)):
+            shape = shapely.transform(placed[index], lambda points: _affine(points, inverse))
+            if not np.isfinite(shapely.get_coordinates(shape)).all() or not shapely.make_valid(shape).intersects(frame):
+                continue
+            objects.append(_object(layer.features[index], shape, frame))
     return objects
 
 
-def _mask(rings: list[tuple[np.ndarray, list[np.ndarray]]], height: int, width: int) -> np.ndarray:
-    """The pixels inside of polygons, without those in their holes."""
-    mask = np.zeros((height, width), bool)
-    for ring, holes in rings:
-        part = fill(ring, height, width)
-        for hole in holes:
-            part &= ~fill(hole, height, width)
-        mask |= part
-    return mask
+def _object(feature: _Feature, shape: Any, frame: Any) -> Object:
+    """A feature that lies on an image, or partly."""
+    import shapely
+
+    parts = shapely.get_parts(shape)
+    is_whole = frame.contains(shape.envelope)
+    if is_whole and not shapely.get_num_interior_rings(parts).any():
+        return Object(feature.category, feature.name, tuple(_ring(part.exterior) for part in parts))
+    parts = parts if is_whole else parts[shapely.intersects(shapely.envelope(parts), frame)]  # others would only take memory
+    rings, holes = tuple(_ring(part.exterior) for part in parts), tuple(tuple(map(_ring, part.interiors)) for part in parts)
+    return Cutout(feature.category, feature.name, rings, holes=holes)
 
 
-def _unpacked(bits: np.ndarray, height: int, width: int) -> np.ndarray:
-    return np.unpackbits(bits, count=height * width).reshape(height, width).astype(bool)
+def _ring(line: Any) -> np.ndarray:
+    return np.asarray(line.coords)[:-1]
+
+
+def _affine(points: np.ndarray, matrix: Any) -> np.ndarray:
+    """(N, 2) points after an affine transform of rasterio."""
+    (x, y), (a, b, c, d, e, f) = points.T, matrix[:6]
+    return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)

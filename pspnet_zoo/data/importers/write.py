@@ -1,9 +1,7 @@
 """The folder layout, written from samples: classes, splits, masks, and images byte for byte."""
 
-import hashlib
 import json
 import os
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +16,7 @@ from ..check import SplitContents
 from ..images import SUFFIXES, ImageError, encode_class_masks
 from ..labels import IGNORE, Labels, distinct_colors
 from ..layouts.classes import DROPPED, Classes
+from ..layouts.splits import assign_splits, names_apart
 from .regions import draw, draw_classes, drawing_order
 from .sample import Header, Sample, Source, SourceError, agreed_size, decode, image_header
 from .values import show_value
@@ -39,7 +38,7 @@ class WriteOptions:
     group_by: str | None = None
     """Regular expression: images whose names match it with the same first group, or the same text, are in one split."""
     lists: Mapping[str, Sequence[str]] | None = None
-    """Names of the images of each split."""
+    """Lines of each split's list, from `splits.read_lists`: the name of an image, alone or with other words behind it."""
     multilabel: bool = False
     """Keep every object where several overlap: a mask a class, see `pspnet_zoo.data.images.encode_class_masks`."""
     folds: int = 0
@@ -86,14 +85,19 @@ def resolve_classes(
             raise ValueError('--multilabel goes with a --classes file that has "multilabel": true, and only with such a one')
         if background or ignore_undrawn:
             raise ValueError('With --classes, "background" in that file says what becomes of pixels that nobody drew')
-        table = {key: chosen.find(each.name, key) for key, each in categories.items()}
+        table = {key: chosen.find(each.name, *_number(each.name, key, source)) for key, each in categories.items()}
         if source.undrawn is not None and table[source.undrawn] is None:
             table[source.undrawn] = chosen.undrawn
         if missing := [categories[key].name for key, value in table.items() if value is None]:
             unknown = ", ".join(map(repr, missing))
-            raise ValueError(f'The classes do not mention {unknown} of the source; add them to "mapping", "ignore" or "drop"')
+            numbers = "" if source.has_ids else f". Labels of {source.format} have no ids; write their names"
+            raise ValueError(
+                f'The classes do not mention {unknown} of the source; add them to "mapping", "ignore" or "drop"{numbers}'
+            )
         return chosen, {key: value for key, value in table.items() if value is not None}
     own = next((key for key, each in categories.items() if each.name == (background or "background")), source.undrawn)
+    if ignore_undrawn and any(each.category == own for sample in source.samples for each in sample.objects):
+        own = source.undrawn  # a background that somebody drew is a class
     rest = [each for key, each in categories.items() if key != own]
     undrawn = categories[own].name if own is not None else "background"
     undrawn = background or undrawn
@@ -118,70 +122,11 @@ def resolve_classes(
     return result, table if own is None else {**table, own: DROPPED if multilabel else result.undrawn}
 
 
-def _without_suffix(name: str) -> str:
-    """The name of an image in a list, where names may have the ending of the file."""
-    stem, dot, suffix = name.rpartition(".")
-    return stem if f"{dot}{suffix.lower()}" in SUFFIXES else name
-
-
-def assign_splits(names: Sequence[str], own: Sequence[str | None], options: WriteOptions) -> tuple[list[str | None], str]:
-    """The split of each image, None for one in no list; and a line that says how they came about.
-
-    Whole groups are assigned, in the order of the SHA-256 of their names, which does not depend on other images.
-
-    Raises:
-        ValueError: If the options contradict each other, or a name does not match `group_by`.
-    """
-    makers = {"--lists": options.lists is not None, "--folds": options.folds, "--split": options.fractions}
-    if len(stated := [option for option, value in makers.items() if value]) > 1:
-        raise ValueError(f"{stated[0]} and {stated[1]} both say which images are for validation; leave one out")
-    if options.group_by and (options.lists is not None or (any(own) and not stated)):
-        raise ValueError(
-            f"--group-by is for splits by chance, and {'--lists' if stated else 'the source'} states them; "
-            "leave it out, or have others made by --split 0.8 0.2"
-        )
-    if options.lists is not None:
-        listed = {_without_suffix(name): split for split, names in options.lists.items() for name in names}
-        found = [listed.get(name, listed.get(name.rsplit("/", 1)[-1])) for name in names]
-        if not any(found):
-            raise ValueError(
-                f"The lists name none of the {len(names)} images, such as '{names[0]}', but '{next(iter(listed), '')}'"
-            )
-        return found, f"Splits are those of the lists; {found.count(None)} images are in none"
-    if any(own) and not (options.fractions or options.folds):
-        return [split or "train" for split in own], "Splits are the source's own (--split makes others)"
-    groups: dict[str, list[int]] = {}
-    try:
-        re.compile(options.group_by or "")
-    except re.error as error:
-        raise ValueError(f"--group-by '{options.group_by}' is not a regular expression: {error}") from None
-    for index, name in enumerate(names):
-        match = re.search(options.group_by, name) if options.group_by else None
-        if options.group_by and match is None:
-            raise ValueError(f"--group-by '{options.group_by}' does not match the name '{name}'")
-        groups.setdefault(name if match is None else (match[1] if match.re.groups else match[0]), []).append(index)
-    order = sorted(groups.values(), key=lambda group: hashlib.sha256(names[group[0]].encode("utf-8", "surrogateescape")).digest())
-    of_groups = f", {len(groups)} groups of them whole" if options.group_by else ""
-    if options.folds:
-        if not 2 <= options.folds <= len(groups):
-            raise ValueError(f"--folds is {options.folds}; {len(groups)} images or groups can have 2 to {len(groups)}")
-        folds: list[list[int]] = [[] for _ in range(options.folds)]
-        for group in order:
-            min(folds, key=len).extend(group)
-        place = {index: str(number) for number, fold in enumerate(folds, 1) for index in fold}
-        return [place[i] for i in range(len(names))], f"{options.folds} folds{of_groups}"
-    train, val = options.fractions or (0.8, 0.2)
-    if not (0 < train < 1 and 0 < val < 1 and abs(train + val - 1) < 1e-6):
-        raise ValueError(f"--split is {train} {val}; it must be two parts of 1, such as 0.8 0.2")
-    found: list[str | None] = ["train"] * len(names)
-    wanted, taken = max(1, round(val * len(names))), 0
-    for group in order[: len(order) - 1]:  # one is left to train on
-        if taken < wanted and (taken == 0 or taken + len(group) <= wanted * 1.1 + 1):
-            taken += len(group)
-            for index in group:
-                found[index] = "val"
-    parts = f"{1 - taken / len(names):.0%} and {taken / len(names):.0%}"
-    return found, f"Every image is in train or val by chance, {parts}{of_groups} (--split)"
+def _number(name: str, key: int, source: Source) -> tuple[int, ...]:
+    """The id that a file of classes has for a category: the source's, or that which is its name; none for another name."""
+    if source.has_ids:
+        return (key,)
+    return (int(name),) if name.isdecimal() and len(name) < 10 else ()
 
 
 def write_dataset(
@@ -210,7 +155,7 @@ def write_dataset(
     check_output(output)
     splits, note = assign_splits([s.name for s in source.samples], [s.split for s in source.samples], options)
     result = Written(classes.labels, problems=list(source.problems), notes=[*source.notes, note])
-    stems = _short_names([s.name for s in source.samples])
+    stems = _short_names(names_apart(source.samples, splits, options.folds))
     with new_folder(output) as folder:
         writer = _Writer(folder, output, source, classes, table, options, result)
         for done, (sample, stem, split) in enumerate(zip(source.samples, stems, splits, strict=True), 1):
@@ -347,7 +292,10 @@ class _Writer:
         height, width = size
         mask = np.full(size, self._classes.undrawn, np.uint8)
         drawn = np.zeros(size, bool)
-        for each in self._order(sample.objects, size):
+        objects = self._order(sample.objects, size)
+        if self._options.priority == "first":  # the order of the file, which says nothing of crowds
+            objects = sorted(objects, key=lambda each: not each.crowd)
+        for each in objects:
             try:
                 box, pixels, doubts = draw(each, height, width)
             except SourceError as error:
