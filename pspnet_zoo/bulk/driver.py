@@ -12,6 +12,7 @@ Docs: docs/how-to/segment-in-bulk.md, docs/explanation/scale.md.
 import hashlib
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -43,10 +44,12 @@ from ..results.sink import model_digest
 from ..runtimes.exported import ExportedRuntime, files_of
 from ..streams.pipeline import Segmented, in_order, segment_all
 from .shards import Destination, Manifest, mask_name
-from .sources import BulkSource, Input, Kind, open_source, read_part
+from .sources import BulkSource, DamagedFileError, Input, Kind, open_source, read_part
 
 READERS = 4
 """Number of threads of a worker that read ahead."""
+MOST_DAMAGED = 3
+"""Number of files that fail one after another, without a shard done between them, at which a run ends."""
 
 
 @dataclass
@@ -67,6 +70,19 @@ class Summary:
     """Time from the first shard's start to the last one's end, without the start of the workers."""
     workers: dict[str, tuple[int, float]] = field(default_factory=dict)
     """Images and seconds at work, by worker, host:process."""
+
+    def add(self, result: Mapping[str, Any], started: float) -> None:
+        """Count a shard that is done.
+
+        Args:
+            result: Of `_Worker`.
+            started: Time at which the first shard was begun.
+        """
+        self.seconds = result["ended"] - started
+        self.images += result["images"]
+        self.failures += result["failures"]
+        images, seconds = self.workers.get(result["worker"], (0, 0.0))
+        self.workers[result["worker"]] = images + result["images"], seconds + result["seconds"]
 
 
 def run(
@@ -109,7 +125,8 @@ def run(
     Raises:
         FileNotFoundError: If the source is not there.
         ValueError: If it holds no images, the destination has results of another model or source, or there are not as many GPUs.
-        OSError: If the destination cannot be written, or another run writes to it.
+        OSError: If the destination cannot be written, or another run writes to it; and at the end, if shards are missing because
+            Parquet files cannot be read.
     """
     if rows_per_shard < 1:
         raise ValueError(f"rows_per_shard is {rows_per_shard}; it must be positive")
@@ -140,17 +157,23 @@ def run(
                 _start(address)
             if address is None and gpus_per_worker:
                 _check_gpus(gpus_per_worker)
-            started: float | None = None
+            started = math.inf
+            damaged: dict[int, str] = {}
+            in_a_row: set[str] = set()
             for result in _results(inputs, missing, destination, manifest, files, workers, gpus_per_worker):
+                if result["problem"] and result["damaged"]:
+                    damaged[result["shard"]] = result["problem"]
+                    in_a_row.add(result["damaged"])
+                    if len(in_a_row) == MOST_DAMAGED:  # rather the storage than the files
+                        raise OSError(
+                            f"{MOST_DAMAGED} files in a row cannot be read; check the storage. The last one: {result['problem']}"
+                        )
+                    continue
                 if result["problem"]:
                     raise OSError(f"The worker {result['worker']} failed: {result['problem']}")
-                ended = result["ended"]
-                started = min(started or ended, ended - result["seconds"])
-                summary.seconds = ended - started
-                summary.images += result["images"]
-                summary.failures += result["failures"]
-                images, seconds = summary.workers.get(result["worker"], (0, 0.0))
-                summary.workers[result["worker"]] = images + result["images"], seconds + result["seconds"]
+                in_a_row.clear()
+                started = min(started, result["ended"] - result["seconds"])
+                summary.add(result, started)
                 if progress:
                     progress(summary, len(inputs))
         except RayError as error:
@@ -158,7 +181,20 @@ def run(
         finally:
             if own:
                 ray.shutdown()
+    if damaged:
+        raise _missing(damaged, sizes, manifest)
     return summary
+
+
+def _missing(damaged: Mapping[int, str], sizes: Mapping[int, int], manifest: Manifest) -> OSError:
+    """The error of a run whose other shards are done."""
+    shown = "; ".join(f"part-{shard:06}.parquet: {damaged[shard]}" for shard in sorted(damaged)[:5])
+    more = f"; and {len(damaged) - 5:,} more" if len(damaged) > 5 else ""
+    images = sum(sizes[shard] for shard in damaged)
+    return OSError(
+        f"Shards are missing, {len(damaged):,} of {manifest.shards:,} with {images:,} images, since their files cannot be read; "
+        f"the other {manifest.images - images:,} images are done. The same command tries the missing ones again. {shown}{more}"
+    )
 
 
 def _check_gpus(gpus_per_worker: float) -> None:
@@ -226,7 +262,7 @@ class _Worker:
         (shard,), (part,) = batch["shard"].tolist(), batch["part"].tolist()
         start = time.time()
         images = failures = 0
-        problem = ""
+        problem = damaged = ""
         try:
             if not self._destination.has(shard):  # else another worker finished it just before it was lost
                 rows = segment_part(self._predictor, part, self._manifest, self._destination)
@@ -234,11 +270,13 @@ class _Worker:
                 images, failures = len(rows), sum(row.error is not None for row in rows)
         except (OSError, ValueError) as error:  # errors of the storage; those of single images are rows
             problem = str(error) or type(error).__name__
+            damaged = error.path if isinstance(error, DamagedFileError) else ""
         return {
             "shard": [shard],
             "images": [images],
             "failures": [failures],
             "problem": [problem],
+            "damaged": [damaged],
             "seconds": [time.time() - start],
             "ended": [time.time()],
             "worker": [self._name],

@@ -25,6 +25,19 @@ MANIFEST = "_manifest.json"
 """Name of the file that makes a folder one of bulk results."""
 
 
+class DamagedFileError(OSError):
+    """A Parquet file of the source that cannot be read, or only in part.
+
+    Args:
+        path: The file.
+        reason: The words of pyarrow.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"'{path}' cannot be read as Parquet: {reason}")
+        self.path = path
+
+
 @dataclass(frozen=True)
 class BulkSource:
     """Images in a fixed order, which can be named without being read."""
@@ -301,7 +314,8 @@ def read_part(part: str) -> Iterator[Input]:
     """Yield the inputs that `BulkSource.part` named; bytes in Parquet are read a few rows at a time.
 
     Raises:
-        OSError: If a Parquet file cannot be read.
+        DamagedFileError: If a Parquet file cannot be read.
+        OSError: If the source itself is not there.
     """
     values = json.loads(part)
     system, root = open_uri(values["uri"])
@@ -319,7 +333,7 @@ def _rows(system: fs.FileSystem, folder: str, column: str, path: str, first: int
     try:
         yield from _read_rows(system, folder, column, path, first, stop)
     except _DAMAGE as error:
-        raise OSError(f"'{path}' cannot be read as Parquet: {str(error).strip()}") from None
+        raise DamagedFileError(path, str(error).strip()) from None
 
 
 def _read_rows(system: fs.FileSystem, folder: str, column: str, path: str, first: int, stop: int) -> Iterator[Input]:
