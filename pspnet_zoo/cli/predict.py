@@ -2,9 +2,9 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,19 +18,15 @@ from .terminal import (
     cell,
     check_name,
     check_targets,
-    complain,
     counted,
     err,
-    number_table,
-    out,
     progress_bar,
     refuse_idle,
     say,
 )
+from .totals import Totals, conclude
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ..data.find import Found
     from ..inference.predictor import Predictor
     from ..results.jobs import Job
@@ -38,34 +34,9 @@ if TYPE_CHECKING:
     from ..results.rows import ResultRow
     from ..results.sink import ResultSink
 
-_COLUMNS = 4  # images that have a column of their own in the table
 _VIDEOS = "Options for videos"
 _SHAPES = "Options for polygons"
 _LARGE = "Options for large images, maps and other bands"
-
-
-@dataclass
-class _Totals:
-    """Class fractions of all images and of the first few, in memory that does not grow."""
-
-    done: int = 0
-    skipped: int = 0
-    failures: int = 0
-    images: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    first: dict[str, Mapping[str, float]] = field(default_factory=dict)
-    failed: "set[Job]" = field(default_factory=set)
-
-    def add(self, name: str, class_fractions: Mapping[str, float]) -> None:
-        self.images += 1
-        if len(self.first) < _COLUMNS:
-            self.first[name] = class_fractions
-        for key, fraction in class_fractions.items():
-            self.sums[key] = self.sums.get(key, 0.0) + fraction
-
-    def fail(self, error: Exception | str) -> None:
-        complain(error)
-        self.failures += 1
 
 
 def predict(
@@ -178,10 +149,14 @@ def predict(
         refuse_idle("is about overlays, and --masks-only writes none; leave one of them out", "overlay_bands", "stretch")
     if shapes == "masks":
         refuse_idle("is for polygons; add --format coco, labelme, yolo or geojson", "simplify", "min_area")
+    elif simplify:
+        from ..inference.outlines import import_shapely
+
+        import_shapely()
     if tile is not None:
         refuse_idle("is for whole images; tiles are segmented one by one, so leave it out", "batch_size")
         refuse_idle("is of whole images, and --tile writes masks as they come; leave one of them out", "confidence")
-    totals = _Totals()
+    totals = Totals()
     if report is not None:
         check_report(report)
         check_targets(report)
@@ -221,22 +196,9 @@ def predict(
             say(f"Stopped with {totals.done} of {len(jobs)} done; the same command with --skip-existing continues.", err)
         raise typer.Exit(130) from None
     if shapes != "masks":
-        _write_shapes(planned, predictor, output, shapes, totals, simplify=simplify, min_area=min_area)
-    _conclude(totals, replaced, output, report)
-
-
-def _conclude(totals: _Totals, replaced: int, output: Path, report: Path | None) -> None:
-    """Say what was written; the exit code is 2 if something failed."""
-    if totals.images:
-        out.print(_fractions_table(totals))
-    notes = [f"{totals.skipped} were there already"] * bool(totals.skipped)
-    if replaced and totals.done:
-        notes.append(f"{counted(replaced, 'older file')} {'was' if replaced == 1 else 'were'} replaced")
-    say(f"Wrote the results of {counted(totals.done, 'file')} to {output}" + (f"; {', '.join(notes)}" if notes else ""))
-    if report is not None:
-        say(f"Wrote {report}")
-    if totals.failures:
-        raise typer.Exit(2)
+        skipped = set(planned) - set(jobs)
+        _write_shapes(planned, predictor, output, shapes, totals, skipped=skipped, simplify=simplify, min_area=min_area)
+    conclude(totals, replaced, output, report)
 
 
 def _check_jobs(jobs: "list[Job]", masks_only: bool, masks: Path | None, confidence: bool) -> bool:
@@ -258,15 +220,16 @@ def _check_jobs(jobs: "list[Job]", masks_only: bool, masks: Path | None, confide
     return True
 
 
-def _write_shapes(jobs: "list[Job]", predictor: "Predictor", output: Path, kind: str, totals: _Totals, **bounds: Any) -> None:
+def _write_shapes(jobs: "list[Job]", predictor: "Predictor", output: Path, kind: str, totals: Totals, **options: Any) -> None:
     from ..results.shapes import TITLES, write_shapes
 
     done = (job for job in jobs if job not in totals.failed)
-    count, place = write_shapes(done, predictor.labels, output, kind, **bounds, fail=totals.fail)
-    say(f"Wrote the objects in {counted(count, 'file')} as {TITLES[kind]} polygons to {place}")
+    count, kept, place = write_shapes(done, predictor.labels, output, kind, **options, fail=totals.fail)
+    note = f"; kept {counted(kept, 'file')} of images that were there already, since their contents differ" if kept else ""
+    say(f"Wrote the objects in {counted(count, 'file')} as {TITLES[kind]} polygons to {place}{note}")
 
 
-def _find(arguments: list[str], recursive: bool, output: Path, totals: _Totals) -> "Iterator[Found]":
+def _find(arguments: list[str], recursive: bool, output: Path, totals: Totals) -> "Iterator[Found]":
     """Yield the files that the arguments name; an argument that names none is reported."""
     from ..data.find import find_files
     from ..results.stamp import is_result
@@ -297,7 +260,7 @@ class _Run:
 
     predictor: "Predictor"
     sink: "ResultSink"
-    totals: _Totals
+    totals: Totals
     table: "ReportWriter | None"
     bar: Progress
     workers: int
@@ -344,7 +307,7 @@ class _Run:
 
             try:
                 self._record(job, self.sink.segment_map(self.predictor, job, progress))
-            except (ValueError, OSError, MemoryError) as error:
+            except (ValueError, OSError, MemoryError, FloatingPointError) as error:
                 self.bar.remove_task(task)
                 self._record(job, self.sink.failure(job, error))
 
@@ -363,7 +326,7 @@ class _Run:
         try:
             self._frames(job)
             self.totals.done += 1
-        except (ValueError, OSError, MemoryError) as error:
+        except (ValueError, OSError, MemoryError, FloatingPointError) as error:
             self._record(job, self.sink.failure(job, error))
 
     def _frames(self, job: "Job") -> None:
@@ -386,15 +349,3 @@ class _Run:
                 self.totals.add(job.stem, {name: fraction / frames for name, fraction in sums.items()})
         if job.overlay is not None and (lost := sorted(set(info.sound) - set(read_video_info(job.overlay).sound))):
             say(f"mp4 cannot hold the sound of '{job.source}' ({', '.join(lost)}); the overlay has none", err)
-
-
-def _fractions_table(totals: _Totals) -> "Table":
-    """Classes by image; many images are averaged into one column."""
-    columns = totals.first
-    if totals.images > _COLUMNS:
-        columns = {f"mean of {totals.images} images": {n: s / totals.images for n, s in totals.sums.items()}}
-    table = number_table("class", *map(os.path.basename, columns), title="fraction of the image")
-    for name in sorted(totals.sums, key=lambda n: -totals.sums[n]):
-        if totals.sums[name]:
-            table.add_row(cell(name), *(f"{column[name]:.1%}" for column in columns.values()))
-    return table

@@ -138,7 +138,6 @@ def _rings(labels: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
     padded[1:-1, 1:-1] = labels
     # an edge of a part, which is at its right, begins at a corner and has a direction
     edges = np.zeros((4, height + 1, width + 1), bool)
-    part = np.zeros((4, height + 1, width + 1), np.int64)
     for direction, (inside, outside) in enumerate(
         (
             ((slice(1, None), slice(1, None)), (slice(0, -1), slice(1, None))),
@@ -148,7 +147,6 @@ def _rings(labels: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
         )
     ):
         edges[direction] = (padded[inside] > 0) & (padded[inside] != padded[outside])
-        part[direction] = padded[inside]
     place = np.flatnonzero(edges)
     direction, y, x = np.unravel_index(place, edges.shape)
     x2, y2 = x + np.array(_STEPS)[direction, 0], y + np.array(_STEPS)[direction, 1]
@@ -157,7 +155,9 @@ def _rings(labels: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
         way = (direction + turn) % 4
         there = edges[way, y2, x2]
         following[there] = np.searchsorted(place, np.ravel_multi_index((way, y2, x2), edges.shape)[there])
-    numbers, done = part.ravel()[place], np.zeros(len(place), bool)
+    # the pixel of `inside`: the lower or upper one of a corner, and the right or left one
+    numbers = padded[y + np.array([1, 1, 0, 0])[direction], x + np.array([1, 0, 0, 1])[direction]]
+    done = np.zeros(len(place), bool)
     following, directions, corners = following.tolist(), direction.tolist(), list(zip(x.tolist(), y.tolist(), strict=True))
     for begin in range(len(place)):
         if done[begin]:
@@ -189,12 +189,21 @@ def _split(ring: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
     yield path
 
 
-def _simplified(polygon: Polygon, distance: float) -> Polygon:
+def import_shapely() -> Any:
+    """Import the module `shapely`, which `find_polygons` needs to simplify.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
     try:
         import shapely
     except ImportError as error:
         raise missing_extra("Simplifying polygons", "labels", error) from None
-    shape: Any = shapely.Polygon(polygon.exterior, polygon.holes).simplify(distance, preserve_topology=True)
+    return shapely
+
+
+def _simplified(polygon: Polygon, distance: float) -> Polygon:
+    shape = import_shapely().Polygon(polygon.exterior, polygon.holes).simplify(distance, preserve_topology=True)
     rings = [np.array(ring.coords)[:-1] for ring in (shape.exterior, *shape.interiors)]
     ways = [ring if (signed_area(ring) > 0) == (i == 0) else ring[::-1] for i, ring in enumerate(rings)]
     return Polygon(polygon.class_id, ways[0], tuple(ways[1:]), polygon.area)

@@ -17,6 +17,10 @@ from ..meta import IGNORE, NEARLY, TINY, Decision, Labels, Preprocess
 from .protocols import PROTOCOLS, InferenceProtocol
 from .windows import segment
 
+_FAR = 1e6
+"""Absolute value after normalisation from which an image is refused. Ordinary ones are less than 100; values such as 1e20 and
+-3.4e38 stand for no data, and a network may overflow on them without a word, since a fused ReLU makes 0 of NaN."""
+
 _MAX_SIDE = 16384
 """Longest side of the network's input, in pixels: the memory of resizing grows with its square."""
 
@@ -81,7 +85,7 @@ def class_scores(model: SegmentationModel, images: Tensor, protocol: InferencePr
 
     Raises:
         ValueError: If the images are of another type than the model reads, or its activation makes all classes alike.
-        FloatingPointError: If scores are NaN.
+        FloatingPointError: If scores are NaN, or an image has values of 1e6 and more after normalisation.
     """
     model.preprocess.check_type(images)
     decision = decision_of(model)
@@ -94,6 +98,12 @@ def class_scores(model: SegmentationModel, images: Tensor, protocol: InferencePr
     elif factor > 1:
         protocol = replace(protocol, scales=tuple(scale * factor for scale in protocol.scales))
     x = model.preprocess.normalize(x)
+    low, high = x.aminmax()
+    if not max(-float(low), float(high)) < _FAR:  # also NaN
+        raise FloatingPointError(
+            f"This image has values from {float(low):.3g} to {float(high):.3g} after normalisation; they must be less than "
+            f"{_FAR:g} from 0. Mark such values as no-data in the file, or correct the range that is stated for the images"
+        )
 
     def net(window: Tensor) -> Tensor:
         # in channels_last, dilated depthwise convolutions are several times faster on CPUs
@@ -107,8 +117,8 @@ def class_scores(model: SegmentationModel, images: Tensor, protocol: InferencePr
         scores = segment(net, x, protocol_for(model, protocol), decision)
     if scores.amax().isnan():  # its argmax would be the first class, everywhere
         raise FloatingPointError(
-            "The model's scores are NaN: its weights are damaged, or their outputs exceed its precision. Copy or train the weights "
-            "again, or compute in float32"
+            "The model's scores are NaN: its weights are damaged, or their outputs exceed its precision. Copy or train "
+            "the weights again, or compute in float32"
         )
     return scores
 

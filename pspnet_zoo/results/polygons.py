@@ -99,11 +99,20 @@ def yolo(size: tuple[int, int], polygons: Sequence[Polygon]) -> str:
 def _with_seams(polygon: Polygon) -> np.ndarray:
     """One ring, even-odd: to each hole along the shortest way, round it, and back the same way."""
     ring, holes = polygon.exterior, list(polygon.holes)
+    nearest = [_nearest(ring, hole) for hole in holes]
     while holes:
-        best = min(((*_nearest(ring, hole), place) for place, hole in enumerate(holes)), key=lambda found: found[2])
-        at, start, _, place = best
+        place = min(range(len(holes)), key=lambda i: nearest[i][2])
+        at, start, _ = nearest.pop(place)
         hole = np.roll(holes.pop(place), -start, axis=0)
-        ring = np.concatenate([ring[: at + 1], hole, hole[:1], ring[at:]])
+        added = np.concatenate([hole, hole[:1]])
+        ring = np.concatenate([ring[: at + 1], added, ring[at:]])
+        # the others' nearest corners move behind those that were added, or are among them
+        for i, other in enumerate(holes):
+            corner, begin, distance = nearest[i]
+            moved = (corner if corner <= at else corner + len(added) + 1, begin, distance)
+            among = _nearest(added, other)
+            new = (at + 1 + among[0], *among[1:])
+            nearest[i] = min(moved, new, key=lambda found: (found[2], found[0]))
     return ring
 
 

@@ -1,11 +1,20 @@
-"""Files of polygons beside the masks of a command, in the format of another tool."""
+"""Files of polygons beside the masks of a command, in the format of another tool.
+
+They are drafts, which people correct in the same place. JSON files end with a digest of themselves, so that a file that nobody
+edited is told from all others, and only it is replaced. YOLO's texts have no place for one: those that would change are kept.
+"""
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
 
 from ..data.images import read_class_masks, read_prediction
+from ..data.rasters import open_raster
 from ..inference.outlines import Polygon, find_polygons
 from ..meta import Labels
 from ..storage.files import write_atomically
@@ -17,6 +26,8 @@ TITLES = {"coco": "COCO", "labelme": "labelme", "yolo": "YOLO", "geojson": "GeoJ
 FORMATS = ("masks", *TITLES)
 """Choices of `predict --format`; "masks" writes nothing more."""
 _TIFF = (".tif", ".tiff")
+_MARK = b', "pspnet_zoo": "'
+_EDITED = "was edited, or another program or command wrote it"
 
 
 def write_shapes(
@@ -27,12 +38,14 @@ def write_shapes(
     *,
     simplify: float = 0,
     min_area: int = 0,
+    skipped: Collection[Job] = (),
     fail: Callable[[Exception], object],
-) -> tuple[int, Path]:
+) -> tuple[int, int, Path]:
     """Write the objects in the masks of images; those of a class called "background" are left out, as nobody draws it.
 
     COCO is one file, `coco.json`. labelme and GeoJSON have a file for each image, beside its mask. YOLO has a text for each image
-    in `labels/`, and `data.yaml` with the names of the classes.
+    in `labels/`, and `data.yaml` with the names of the classes. A file that was edited, or that something else wrote, is kept: that
+    is an error of its image, unless the image was skipped.
 
     Args:
         jobs: Images whose masks are written.
@@ -41,17 +54,23 @@ def write_shapes(
         kind: One of `FORMATS`, but "masks".
         simplify: See `find_polygons`.
         min_area: See `find_polygons`.
-        fail: Called with the error of each image whose file cannot be written.
+        skipped: Those of the jobs whose masks are of an earlier run.
+        fail: Called with the error of each image whose file cannot be written or is kept.
 
     Returns:
-        The number of images, and the file or folder to import or open.
+        The numbers of images whose objects were written, and of files that were kept for skipped images; and the file or folder to
+        import or open.
     """
-    done, found = 0, {}
+    done, kept, new, found = 0, 0, False, {}
+    if kind == "yolo" and not _write_yaml(output / "data.yaml", labels):
+        fail(ValueError(_kept(output / "data.yaml", "names other classes, so that no labels were written")))
+        return 0, 0, output
     for job in jobs:
         if job.mask is None:
             continue
+        new |= job not in skipped
         try:
-            mask = read_class_masks(job.mask, len(labels)) if labels.multilabel else read_prediction(job.mask)
+            mask = _read_mask(job.mask, labels)
             ids = [i for i, name in enumerate(labels.names) if name != "background"]
             polygons = [p for i in ids for p in find_polygons(mask, i, simplify=simplify, min_area=min_area)]
             height, width = mask.shape[-2:]
@@ -60,42 +79,100 @@ def write_shapes(
                 # of two images of one name, from two folders, the second is called as its mask is
                 found[f"{job.stem}{job.source.suffix}" if name in found else name] = ((height, width), polygons)
             else:
-                _write_one(job, (height, width), polygons, labels, output, kind)
+                path, data = _file_of(job, (height, width), polygons, labels, output, kind)
+                if not _write_unless_edited(path, data):
+                    if job not in skipped:
+                        raise ValueError(_kept(path, _EDITED))
+                    kept += 1
+                    continue
             done += 1
+        except MemoryError:
+            fail(ValueError(f"'{job.source}': its polygons need more memory than there is; its mask is written"))
         except (ValueError, OSError) as error:
             fail(error)
-    if kind == "coco":
-        write_atomically(output / "coco.json", json.dumps(coco(found, labels)).encode())
-        return done, output / "coco.json"
-    if kind == "yolo":  # JSON is YAML; images are looked for in images/, beside labels/
-        values = {"train": "images", "val": "images", "names": list(labels.names)}
-        write_atomically(output / "data.yaml", (json.dumps(values, indent=2) + "\n").encode())
-    return done, output
+    if kind != "coco":
+        return done, kept, output
+    path = output / "coco.json"
+    if _write_unless_edited(path, _marked(coco(found, labels))):
+        return done, 0, path
+    if new:
+        fail(ValueError(_kept(path, _EDITED)))
+    return 0, int(not new), path
 
 
-def _write_one(job: Job, size: tuple[int, int], polygons: list[Polygon], labels: Labels, output: Path, kind: str) -> None:
+def _read_mask(path: Path, labels: Labels) -> np.ndarray:
+    """(H, W) class ids, or (classes, H, W) of a multi-label network."""
+    if labels.multilabel:
+        return read_class_masks(path, len(labels))
+    if path.suffix != ".tif":
+        return read_prediction(path)
+    with open_raster(path) as raster:  # may have more pixels than Pillow opens
+        return raster.read()[0]
+
+
+def _marked(values: dict[str, Any]) -> bytes:
+    """A JSON object, whose last value is the digest of the others."""
+    text = json.dumps(values).encode()
+    return text[:-1] + _MARK + sha256(text).hexdigest().encode() + b'"}\n'
+
+
+def _is_unedited(data: bytes) -> bool:
+    """Whether `_marked` gave these bytes."""
+    text, _, rest = data.rpartition(_MARK)
+    return rest == sha256(text + b"}").hexdigest().encode() + b'"}\n'
+
+
+def _write_unless_edited(path: Path, data: bytes) -> bool:
+    """Write a file; False if there is one already that is neither the same nor of `_marked`."""
+    there = path.read_bytes() if path.is_file() else None
+    if there is not None and there != data and not _is_unedited(there):
+        return False
+    if there != data:
+        write_atomically(path, data)
+    return True
+
+
+def _kept(path: Path, why: str) -> str:
+    return f"'{path}' is kept, since it {why}. Move it away, or choose another folder with -o"
+
+
+def _write_yaml(path: Path, labels: Labels) -> bool:
+    """Write YOLO's list of the classes, or leave one that names the same; False if it names others."""
+    # JSON is YAML; images are looked for in images/, beside labels/
+    names = list(labels.names)
+    if _write_unless_edited(path, _marked({"train": "images", "val": "images", "names": names})):
+        return True
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_bytes())
+    except (ValueError, RecursionError, yaml.YAMLError):
+        return False
+    return isinstance(values, dict) and values.get("names") in (names, dict(enumerate(names)))
+
+
+def _file_of(
+    job: Job, size: tuple[int, int], polygons: list[Polygon], labels: Labels, output: Path, kind: str
+) -> tuple[Path, bytes]:
+    """The file of an image, and what to write into it."""
     if kind == "labelme":
         path = output / f"{job.stem}.json"
         values = labelme(os.path.relpath(job.source, path.parent), size, polygons, labels)
     elif kind == "yolo":
-        path = output / "labels" / f"{job.stem}.txt"
-        write_atomically(path, yolo(size, polygons).encode())
-        return
+        return output / "labels" / f"{job.stem}.txt", yolo(size, polygons).encode()
     else:
         path = output / f"{job.stem}.geojson"
         place, crs = _place(job.source)
         values = geojson(polygons, labels, place)
         if crs:  # no longer in RFC 7946, and read by QGIS and GDAL
             values["crs"] = {"type": "name", "properties": {"name": crs}}
-    write_atomically(path, (json.dumps(values) + "\n").encode())
+    return path, _marked(values)
 
 
 def _place(source: Path) -> tuple[Place | None, str | None]:
     """A function from pixels to the coordinates of a GeoTIFF, and their system; None for other images."""
     if source.suffix.lower() not in _TIFF:
         return None, None
-    from ..data.rasters import open_raster
-
     with open_raster(source) as raster:
         transform, crs = raster.transform, raster.crs
     if transform is None:

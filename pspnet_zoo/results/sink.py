@@ -54,6 +54,11 @@ def _kept_counts(mask: Path, stamp: str) -> np.ndarray | None:
         return None
 
 
+def _frame_mask(job: Job, masks: Path, index: int) -> Path:
+    """File of the mask of one of a video's frames."""
+    return masks / f"{job.stem}_{index:06}.png"
+
+
 @dataclass
 class ResultSink:
     """Writes results of one model, and knows which of them are there already.
@@ -99,9 +104,15 @@ class ResultSink:
         return make_stamp(digest, self.model_sha256, **options)
 
     def is_done(self, job: Job) -> bool:
-        """Whether all files of a job are there, made from this input by this model with these options."""
+        """Whether all files of a job are there, made from this input by this model with these options.
+
+        Of the masks of a video's frames, the first one stands for all: how many there are, only decoding the video tells.
+        """
         read = read_comment if job.is_video else read_stamp
         stamps = {target: read(target) for target in job.targets}
+        if stamps and job.is_video and self.video.masks is not None:
+            first = _frame_mask(job, self.video.masks, 0)
+            stamps[first] = read_stamp(first)
         if not stamps or None in stamps.values() or not job.source.is_file():
             return False
         try:
@@ -198,6 +209,7 @@ class ResultSink:
             ValueError: If the image cannot be read or segmented.
             OSError: If a file cannot be read or written.
             MemoryError: If it needs more memory than there is.
+            FloatingPointError: If the scores of a tile are NaN.
         """
         assert job.mask is not None
         check_file(job.source)
@@ -251,7 +263,7 @@ class ResultSink:
             for count, (frame, prediction) in enumerate(frames, 1):
                 if masks is not None:
                     png = stamp_png(prediction.png(), self.stamp(job, masks, digest))
-                    write_atomically(masks / f"{job.stem}_{frame.index:06}.png", png)
+                    write_atomically(_frame_mask(job, masks, frame.index), png)
                 seconds = (time.perf_counter() - start) / count
                 yield self._done(job, prediction, digest, seconds, frame=frame.index, time=frame.time)
 

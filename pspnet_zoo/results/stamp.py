@@ -6,6 +6,7 @@ tag of a TIFF, the comment of an mp4. `--skip-existing` skips a file only if its
 
 import html
 import json
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -24,6 +25,8 @@ TIFF_TAG = "PSPNET_ZOO"
 """Name of the stamp in a GeoTIFF; with a space behind, the beginning of the description of a multi-label mask."""
 LONGEST_HEAD = _HEADER + 4096
 """Bytes at the beginning of a PNG file that hold its stamp."""
+
+_FRAME = re.compile(r".*_\d{6,}\.png", re.DOTALL)  # the mask of a video's frame
 
 IMAGE_SUFFIXES = ("_mask.png", "_mask.tif", "_overlay.png", "_confidence.png")
 """Ends of the names of results that are images."""
@@ -95,4 +98,5 @@ def find_png_stamp(head: bytes) -> str | None:
 
 def is_result(path: Path) -> bool:
     """Whether a file is a mask or an overlay that this package wrote, by its name and its stamp."""
-    return path.name.endswith(IMAGE_SUFFIXES) and read_stamp(path) is not None
+    named = path.name.endswith(IMAGE_SUFFIXES) or _FRAME.fullmatch(path.name)
+    return bool(named) and read_stamp(path) is not None

@@ -59,8 +59,8 @@ def segment_all(
 ) -> Iterator[Segmented[S, P]]:
     """Segment images in order; one that fails is a result with its error, and the others are still done.
 
-    An image fails if `read` raises any exception, or if `segment` raises ValueError or runs out of memory. The images of a batch
-    that does not fit into memory are segmented one by one.
+    An image fails if `read` raises any exception, or if `segment` raises ValueError or FloatingPointError or runs out of memory.
+    The images of a batch that fails are segmented one by one.
 
     Args:
         segment: Maps (H, W, 3) uint8 RGB images of one size to their predictions.
@@ -109,10 +109,12 @@ def _segment(segment: Callable[[list[np.ndarray]], list[P]], batch: "list[_Read[
     failure = None
     try:
         predictions = segment(images) if images else [None]
-    except (ValueError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, ValueError) and not is_out_of_memory(error):
+    except (ValueError, FloatingPointError) as error:
+        failure = error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
-        failure = error if isinstance(error, ValueError) else ValueError(_NO_MEMORY.format(*images[0].shape))
+        failure = ValueError(_NO_MEMORY.format(*images[0].shape))
     if failure is not None and len(batch) > 1:
         for item in batch:
             yield from _segment(segment, [item])

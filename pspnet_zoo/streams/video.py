@@ -36,6 +36,7 @@ D = TypeVar("D", bound="Drawable")
 _AHEAD = 4  # frames that wait between two steps
 _SYSTEM_ERRORS = 4095  # numbers above are FFmpeg's own
 _CUT_OFF = 0.5  # seconds that a file may end before its header says, as rounding does
+_EDIT = 0.005  # seconds by which edit lists are rounded
 
 
 class Drawable(Protocol):
@@ -230,7 +231,7 @@ def _decode(path: Path, every: int) -> "Iterator[Frame | _Sound]":
         stream.thread_type = "AUTO"
         start = Fraction(container.start_time or 0, 1_000_000)
         offset, base = round(start / time_base(stream)), time_base(stream)
-        index, last, end, packets, failure = 0, -(2**62), 0.0, 0, None
+        index, last, end, packets, shown, failure = 0, -(2**62), 0.0, 0, 0, None
         sound = sound_streams(container)
         try:
             for packet in container.demux(stream, *sound):
@@ -240,7 +241,7 @@ def _decode(path: Path, every: int) -> "Iterator[Frame | _Sound]":
                     if packet.dts is not None:
                         yield _sound(packet, start)
                     continue
-                packets += bool(packet.size)
+                packets, shown = packets + bool(packet.size), shown + (packet.duration or 0)
                 for frame in packet.decode():
                     # a broken file may have no times, or one twice; encoders need them to grow
                     last = max(frame.pts - offset if frame.pts is not None else last + 1, last + 1, -offset)
@@ -252,7 +253,9 @@ def _decode(path: Path, every: int) -> "Iterator[Frame | _Sound]":
         except av.FFmpegError as error:
             failure = error.strerror
         counted = stream.frames if "mp4" in container.format.name else 0  # others' headers estimate
-        if packets < counted:
+        # of a video that an edit list trims, fewer packets are read than there are, and they take the time that the list states
+        trimmed = bool(shown and stream.duration) and float((shown - (stream.duration or 0)) * base) >= -_EDIT
+        if packets < counted and not trimmed:
             failure = failure or f"{packets} of {counted} frames are there"
         elif container.duration and end + _CUT_OFF < container.duration / 1e6:
             failure = failure or f"{end:.1f} of {container.duration / 1e6:.1f} seconds are there"

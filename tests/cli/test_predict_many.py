@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -277,6 +278,20 @@ class TestVideo:
         assert not list((tmp_path / "out").iterdir())
         code, _, err = run("predict", clip, "-o", tmp_path / "out", "--model", model, "--masks-only")
         assert code == 2 and "give --masks DIR" in err
+
+    def test_masks_of_frames_are_made_again_if_they_are_gone(self, run, model, clip, tmp_path):
+        masks = tmp_path / "masks"
+        arguments = ["predict", clip, "-o", tmp_path / "out", "--model", model, "--masks", masks, "--every", 6, "--skip-existing"]
+        assert run(*arguments)[0] == 0 and "1 were there already" in run(*arguments)[1]
+        shutil.rmtree(masks)
+        code, out, _ = run(*arguments)
+        assert code == 0 and "results of 1 file to" in out and len(list(masks.iterdir())) == 4
+
+    def test_masks_of_frames_are_no_images_of_the_next_run(self, run, model, clip, tmp_path):
+        run("predict", clip, "-o", tmp_path / "out", "--model", model, "--masks", tmp_path / "work" / "masks", "--every", 6)
+        Image.new("RGB", (64, 48)).save(tmp_path / "work" / "photo_000001.png")
+        code, out, err = run("predict", tmp_path / "work", "-r", "-o", tmp_path / "next", "--model", model)
+        assert code == 0 and "Left out 4 results of earlier runs" in err and "results of 1 file to" in out
 
     def test_a_video_that_is_cut_off_is_done_as_far_as_it_goes_with_exit_code_two(self, run, model, clip, tmp_path):
         from tests.streams.clips import read_clip

@@ -1,5 +1,7 @@
 """Masks to outlines and back: equal to the pixel, valid for GEOS, whatever the mask."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import shapely
@@ -61,6 +63,17 @@ def test_a_long_snake_is_one_part():
     for row in range(0, 56, 4):
         mask[row : row + 5, 59 if row % 8 else 1] = True
     assert components(mask)[1] == 1
+
+
+def test_outlines_of_a_large_mask_take_thirty_bytes_a_pixel():
+    mask = np.ones((500, 500), np.uint8)
+    mask[100:200, 100:300] = 0
+    tracemalloc.start()
+    try:
+        find_polygons(mask, 1)
+        assert tracemalloc.get_traced_memory()[1] < 30 * mask.size
+    finally:
+        tracemalloc.stop()
 
 
 @given(MASKS.map(lambda mask: mask.repeat(5, 0).repeat(5, 1)), st.floats(0.5, 3))

@@ -276,6 +276,17 @@ def test_nan_is_an_error_and_not_the_first_class(protocol):
         class_ids(net, torch.zeros(1, 3, 33, 65, dtype=torch.uint8), PROTOCOLS[protocol])
 
 
+@pytest.mark.parametrize("value", [1e20, -3.4e38, float("nan"), float("inf")])
+def test_values_far_outside_of_the_range_are_refused(value):
+    net = PSPNet("test_resnet", None, classes=3, psp_out_channels=16)
+    net.preprocess = Preprocess((0.5,) * 3, (0.5,) * 3, white=1)
+    images = torch.rand(1, 3, 33, 65)
+    assert class_ids(net, images).shape == (1, 33, 65)
+    images[0, 1, 5, 6] = value
+    with pytest.raises(FloatingPointError, match="This image has values from .* after normalisation; they must be less than 1e"):
+        class_ids(net, images)
+
+
 def test_anything_that_runs_a_network_has_ids():
     class Runtime:
         preprocess, labels, classes, activation, image_size = Preprocess((0.5,) * 3, (0.5,) * 3), labels(3), 3, None, (16, 16)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from pspnet_zoo.data.importers.recognise import read_source
 from pspnet_zoo.data.importers.regions import draw
 from pspnet_zoo.inference.outlines import find_polygons
 from pspnet_zoo.meta import Labels
+from pspnet_zoo.results import polygons as formats
 from pspnet_zoo.results.polygons import coco, geojson, labelme, yolo
 
 LABELS = Labels(("background", "cat", "dog"))
@@ -65,6 +67,41 @@ def test_what_is_written_is_imported_as_the_same_pixels(tmp_path, mask, kind):
         assert each.category is not None and not doubts
         back[box][pixels] = LABELS.names.index(source.categories[each.category].name)
     assert (back == mask).all()
+
+
+def seams_one_by_one(polygon):
+    """The ring of `yolo` with all distances computed anew for each hole."""
+    ring, holes = polygon.exterior, list(polygon.holes)
+    while holes:
+        found = []
+        for place, hole in enumerate(holes):
+            distance = ((ring[:, None] - hole[None]) ** 2).sum(2)
+            at, start = np.unravel_index(int(distance.argmin()), distance.shape)
+            found.append((distance[at, start], place, at, start))
+        _, place, at, start = min(found, key=lambda each: each[0])
+        hole = np.roll(holes.pop(place), -start, axis=0)
+        ring = np.concatenate([ring[: at + 1], hole, hole[:1], ring[at:]])
+    return ring
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(5, 25), st.integers(5, 25)), elements=st.sampled_from([0, 1, 1, 1, 1])))
+def test_seams_lead_to_the_nearest_hole_first(mask):
+    for polygon in find_polygons(np.pad(mask, 1, constant_values=1), 1):
+        expected = (seams_one_by_one(polygon) / (100, 100)).ravel()
+        assert yolo((100, 100), [polygon]).split() == ["1", *(f"{value:.6f}" for value in expected)]
+
+
+def test_many_holes_cost_their_number_and_not_its_square():
+    """Distances that are computed from the outline, of 4,000 corners: once a hole."""
+    mask = np.ones((121, 2003), np.uint8)
+    mask[0, ::2] = 0
+    for number in range(40):
+        mask[20:100, 20 + 45 * number : 50 + 45 * number] = 0
+    (polygon,) = find_polygons(mask, 1)
+    assert len(polygon.holes) == 40 and len(polygon.exterior) > 4000
+    with mock.patch.object(formats, "_nearest", wraps=formats._nearest) as nearest:
+        yolo(mask.shape, [polygon])
+    assert sum(len(ring) > 1000 for ring, _ in (call.args for call in nearest.call_args_list)) == 40
 
 
 @given(MASKS)

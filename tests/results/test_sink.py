@@ -127,6 +127,11 @@ def test_a_stamp_comes_back_and_nothing_else_is_taken_for_one(tmp_path):
     assert read_stamp(strange) == stamp and is_result(strange)
     strange.write_bytes(encode_class_masks(np.zeros((2, 3, 4))))
     assert read_stamp(strange) is None
+    frame = tmp_path / "drive_1234567.png"
+    frame.write_bytes(stamp_png(png, stamp))
+    assert is_result(frame)
+    frame.write_bytes(png)
+    assert not is_result(frame)
     path.write_bytes(png[:33] + b"\xff\xff\xff\xfftEXtpspnet_zoo\0")
     assert read_png_stamp(path) is None and read_png_stamp(tmp_path) is None
 

@@ -214,6 +214,7 @@ def pixels_of(width):
     ("error", "said"),
     [
         (ValueError("takes images of 8x8 pixels"), "takes images of 8x8 pixels"),
+        (FloatingPointError("scores are NaN"), "scores are NaN"),
         (MemoryError(), "The image of 4x9 pixels needs more memory than there is"),
         (RuntimeError("CUDA out of memory. Tried to allocate 3 GiB"), "The image of 4x9 pixels needs more memory than there is"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "The image of 4x9 pixels needs more memory than there is"),

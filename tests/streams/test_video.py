@@ -1,4 +1,5 @@
 import os
+import re
 import sys
 from fractions import Fraction
 
@@ -86,6 +87,34 @@ def test_a_video_whose_end_is_missing_gives_what_is_there_and_then_says_so(tmp_p
     frames, _ = read_clip(tmp_path / "out.mp4")
     assert 5 < len(frames) < COUNT and len(seen) == len(frames)
     assert [time for time, _ in frames] == [Fraction(t, 1000) for t in milliseconds[: len(frames)]]
+
+
+def trim(path, seconds):
+    """Shorten an mp4 as phones do: only its edit lists say so, and all packets stay."""
+    data = bytearray(path.read_bytes())
+    scale = int.from_bytes(data[(mvhd := data.index(b"mvhd")) + 16 : mvhd + 20])  # ticks a second
+    for box in re.finditer(b"elst", bytes(data)):
+        data[box.start() + 12 : box.start() + 16] = (seconds * scale).to_bytes(4)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("sound", [False, True])
+def test_an_mp4_that_its_edit_list_trims_is_whole(tmp_path, sound):
+    source = write_clip(tmp_path / "in.mp4", list(range(0, 6000, 100)), codec="mpeg4", sound=sound)  # a key frame in twelve
+    trim(source, 2)
+    with av.open(str(source)) as container:
+        assert container.streams.video[0].frames == 60 and sum(bool(p.size) for p in container.demux(video=0)) == 25
+    assert len(list(read_video(source))) == 20
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
+def test_one_packet_that_is_missing_at_the_end_is_found(tmp_path, codec):
+    source = write_clip(tmp_path / "in.mp4", list(range(0, 6000, 100)), codec=codec, options={"movflags": "faststart"})
+    with av.open(str(source)) as container:
+        last = max(packet.pos for packet in container.demux(video=0) if packet.size)
+    source.write_bytes(source.read_bytes()[:last])
+    with pytest.raises(VideoError, match="cut off or damaged: 59 of 60 frames are there"):
+        list(read_video(source))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".ts", ".mkv"])

@@ -1,0 +1,57 @@
+"""Files of polygons beside masks of every size."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pspnet_zoo.meta import Labels
+from pspnet_zoo.results import shapes
+from pspnet_zoo.results.jobs import Job
+from pspnet_zoo.results.maps import MapWriter
+from pspnet_zoo.results.shapes import write_shapes
+
+LABELS = Labels(("background", "cat"))
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    """Two images, and masks of one cat each."""
+    made = []
+    for name in "ab":
+        ids = np.zeros((40, 50), np.uint8)
+        ids[10:20, 5:25] = 1
+        Image.fromarray(ids).save(tmp_path / f"{name}_mask.png")
+        made.append(Job(tmp_path / f"{name}.jpg", name, None, tmp_path / f"{name}_mask.png"))
+    return made
+
+
+def test_masks_that_are_geotiff_may_have_more_pixels_than_pillow_opens(tmp_path, monkeypatch):
+    pytest.importorskip("rasterio", reason="the extra raster is not installed")
+    ids = np.zeros((40, 50), np.uint8)
+    ids[10:20, 5:25] = 1
+    with MapWriter(tmp_path / "a_mask.tif", ids.shape, LABELS, {}) as writer:
+        writer.add(ids)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    errors = []
+    job = Job(tmp_path / "a.jpg", "a", None, tmp_path / "a_mask.tif")
+    assert write_shapes([job], LABELS, tmp_path, "labelme", fail=errors.append)[0] == 1 and not errors
+    (shape,) = json.loads((tmp_path / "a.json").read_text())["shapes"]
+    assert sorted(map(tuple, shape["points"])) == [(5, 10), (5, 20), (25, 10), (25, 20)]
+
+
+def test_polygons_that_need_too_much_memory_are_named_and_the_others_are_written(jobs, tmp_path, monkeypatch):
+    find, calls = shapes.find_polygons, []
+
+    def short(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise MemoryError
+        return find(*arguments, **options)
+
+    monkeypatch.setattr(shapes, "find_polygons", short)
+    errors = []
+    assert write_shapes(jobs, LABELS, tmp_path, "labelme", fail=errors.append) == (1, 0, tmp_path)
+    assert str(errors[0]).startswith(f"'{tmp_path / 'a.jpg'}': its polygons need more memory than there is") and len(errors) == 1
+    assert not (tmp_path / "a.json").exists() and (tmp_path / "b.json").exists()
