@@ -43,7 +43,7 @@ def _read(path: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"No report '{path}'; write one by pspnet-zoo evaluate --json")
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), parse_constant=lambda nan: None)  # early reports have NaN for what cannot be measured
     except ValueError as error:
         raise ValueError(f"'{path}' is no report: {error}. Write one by pspnet-zoo evaluate --json") from None
 

@@ -117,7 +117,7 @@ def evaluate(
     if result and (json_file or html_file):
         numbers = {"model": model, "dataset": dataset, "split": split, **report(result, network, images)}
         if json_file:
-            _write(json_file, json.dumps(numbers, indent=2) + "\n")
+            _write(json_file, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
         if html_file:
             shown = worst_and_best(network, images, result)
             _write(html_file, html_page(numbers, images.labels, *shown, read_history(Path(model))))

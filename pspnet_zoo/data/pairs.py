@@ -16,6 +16,9 @@ from .labels import Labels
 
 _ONLY_RASTERS = rasters.SUFFIXES - SUFFIXES
 _TIFF = (".tif", ".tiff")
+_NO_DATA_COLOR = (123.675, 116.28, 103.53)
+"""RGB, 0 to 255, where an 8-bit GeoTIFF has no data: ImageNet's mean, which is that of most networks and so what `Predictor` gives
+them there."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class PairedFiles(Dataset):
 
     Items are (Image, Mask (H, W) uint8 class ids, 255 where ignored), as tv_tensors; of multi-label, the mask is (classes, H, W), 1
     where a pixel is of the class. The image is (3, H, W) uint8 RGB, or (bands, H, W) of the files' own type where the dataset
-    states its preprocessing; no-data pixels are ignored in the mask.
+    states its preprocessing; no-data pixels are ignored in the mask, and have the mean color in the image.
 
     Args:
         pairs: The files; `pspnet_zoo.data.open.open_dataset` finds those of a layout.
@@ -76,7 +79,7 @@ class PairedFiles(Dataset):
         """A region of an item, without decoding the rest of its image."""
         path, mask_file = self.images[index], self._mask_file(index)
         with self._open(path) as raster:
-            fill = self.preprocess.mean_color if self.preprocess else (0,) * raster.shape[0]
+            fill = self.preprocess.mean_color if self.preprocess else _NO_DATA_COLOR
             pixels, valid = raster.filled(fill, region)
             size = raster.shape[1:]
         if self.labels.multilabel:
@@ -132,7 +135,20 @@ def _read_pixels(path: Path, preprocess: Preprocess | None) -> tuple[np.ndarray,
         return np.moveaxis(pixels, 0, -1), known
     if path.suffix.lower() in _ONLY_RASTERS:
         raise ImageError(f"'{path}' is no 8-bit RGB image; state how it is read: pspnet-zoo data stats DIR --write")
-    return read_image(path), None
+    return _read_rgb_map(path) or (read_image(path), None)
+
+
+def _read_rgb_map(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """(H, W, 3) uint8 of a GeoTIFF, and where it has data, as `pspnet_zoo.inference.predictor` reads it; None for other files."""
+    if not rasters.is_map(path):
+        return None
+    with rasters.open_raster(path) as raster:
+        if raster.has_alpha and raster.shape[0] == 4:
+            raster.select((1, 2, 3))
+        if (raster.shape[0], raster.dtype) != (3, np.uint8):
+            return None
+        pixels, valid = raster.filled(_NO_DATA_COLOR)
+    return np.moveaxis(pixels, 0, -1), np.asarray(valid.any(axis=0))
 
 
 def _read_mask_window(mask_file: Path, region: rasters.Region, size: tuple[int, ...]) -> np.ndarray:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .details import interval, iou_of, measures, resampled
 
-_SAME = {"data_sha256": "images", "split": "split", "protocol": "protocol"}
+_SAME = {"data_sha256": "images", "split": "split", "protocol": "protocol", "mapping": "mapping"}
 _WITHOUT_INTERVAL = ("loss", "ece", "mean_boundary_f1")
 
 
@@ -47,7 +47,7 @@ def compare_reports(first: Mapping[str, Any], second: Mapping[str, Any]) -> Repo
     cancels out.
 
     Raises:
-        ValueError: If they are reports of different images, classes or protocols, or lack the counts of the images.
+        ValueError: If they are reports of different images, classes, mappings or protocols, or lack the counts of the images.
     """
     for report in (first, second):
         if not isinstance(report, Mapping) or "per_image" not in report:

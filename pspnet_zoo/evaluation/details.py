@@ -30,8 +30,8 @@ class Details:
 
     boundary_f1: dict[str, float | None]
     """Boundary F1 by class name, 0 to 1, of all boundary pixels of the dataset; None for a class without any."""
-    mean_boundary_f1: float
-    """Mean over the classes that have a boundary."""
+    mean_boundary_f1: float | None
+    """Mean over the classes that have a boundary; None if there is none."""
     reliability: list[dict[str, float]]
     """A bin of probability each: "confidence" and "accuracy", 0 to 1, means of its pixels, and the number of "pixels"."""
     ece: float
@@ -96,7 +96,7 @@ class DetailCounts:
             intervals.pop("pixel_accuracy", None)
         return Details(
             boundary_f1={name: None if v != v else v for name, v in zip(names, f1.tolist(), strict=True)},
-            mean_boundary_f1=f1.nanmean().item(),
+            mean_boundary_f1=None if f1.isnan().all() else f1.nanmean().item(),
             reliability=[{"confidence": c / n, "accuracy": r / n, "pixels": n} for n, c, r in per_bin.tolist()],
             ece=((confidence - right).abs().sum() / pixels.sum()).item(),
             intervals=intervals,

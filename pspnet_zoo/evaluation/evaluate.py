@@ -164,7 +164,7 @@ def evaluate(
         category_iou=_by_name(list(categories), by_category.iou) if by_category else None,
         pixel_accuracy=confusion.pixel_accuracy,
         mean_accuracy=confusion.mean_accuracy,
-        loss=None if model.activation in ("argmax", "argmax2d") else losses.sum().item() / counted,
+        loss=None if getattr(model, "gives_ids", model.activation in ("argmax", "argmax2d")) else losses.sum().item() / counted,
         images=len(dataset),
         protocol=protocol_for(model, protocol),
         confusion=confusion.counts.tolist(),

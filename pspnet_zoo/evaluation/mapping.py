@@ -1,5 +1,6 @@
 """A model and a dataset with different classes, measured on the classes that both become."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,22 @@ from ..data.layouts.classes import DROPPED, Classes
 from ..inference.scores import SegmentationModel, as_logits, decision_of, labels_of
 from ..meta import IGNORE, Labels
 
+_log = logging.getLogger(__name__)
+
 
 class MappedNetwork:
     """A model whose classes are merged: a class has the sum of the probabilities of those that become it.
 
-    Ignored and dropped classes of the model are never predicted; the probabilities of the others count there.
+    Ignored and dropped classes of the model are never predicted; the probabilities of the others count there. The model's threshold
+    is kept where each of its classes becomes one class, in the same order; elsewhere it has no meaning, and a warning says so.
 
     Args:
         network: The model, as `pspnet_zoo.runtimes.open.open_runtime` gives it.
         classes: What its classes become, by their names.
+
+    Attributes:
+        mapping: The content of `classes`, as JSON has it.
+        gives_ids: Whether the model gives ids and no probabilities, so that there is no loss.
 
     Raises:
         ValueError: If a class of the model is nowhere in `classes`, none becomes one of them, or it is multi-label.
@@ -44,7 +52,16 @@ class MappedNetwork:
         self.labels: Labels | None = classes.labels
         self.classes = len(classes.labels)
         self.activation = None
-        self.threshold = None  # it is of the classes before
+        self.gives_ids = network.activation in ("argmax", "argmax2d")
+        self.mapping = _content(classes)
+        self.threshold = decision_of(network).threshold
+        if self.threshold is not None and self._groups != [[i] for i in range(len(own))]:
+            _log.warning(
+                "Warning: the model's threshold %s is of its own classes, and the mapping makes others of them; the most probable "
+                "class is measured, without a threshold",
+                self.threshold,
+            )
+            self.threshold = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._network, name)
@@ -94,6 +111,17 @@ class MappedDataset:
     def mask(self, index: int) -> tv_tensors.Mask:
         """The second of an item, without reading the image."""
         return tv_tensors.Mask(self._table[self._dataset.mask(index).long()])
+
+
+def _content(classes: Classes) -> dict[str, Any]:
+    """The classes of a mapping and their categories, without colors; the order in which categories are listed is left out."""
+    return {
+        "names": list(classes.labels.names),
+        "mapping": {name: sorted(group, key=str) for name, group in classes.mapping.items()},
+        "ignore": sorted(classes.ignore, key=str),
+        "drop": sorted(classes.drop, key=str),
+        "background": classes.background,
+    }
 
 
 def _find_all(names: Sequence[str], classes: Classes, what: str) -> list[int]:

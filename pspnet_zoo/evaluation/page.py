@@ -129,5 +129,6 @@ def _settings(report: dict[str, Any]) -> list[tuple[str, Any]]:
         **{f"protocol: {key}": value for key, value in report["protocol_settings"].items()},
         **{f"version: {key}": value for key, value in report["versions"].items()},
         **{key.replace("_", " "): report[key] for key in ("commit", "device", "weights_sha256", "data_sha256")},
+        **{key.replace("_", " "): report.get(key) for key in ("mapping", "threshold", "model_precision")},
     }
     return [(key, value) for key, value in settings.items() if value is not None]

@@ -21,7 +21,7 @@ from .. import __version__
 from ..data.dataset import SegmentationDataset
 from ..data.images import encode_class_masks
 from ..inference import draw
-from ..inference.scores import SegmentationModel, class_ids
+from ..inference.scores import SegmentationModel, class_ids, decision_of
 from ..meta import IGNORE, Preprocess
 from ..models.pspnet import PSPNet
 from ..runtimes.open import Runtime
@@ -38,7 +38,8 @@ def report(evaluation: Evaluation, model: PSPNet | Runtime, dataset: Segmentatio
 
     Args:
         evaluation: The evaluation of the model on the dataset.
-        model: Its weights are hashed, as `save_pretrained` would write them or as an exported file has them.
+        model: Its weights are hashed, as `save_pretrained` would write them or as an exported file has them. A `MappedNetwork` has
+            its mapping in the report.
         dataset: The names and sizes of its files are hashed, in order, not their content, which would have to be read again.
 
     Raises:
@@ -49,6 +50,9 @@ def report(evaluation: Evaluation, model: PSPNet | Runtime, dataset: Segmentatio
         **({"per_image": _per_image(evaluation, evaluation.details.counts, dataset)} if evaluation.details else {}),
         "weights_sha256": weights_digest(model.state_dict()) if isinstance(model, PSPNet) else model.weights_sha256,
         "data_sha256": data_digest(dataset),
+        "mapping": getattr(model, "mapping", None),
+        "threshold": decision_of(model).threshold,
+        "model_precision": _precision(model),  # "precision" is that of the classes
         "provenance": model.provenance,
         "versions": {
             "pspnet_zoo": __version__,
@@ -60,6 +64,13 @@ def report(evaluation: Evaluation, model: PSPNet | Runtime, dataset: Segmentatio
         "commit": commit(),
         "device": str(model.device),
     }
+
+
+def _precision(model: PSPNet | Runtime) -> str:
+    """Number type that the model was computed in: that of the file, of autocast, or of the weights."""
+    spec = getattr(model, "spec", None)
+    chosen = spec.precision if spec else getattr(model, "precision", None)
+    return chosen or str(model.dtype).removeprefix("torch.")
 
 
 def _per_image(evaluation: Evaluation, counts: Tensor, dataset: SegmentationDataset) -> list[dict[str, Any]]:

@@ -132,7 +132,9 @@ class WorkQueue:
                 raise refusal(400, "The connection was closed before the image was segmented.")
             raise refusal(504, "The image was not segmented in time. Send a smaller one, or try again later.")
         finally:
-            work.cancel()  # drops it if no thread has begun it
+            if job.future.cancel():  # no thread has begun it, so that it stays in the queue until one comes to it
+                job.file = b""
+            work.cancel()
             left.cancel()
 
     def _work(self, predictor: Predictor) -> None:
@@ -170,16 +172,24 @@ class WorkQueue:
                 except Exception as error:
                     job.future.set_exception(error)
         for group in by_size.values():
-            start = time.perf_counter()
+            self._answer(predictor, group)
+
+    def _answer(self, predictor: Predictor, group: list[tuple[_ImageJob, np.ndarray]]) -> None:
+        """Segment images of one size together; if that fails, each alone, so that none fails for another one."""
+        start, predictions = time.perf_counter(), None
+        try:
+            predictions = predictor.segment([pixels for _, pixels in group])
+        except Exception as error:
+            if len(group) == 1:
+                group[0][0].future.set_exception(error)
+                return
+        if predictions is None:  # out of the clause above, in which the error keeps the memory of the batch
+            for each in group:
+                self._answer(predictor, [each])
+            return
+        self._observe(time.perf_counter() - start, len(group))
+        for (job, _), prediction in zip(group, predictions, strict=True):
             try:
-                predictions = predictor.segment([pixels for _, pixels in group])
+                job.future.set_result(job.respond(prediction))
             except Exception as error:
-                for job, _ in group:
-                    job.future.set_exception(error)
-                continue
-            self._observe(time.perf_counter() - start, len(group))
-            for (job, _), prediction in zip(group, predictions, strict=True):
-                try:
-                    job.future.set_result(job.respond(prediction))
-                except Exception as error:
-                    job.future.set_exception(error)
+                job.future.set_exception(error)

@@ -73,7 +73,8 @@ def stage(
         example: A JPEG of a photo and its segmentation.
 
     Raises:
-        WeightsError: If the checkpoint does not load strictly, gives NaN or Inf, or the card cannot be read.
+        WeightsError: If the checkpoint does not load strictly, gives NaN or Inf, its report is of other weights, other classes or
+            another threshold, or the card cannot be read.
         OSError: If the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,6 +100,8 @@ def stage(
             f"'{source / REPORT_FILE}' was measured with other weights than those beside it. Measure them again with "
             "pspnet-zoo evaluate --json, or remove the report"
         )
+    if report:
+        _check_report(report, source / REPORT_FILE, model)
     numbers = dict.fromkeys([*metrics, *_recorded(provenance), *_measured(report)])
     card = model_card(
         model,
@@ -190,6 +193,22 @@ def _read_report(path: Path) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(f"'{path}' is not of pspnet-zoo evaluate --json ({error!r}). Make it anew or remove it") from None
     return report
+
+
+def _check_report(report: Mapping[str, Any], path: Path, model: Any) -> None:
+    """Refuse numbers of these weights that are not of the checkpoint as it predicts now. Older reports lack some of the keys."""
+    wrong = None
+    threshold = list(model.threshold) if isinstance(model.threshold, tuple) else model.threshold
+    if report.get("mapping") is not None:
+        wrong = "was measured with --mapping, so its numbers are not of the checkpoint's own classes"
+    elif report.get("threshold", threshold) != threshold:
+        wrong = f"was measured with the threshold {report['threshold']}, and {CONFIG_FILE} has {threshold}"
+    elif model.labels and isinstance(report.get("iou"), dict):
+        names, own = list(report["iou"]), list(model.labels.names)
+        if names != own and not (len(own) == 1 and names[1:] == own):  # the background of a binary network has any name
+            wrong = f"has the classes {', '.join(names)}, and the checkpoint {', '.join(own)}"
+    if wrong:
+        raise WeightsError(f"'{path}' {wrong}. Measure again with pspnet-zoo evaluate --json, or remove the report")
 
 
 _REPORT = {"weights_sha256": str, "dataset": str, "split": str, "protocol": str, "protocol_settings": dict}

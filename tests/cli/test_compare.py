@@ -42,6 +42,7 @@ def test_differences_are_paired_over_the_same_samples(reports):
     [
         ("data_sha256", "0", "differ in their images"),
         ("protocol", "other", "differ in their protocol"),
+        ("mapping", {"names": ["sky"]}, "differ in their mapping: None and"),
         ("iou", {}, "other classes"),
     ],
 )
@@ -62,3 +63,11 @@ def test_the_command_prints_the_differences(run, reports, tmp_path):
     (tmp_path / "a.json").write_text("{")
     code, _, err = run("compare", tmp_path / "a.json", tmp_path / "b.json")
     assert code == 2 and "is no report" in err
+
+
+def test_reports_from_before_the_mapping_was_recorded_and_with_nan_are_compared(run, reports, tmp_path):
+    assert reports[0].pop("mapping", 0) is None and reports[1]["mapping"] is None
+    for name, values in zip("ab", reports, strict=True):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**values, "mean_boundary_f1": float("nan")}))
+    code, text, _ = run("compare", tmp_path / "a.json", tmp_path / "b.json")
+    assert code == 0 and "nan" not in text

@@ -1,6 +1,7 @@
 """What to label next."""
 
 import csv
+import gc
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 from scipy.stats import entropy
 
+from pspnet_zoo.evaluation import ranking
 from pspnet_zoo.evaluation.ranking import Uncertainty, features_of, rank, uncertainty_of
 from pspnet_zoo.inference.scores import class_ids, class_probabilities
 
@@ -85,3 +87,68 @@ def test_images_below_and_images_with_labels_count(run, net, photos, tmp_path):
 def test_options_that_change_nothing_are_refused(run, photos, arguments, message):
     code, _, err = run("rank", photos, *arguments)
     assert code == 2 and message in err
+
+
+def test_ranks_are_those_of_all_pairs_and_take_no_memory_for_them():
+    values = torch.randint(0, 50, (200, 3), generator=torch.Generator().manual_seed(0)).double() / 50  # with many ties
+    by_pairs = (values[:, None] >= values[None]).double().mean(1).mean(1)
+    assert torch.equal(ranking._mean_rank([Uncertainty(*row) for row in values.tolist()]), by_pairs)
+    many = [Uncertainty(i / 200_000, 0, 0) for i in range(200_000)]  # pairs would take 120 GB
+    assert ranking._mean_rank(many)[-1] == 1
+
+
+def test_the_mask_of_an_image_is_not_kept_while_others_are_read(run, net, photos, tmp_path, monkeypatch):
+    model, kept = net.save_pretrained(tmp_path / "model"), []
+
+    def uncertainty(*arguments):
+        kept.append(sum(type(each) is torch.Tensor and each.shape == (33, 65) for each in gc.get_objects()))
+        return uncertainty_of(*arguments)
+
+    monkeypatch.setattr(ranking, "uncertainty_of", uncertainty)
+    _, text, err = run("rank", photos, "-o", tmp_path / "ranking.csv", "--model", model)
+    assert "Ranked 3 images" in text and kept == [kept[0]] * 3, err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "b.png' needs more memory than there is"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "b.png' needs more memory than there is"),
+        (FloatingPointError("The model's scores are NaN"), "b.png' cannot be ranked: The model's scores are NaN"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_image_that_fails_in_the_network_is_named_and_the_others_are_ranked(
+    run, net, photos, tmp_path, monkeypatch, error, message
+):
+    model, output = net.save_pretrained(tmp_path / "model"), tmp_path / "ranking.csv"
+    (photos / "broken.png").unlink()
+    with Image.open(photos / "b.png") as second:
+        wanted = torch.from_numpy(np.array(second)).permute(2, 0, 1)
+
+    def uncertainty(runtime, image):
+        if torch.equal(image, wanted):
+            raise error
+        return uncertainty_of(runtime, image)
+
+    monkeypatch.setattr(ranking, "uncertainty_of", uncertainty)
+    code, _, err = run("rank", photos, "-o", output, "--model", model)
+    assert code == 2 and message in err and err.count("Error") == 1
+    assert [row["path"][-5:] for row in csv.DictReader(output.read_text().splitlines())] in (["a.png", "c.png"], ["c.png", "a.png"])
+
+
+def test_the_contact_sheet_of_an_earlier_ranking_is_not_ranked(run, net, photos, tmp_path):
+    model = net.save_pretrained(tmp_path / "model")
+    (photos / "broken.png").unlink()
+    command = ("rank", photos, "-o", photos / "ranking.csv", "--model", model, "--by", "uncertainty")
+    assert run(*command)[0] == 0
+    first = (photos / "ranking.csv").read_text()
+    code, text, _ = run(*command)
+    assert code == 0 and "Ranked 3 images" in text and (photos / "ranking.csv").read_text() == first
+
+
+def test_a_contact_sheet_never_replaces_an_image(run, net, photos, tmp_path):
+    model, before = net.save_pretrained(tmp_path / "model"), (photos / "a.png").read_bytes()
+    code, _, err = run("rank", photos, "-o", photos / "a.csv", "--model", model)
+    assert code == 2 and "a.png', which 'pspnet-zoo rank' did not write. Give --output another name" in err
+    assert (photos / "a.png").read_bytes() == before and not (photos / "a.csv").exists()

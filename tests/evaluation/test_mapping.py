@@ -7,13 +7,14 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
+from pspnet_zoo import Labels, PSPNet
 from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.data.layouts.classes import parse_classes
 from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.evaluation.evaluate import evaluate
 from pspnet_zoo.evaluation.mapping import MappedDataset, MappedNetwork
 from pspnet_zoo.inference.protocols import PROTOCOLS
-from pspnet_zoo.inference.scores import class_probabilities
+from pspnet_zoo.inference.scores import class_ids, class_probabilities
 
 VALUES = {
     "names": ["ground", "building", "thing"],
@@ -77,3 +78,46 @@ def test_the_command_measures_on_the_mapped_classes(net, camvid, tmp_path):
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "report.json").read_text())
     assert set(report["iou"]) == {"ground", "building", "thing"} and len(report["weights_sha256"]) == 64
+    assert report["mapping"]["mapping"] == {name: sorted(group) for name, group in VALUES["mapping"].items()}
+
+
+TWO = Labels(("background", "nucleus"))
+
+
+@pytest.fixture
+def two_classes():
+    network = PSPNet("test_efficientnet", None, classes=2, psp_out_channels=8).eval()
+    network.labels, network.threshold = TWO, 0.2
+    return network
+
+
+def test_the_threshold_is_kept_where_the_models_classes_stay_as_they_are(two_classes, caplog):
+    two_classes.segmentation_head[0].weight.data *= 30
+    classes = parse_classes({"names": ["background", "nucleus"], "ignore": ["membrane"]})  # the dataset has one class more
+    image = torch.randint(0, 256, (1, 3, 33, 47), dtype=torch.uint8)
+    probability = class_probabilities(two_classes, image)[:, 1]
+    ids = class_ids(MappedNetwork(two_classes, classes), image)
+    assert torch.equal(ids, (probability > 0.2).long()) and ((probability > 0.2) & (probability < 0.5)).any() and not caplog.text
+
+
+def test_a_threshold_that_is_not_used_is_warned_of(two_classes, caplog):
+    swapped = parse_classes({"names": ["thing", "other"], "mapping": {"thing": ["nucleus"], "other": ["background"]}})
+    assert MappedNetwork(two_classes, swapped).threshold is None
+    assert "the model's threshold 0.2 is of its own classes" in caplog.text and caplog.text.count("Warning") == 1
+
+
+def test_a_model_that_gives_ids_alone_has_no_loss_with_a_mapping_either(net, camvid):
+    ids = PSPNet(**{**net.config, "activation": "argmax", "encoder_weights": None}).eval()
+    ids.load_state_dict(net.state_dict())
+    ids.labels, ids.preprocess = net.labels, net.preprocess
+    dataset = MappedDataset(open_dataset("camvid", camvid, "val"), CLASSES)
+    losses = [evaluate(MappedNetwork(each, CLASSES), dataset).loss for each in (ids, net.eval())]
+    assert losses[0] is None and losses[1] > 0
+
+
+def test_equal_mappings_in_another_order_are_recorded_alike_and_others_are_not(net):
+    mapping = {name: group[::-1] for name, group in reversed(VALUES["mapping"].items())}
+    same = MappedNetwork(net, parse_classes({**VALUES, "mapping": mapping, "ignore": VALUES["ignore"][::-1]})).mapping
+    assert same == MappedNetwork(net, CLASSES).mapping == json.loads(json.dumps(same)) and same["names"] == VALUES["names"]
+    moved = {"ground": ["road"], "thing": [*VALUES["mapping"]["thing"], "pavement"]}
+    assert MappedNetwork(net, parse_classes({**VALUES, "mapping": moved})).mapping != same
