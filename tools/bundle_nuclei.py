@@ -46,7 +46,7 @@ PROVENANCE = {
 
 def commands() -> list[str]:
     """The commands of the page that says how the weights were made."""
-    text = GUIDE.read_text().replace("\\\n    ", "")
+    text = GUIDE.read_text().partition("## In half an hour")[0].replace("\\\n    ", "")
     return re.findall(r"^(?:pspnet-zoo train|torchrun|python -m tools).+", text, re.MULTILINE)
 
 
