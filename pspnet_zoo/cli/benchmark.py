@@ -18,7 +18,9 @@ _SIZE = "512x1024"
 
 def benchmark(
     model: ModelArgument,
-    size: Annotated[str, typer.Option(help="Height and width of the timed image, in pixels.")] = _SIZE,
+    size: Annotated[
+        str, typer.Option(help="Height and width of the timed image, in pixels; encoders of one size have theirs.")
+    ] = _SIZE,
     runtimes: Annotated[
         str | None,
         typer.Option(
@@ -70,7 +72,7 @@ def benchmark(
             dataset=evaluated,
             progress=lambda text, done, total: bar.update(task, description=text, completed=done, total=total),
         )
-    out.print(_table(found, f"{model}, {size}"))
+    out.print(_table(found, f"{model}, {found.size[0]}x{found.size[1]}"))
     for name, reason in found.left_out.items():
         say(f"{name} was left out: {reason}")
     if json_file:

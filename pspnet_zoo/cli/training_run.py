@@ -1,6 +1,7 @@
 """A run made from the options of `pspnet-zoo train`: images, teachers, and the network to start from."""
 
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,8 +60,9 @@ class TrainingRun:
         check_effects(self.recipe, settings, masks=masked is not None, teacher=bool(teachers.names), aux_head=aux)
         factor, (low, high) = self.network.preprocess.input_scale, self.recipe.scale
         if factor != 1 and trainer.leads:
+            most = self.network.preprocess.max_pixels / factor**2  # larger ones are predicted at a smaller factor
             text = f"times --scale {low:g} to {high:g}: images are resized by {factor * low:g} to {factor * high:g}"
-            say(f"The network's input scale factor is {factor:g}, {text}", err)
+            say(f"The network's input scale factor is {factor:g}, {text}, photos of more than {most:,.0f} pixels by less", err)
         self.validation = data.validation() if self.recipe.evaluate_every else None
         self.network.provenance = {
             "data": data.description(masked, len(self.images)),
@@ -203,7 +205,10 @@ class TeacherOptions:
         """For the network that is trained."""
         if not self.names:
             return {}
-        networks = [{"name": name, "provenance": net.provenance} for name, net in zip(self.names, self.runtimes, strict=True)]
+        networks = [
+            {"name": _published_name(name), "provenance": net.provenance}
+            for name, net in zip(self.names, self.runtimes, strict=True)
+        ]
         return {"teachers": {"protocol": self.protocol, "mapping": self.mapping, "networks": networks}}
 
     def scores(self, images: "SegmentationDataset") -> "TeacherScores | None":
@@ -246,7 +251,12 @@ class StartOptions:
     @property
     def description(self) -> str:
         """For the provenance."""
-        return self.init or (f"encoder weights {self.encoder_weights}" if self.encoder_weights else "untrained")
+        if self.init:
+            return _published_name(self.init)
+        weights = self.encoder_weights
+        if weights and weights.endswith(".safetensors"):
+            weights = Path(weights).name
+        return f"encoder weights {weights}" if weights else "untrained"
 
     def network(self, labels: Labels, seed: int, preprocess: Preprocess | None) -> "tuple[PSPNet, bool]":
         """With these classes, and for these images where they are not 8-bit RGB; and whether it is a checkpoint of these classes.
@@ -281,6 +291,13 @@ class StartOptions:
         network.labels = labels
         network.preprocess = preprocess or network.preprocess
         return network, is_same
+
+
+def _published_name(source: str) -> str:
+    """A model as its provenance names it: of a folder or file the last part, since paths of this machine are nobody else's."""
+    from ..model_source import ExportedFile, Folder, parse
+
+    return Path(os.path.abspath(source)).name if isinstance(parse(source), ExportedFile | Folder) else source
 
 
 @contextmanager

@@ -62,6 +62,7 @@ class Comparison:
     left_out: dict[str, str]
     """Runtimes that were left out, with the reason."""
     size: tuple[int, int]
+    """Height and width of the timed image, in pixels."""
     rounds: int
     machine: dict[str, Any]
 
@@ -85,7 +86,7 @@ def compare(
 
     Args:
         model: What `pspnet_zoo.load` takes.
-        size: Height and width of the image, in pixels.
+        size: Height and width of the image, in pixels; a network of one size is timed at that one.
         names: Runtimes of `RUNTIMES`; None for all that are installed. Ratios are to the first one.
         rounds: Images for each runtime, after one to warm up.
         threads: CPU threads; None for each runtime's choice.
@@ -101,6 +102,7 @@ def compare(
             raise ValueError(f"There is no runtime '{name}'; choose from {', '.join(RUNTIMES)}")
     check_size(size)
     network = load(model).eval()
+    size = network.image_size or size
     wanted = list(names or RUNTIMES)
     say = progress or (lambda text, done, total: None)
     x = _image(network, size, dataset)
@@ -188,8 +190,6 @@ def _missing(name: str, calibration: Any) -> str | None:
 
 def _image(network: PSPNet, size: tuple[int, int], dataset: SegmentationDataset | None) -> torch.Tensor:
     """One normalised image of the size: the first of the dataset, or noise."""
-    if network.image_size:
-        size = network.image_size
     if dataset is not None:
         pixels = dataset[0][0][None]
         x = network.preprocess.normalize(torch.nn.functional.interpolate(pixels.float(), size=size, mode="bilinear"))

@@ -88,7 +88,8 @@ def export(
 
     Raises:
         ImportError: If a package is missing; the message says what to install.
-        ValueError: If an argument is outside its range, the network cannot be exported, or the file is not right.
+        ValueError: If an argument is outside its range, the network cannot be exported, or the file is not right; or if `input` is
+            "uint8" and the network reads something else than three channels of 8 bits.
         OSError: If the path cannot be written.
         WeightsError: If the network cannot be loaded.
     """
@@ -202,6 +203,11 @@ def _specification(network: PSPNet, precision: Any, input: Any, output: Any) -> 
     channels = network.config["in_channels"]
     if input == "uint8" and channels != 3:
         raise ValueError(f"input 'uint8' is for RGB images, and this network takes {channels} channels; use input 'float32'")
+    if input == "uint8" and network.preprocess.white != 255:
+        raise ValueError(
+            f"input 'uint8' is for images of 8 bits, and this network reads values in which white is {network.preprocess.white:g}; "
+            "use input 'float32'"
+        )
     if input == "uint8" and network.image_size and network.preprocess.input_scale != 1:
         raise ValueError("This network takes one size and resizes images to it, which no graph does; use input 'float32'")
     if network.multilabel and (precision == "int8" or output == "ids+confidence"):

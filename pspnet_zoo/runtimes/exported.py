@@ -103,6 +103,11 @@ class Exported:
             raise ValueError("classes, channels and the sides of image_size must be positive whole numbers")
         if self.channels != len(self.preprocess.mean):
             raise ValueError(f"there are {self.channels} channels, and preprocess has {len(self.preprocess.mean)}")
+        if self.input == "uint8" and (self.channels != 3 or self.preprocess.white != 255):
+            raise ValueError(
+                f"input is 'uint8', which is for three channels of 8 bits; there are {self.channels}, and white is "
+                f"{self.preprocess.white:g}"
+            )
         # one class may have the background's label too
         if self.labels is not None and len(self.labels) not in (self.classes, max(self.classes, 2)):
             raise ValueError(f"there are {self.classes} classes, and {len(self.labels)} labels")
@@ -158,7 +163,10 @@ class ExportedRuntime:
         if spec.input == "uint8":  # the file normalises: until then, pixels of 0 to 255 with the mean colour at 0
             mean = tuple(m * 255 / spec.preprocess.range for m in spec.preprocess.mean)
             self._mean = torch.tensor(mean).view(-1, 1, 1)
-            self.preprocess = replace(spec.preprocess, mean=mean, std=(1.0,) * len(mean), range=255.0, input_scale=1.0)
+            # the file always upsamples, so an image that the network reads at less than its input scale is shrunk first
+            most = max(int(spec.preprocess.max_pixels / spec.preprocess.input_scale**2), 1)
+            given = replace(spec.preprocess, mean=mean, std=(1.0,) * len(mean), range=255.0)
+            self.preprocess = replace(given, input_scale=1.0, max_pixels=most)
         self._run = run
 
     @property

@@ -47,7 +47,9 @@ class Log:
 
     def __init__(self, folder: Path, recipe: Recipe, step: int, writes: bool, trackers: Sequence[str] = ("tensorboard",)) -> None:
         self.folder = folder
-        self.trackers = [_started(name, folder, recipe, step) for name in trackers] if writes else []
+        known = folder / TRACKED
+        ids: dict[str, str] = json.loads(known.read_text()) if writes and step and known.is_file() else {}
+        self.trackers = [_started(name, folder, recipe, step, ids) for name in trackers] if writes else []
         self.writes = writes
         if writes:
             write_atomically(folder / RECIPE, (json.dumps(asdict(recipe), indent=2) + "\n").encode())
@@ -92,11 +94,9 @@ def check_trackers(names: Sequence[str]) -> None:
             raise ValueError(f"log is '{name}', which is not installed; install it by: pip install {name}")
 
 
-def _started(name: str, folder: Path, recipe: Recipe, step: int) -> Any:
-    """A tracker of accelerate, at work on this run: a new one, or the one that had the steps before."""
+def _started(name: str, folder: Path, recipe: Recipe, step: int, ids: dict[str, str]) -> Any:
+    """A tracker of accelerate, at work on this run: a new one, which joins `ids` and their file, or that of the steps before."""
     tracker_class, run = LOGGER_TYPE_TO_CLASS[name], folder.resolve().name
-    known = folder / TRACKED
-    ids: dict[str, str] = json.loads(known.read_text()) if step and known.is_file() else {}
     if name == "tensorboard":
         tracker = tracker_class("tensorboard", folder, purge_step=step + 1)
     elif name == "wandb":
@@ -117,7 +117,7 @@ def _started(name: str, folder: Path, recipe: Recipe, step: int) -> Any:
     if name not in ids:  # MLflow refuses to change settings, such as the number of steps
         tracker.store_init_configuration({key: str(v) if isinstance(v, tuple) else v for key, v in asdict(recipe).items()})
         ids[name] = attrgetter(_ID[name])(tracker)
-        write_atomically(known, (json.dumps(ids, indent=2) + "\n").encode())
+        write_atomically(folder / TRACKED, (json.dumps(ids, indent=2) + "\n").encode())
     return tracker
 
 

@@ -131,7 +131,9 @@ class Run:
             for k, v in now["recipe"].items()
             if k not in _CHANGEABLE and before["recipe"].get(k) != v
         ]
-        for part in ("network", "classes", "dataset", "start", "teacher"):
+        if _same_start(before.get("start"), now["start"]):
+            before["start"] = now["start"]
+        for part in ("network", "preprocess", "classes", "dataset", "start", "teacher"):
             if part in before and before[part] != now[part]:
                 differing += _difference(part, before[part], now[part])
         if differing:
@@ -180,11 +182,23 @@ def identity(model: PSPNet, dataset: SegmentationDataset, teacher: str | None) -
     names = "\n".join(path.name for path in (*dataset.images, *dataset.masks))
     return {
         "network": model.config,
+        "preprocess": asdict(model.preprocess),
         "classes": dataset.labels.names,
         "dataset": f"{len(dataset)} images (names {hashlib.sha256(names.encode()).hexdigest()[:12]})",
         "start": (model.provenance or {}).get("start"),
         "teacher": teacher,
     }
+
+
+def _same_start(before: Any, now: Any) -> bool:
+    """Whether the start of a checkpoint is that of now; before 0.1.0 it was the whole path of a folder or file."""
+    if not isinstance(before, str) or not isinstance(now, str):
+        return before == now
+    kind = "encoder weights "
+    if before == now or before.startswith(kind) != now.startswith(kind):
+        return before == now
+    path = before.removeprefix(kind).replace("\\", "/").rstrip("/")
+    return path.rpartition("/")[2] == now.removeprefix(kind)
 
 
 def _difference(part: str, before: Any, now: Any) -> list[str]:

@@ -4,6 +4,7 @@ import math
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torchvision import tv_tensors
 
 from ..data.dataset import SegmentationDataset
 from ..data.rasters import Region
+from ..inference.scores import size_factor
+from ..interrupts import SIGNALS
 from ..meta import IGNORE, Preprocess
 from ..storage.errors import WeightsError
 from .distill import TeacherScores, coordinates, sample
@@ -37,13 +40,12 @@ class Stream(Dataset):
         self.seed, self.views = recipe.seed, recipe.views
         self.cache: Any = None
         """Features and masks by index and view, see `pspnet_zoo.training.methods.features.FeatureCache`; None to read images."""
-        input_scale = preprocess.input_scale
-        self.smallest_scale = recipe.scale[0] * input_scale
+        self.preprocess, self.scale = preprocess, recipe.scale
         turned = 1.5 if recipe.rotate else 1.0  # more than the diagonal of a square by its side
         self.reach = [math.ceil(side * turned) for side in recipe.crop]
-        self.transform = training_transform(
+        self.transform = partial(
+            training_transform,
             crop=recipe.crop,
-            scale=(recipe.scale[0] * input_scale, recipe.scale[1] * input_scale),
             rotate=recipe.rotate,
             blur=recipe.blur,
             cat_max_ratio=recipe.cat_max_ratio,
@@ -86,29 +88,37 @@ class Stream(Dataset):
 
     def augmented(self, index: int, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """The image with this index, its mask and its soft labels, by the augmentation with this number."""
-        region = self._region(index, number)
+        large = self._large(index)
+        region = None if large is None or self.teacher else self._region(large, number)
         dataset: Any = self.dataset
         pair = dataset[index] if region is None else dataset.window(index, region)
         if pair[0].dtype != torch.uint8:
             pair = tv_tensors.Image(pair[0].float()), pair[1]
-        where = [coordinates(*pair[0].shape[-2:])] if self.teacher else []
+        height, width = pair[0].shape[-2:]
+        where = [coordinates(height, width)] if self.teacher else []
+        # large rasters are segmented in tiles of their own size, other images as a whole
+        base = self.preprocess.input_scale if large else size_factor(self.preprocess, height, width)
+        transform = self.transform(scale=(self.scale[0] * base, self.scale[1] * base))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.seed, number))
-            image, mask, *where = self.transform(*pair, *where)
+            image, mask, *where = transform(*pair, *where)
         mask = mask.as_subclass(Tensor).long()
         target = sample(self.teacher[index], where[0]) if self.teacher else mask.new_zeros(0, *mask.shape[-2:])
         return image.as_subclass(Tensor), mask, target.half()
 
-    def _region(self, index: int, number: int) -> Region | None:
-        """The part of a large image that is read for a crop; None to read it whole, as teachers need it.
+    def _large(self, index: int) -> tuple[int, int] | None:
+        """Height and width of a large image that can be read by windows; None for others."""
+        size_of = getattr(self.dataset, "window_size", None)
+        size = size_of(index) if size_of else None
+        return size if size and size[0] * size[1] >= LARGE else None
+
+    def _region(self, size: tuple[int, int], number: int) -> Region | None:
+        """The part of a large image that is read for a crop; None to read it whole.
 
         It holds a crop at the smallest scale and any angle. Its place is drawn anew each time, so that crops come from everywhere.
         """
-        size_of = None if self.teacher else getattr(self.dataset, "window_size", None)
-        size = size_of(index) if size_of else None
-        if size is None or size[0] * size[1] < LARGE:
-            return None
-        side = [min(math.ceil(crop / self.smallest_scale) + 2, full) for crop, full in zip(self.reach, size, strict=True)]
+        smallest = self.scale[0] * self.preprocess.input_scale
+        side = [min(math.ceil(crop / smallest) + 2, full) for crop, full in zip(self.reach, size, strict=True)]
         if side[0] * side[1] * 4 > size[0] * size[1]:
             return None
         random = torch.Generator().manual_seed(seed_of(self.seed + 1, number))
@@ -155,7 +165,7 @@ def _collate(items: list[Any]) -> Any:
 
 def _ignore_stop_signals(worker: int) -> None:
     """Ignore signals, which workers get with their process group: they end when the run ends."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

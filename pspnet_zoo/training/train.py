@@ -185,7 +185,7 @@ class _Loop:
         """Prepare and train."""
         accelerator, model, recipe, teacher = self.accelerator, self.model, self.recipe, self.teacher
         known_by = identity(model, self.dataset, teacher.name if teacher else None)
-        model.threshold = None  # it was of the weights before
+        threshold, model.threshold = model.threshold, None  # it is of the weights before the first step
         model.to(accelerator.device).to(memory_format=torch.channels_last)  # dilated depthwise: several times faster so on CPUs
         own_norms = _sync_norms(model) if accelerator.num_processes > 1 and accelerator.device.type == "cuda" else {}
         run = Run(model, recipe, accelerator, self.folder / CHECKPOINT, known_by)
@@ -203,6 +203,7 @@ class _Loop:
         step = OptimizerStep(run, stream, compile)
         order = batches(recipe, run.step, accelerator.process_index, accelerator.num_processes)
         model.train()
+        run.result.threshold = None if run.step else threshold
         owed = self.measure(run) if run.owes_evaluation else None
         self.trainer.begin()
         logged = Log(self.folder, recipe, run.step, accelerator.is_main_process, log)
@@ -210,6 +211,7 @@ class _Loop:
             if owed:
                 self.keep(run, owed, writer)
                 self.save(run) if run.step else None
+            run.result.threshold = None
             while not run.is_complete and not self.step(run, step, micro_batches, writer):
                 pass
         run.finish()
@@ -338,11 +340,17 @@ def _check_masks(dataset: SegmentationDataset) -> None:
 
 
 def _sync_norms(model: PSPNet) -> dict[str, nn.Module]:
-    """Replace batch norms by ones with statistics over all processes, on the same tensors; return the network's own by name."""
+    """Replace batch norms by ones with statistics over all processes, on the same tensors; return the network's own by name.
+
+    Norms whose weights are buffers stay: nothing uses their outputs, see `pspnet_zoo.models.encoder`, and timm takes parameters.
+    """
     own: dict[str, nn.Module] = {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not {"weight", "bias"} & dict(module.named_buffers()).keys()
     }
-    convert_sync_batchnorm(model)
+    for name, norm in own.items():
+        model.set_submodule(name, convert_sync_batchnorm(norm))
     return own
 
 

@@ -158,14 +158,17 @@ def _by_hand(entry: Checkpoint, source: Upstream, path: Path) -> str:
 
 @contextmanager
 def _progress_bar(name: str) -> Iterator[Progress | None]:
-    """A bar on a terminal's standard error; nothing elsewhere."""
+    """A bar on a terminal's standard error; nothing elsewhere, or without the package rich."""
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
-
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import Progress as Bar
+    except ModuleNotFoundError:  # torch.hub asks for fewer packages, see hubconf.py
+        yield None
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(name, total=None)

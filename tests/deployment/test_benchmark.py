@@ -46,6 +46,11 @@ def test_the_number_of_threads_reaches_the_runtime(network):
     assert used[-1] == 1
 
 
+def test_an_encoder_of_one_size_is_timed_at_that_one():
+    found = compare(PSPNet("pit_ti_224", None, classes=3, psp_out_channels=8), (33, 65), names=["torch"], rounds=1)
+    assert found.size == (224, 224) and found.as_json()["size"] == (224, 224)
+
+
 def test_an_unknown_runtime_is_named(network):
     with pytest.raises(ValueError, match="There is no runtime 'tvm'; choose from torch, torch-fast"):
         compare(network, (33, 65), names=["tvm"])

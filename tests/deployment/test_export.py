@@ -16,7 +16,7 @@ from pspnet_zoo import Labels, Predictor, PSPNet
 from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.deployment import export as module
 from pspnet_zoo.deployment.export import export
-from pspnet_zoo.deployment.graph import Deployed, enlarged
+from pspnet_zoo.deployment.graph import Deployed
 from pspnet_zoo.inference.scores import class_scores
 from pspnet_zoo.runtimes.exported import KEY
 from pspnet_zoo.runtimes.open import open_runtime
@@ -232,28 +232,6 @@ def test_a_path_that_cannot_be_written_is_named(network, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"file/street\.onnx' cannot be written"):
         export(network, tmp_path / "file" / "street.onnx")
-
-
-def test_uint8_is_for_three_channels(tmp_path):
-    with pytest.raises(ValueError, match="takes 4 channels"):
-        export(tiny("test_resnet", in_channels=4), tmp_path / "street.onnx", input="uint8")
-
-
-@pytest.mark.parametrize("factor", [1.25, 1.5, 2, 1.1, 4 / 3])
-def test_sides_are_enlarged_as_by_rounding(factor):
-    sides = [side for side in range(1, 2000) if (2 * side * factor) % 2 != 1]  # halves go up
-    assert [enlarged(side, factor) for side in sides] == [round(side * factor) for side in sides]
-
-
-def test_a_network_that_enlarges_images_does_so_inside(tmp_path):
-    from dataclasses import replace
-
-    network = tiny("test_resnet")
-    network.preprocess = replace(network.preprocess, input_scale=1.5)
-    runtime = open_runtime(export(network, tmp_path / "street.onnx", input="uint8"))
-    image = torch.randint(0, 256, (1, 3, 44, 62), dtype=torch.uint8)
-    found, wanted = class_scores(runtime, image).argmax(dim=1), Predictor(network)(image[0].permute(1, 2, 0).numpy()).mask
-    assert (found[0].numpy() == wanted).mean() >= 0.999
 
 
 def weight_bytes(path: Path) -> int:

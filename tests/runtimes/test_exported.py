@@ -89,6 +89,8 @@ ONE = {"classes": 1, "labels": Labels(("a", "b"))}
         {"multilabel": True, "threshold": (0.3, 0.4, 0.5)},
         {"multilabel": True, "output": "ids"},
         {"image_size": (64, 32)},
+        {"input": "uint8"},
+        {"channels": 1, "preprocess": Preprocess((0.5,), (0.2,), white=65535)},
     ],
     ids=str,
 )
@@ -113,6 +115,8 @@ def test_metadata_that_an_export_may_write_are_taken(file, changes):
         ({"image_size": (64, 0)}, "positive whole numbers"),
         ({"image_size": (64,)}, "positive whole numbers"),
         ({"channels": 4}, "4 channels, and preprocess has 3"),
+        ({"input": "uint8", "preprocess": Preprocess((0.5,) * 3, (0.2,) * 3, white=65535)}, "three channels of 8 bits"),
+        ({"input": "uint8", "channels": 1, "preprocess": Preprocess((0.5,), (0.2,))}, "three channels of 8 bits; there are 1"),
         ({"output": "scores"}, "output is 'scores'"),
         ({"classes": "3"}, "classes is '3'"),
     ],
@@ -136,7 +140,8 @@ def test_a_file_that_normalises_is_given_the_pixels(file, order, top):
     given = runtime.preprocess
     scaled = ordered / 255 * given.range
     runtime((scaled - torch.tensor(given.mean).view(3, 1, 1)) / torch.tensor(given.std).view(3, 1, 1))
-    assert (seen[0] == pixels).all() and seen[0].dtype == np.uint8 and given.input_scale == 1
+    assert (seen[0] == pixels).all() and seen[0].dtype == np.uint8
+    assert (given.input_scale, given.max_pixels) == (1, preprocess.max_pixels // 4)
 
 
 @pytest.mark.parametrize(("threshold", "classes"), [(None, 3), (0.3, 2), (0.7, 2)])

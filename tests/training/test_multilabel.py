@@ -11,7 +11,9 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision import tv_tensors
 
+from pspnet_zoo import from_pretrained
 from pspnet_zoo.data.open import open_dataset
+from pspnet_zoo.evaluation.evaluate import evaluate
 from pspnet_zoo.training.loss import pixel_mass, segmentation_loss
 from pspnet_zoo.training.methods.losses import LibraryLosses
 from pspnet_zoo.training.recipes import Recipe
@@ -112,6 +114,19 @@ def test_rare_crops_are_centred_on_a_class_and_crops_of_one_class_are_drawn_agai
     again = RandomCrop((20, 20), [0.0] * 3, 0.0, 0.75)
     found = [again(image, tv_tensors.Mask(mask))[1] for _ in range(20)]
     assert sum((crop[0] == 1).double().mean().item() >= 0.75 for crop in found) <= 2
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+def test_the_start_is_measured_with_its_threshold_which_the_trained_network_has_not(multilabel_net, circles, tmp_path, ema_decay):
+    multilabel_net.threshold = (0.55, 0.4, 0.5)
+    dataset, validation = (open_dataset("folder", circles, split) for split in ("train", "val"))
+    twin, recipe = copy.deepcopy(multilabel_net), replace(RECIPE, evaluate_every=1, ema_decay=ema_decay)
+    result = train(multilabel_net, dataset, recipe, tmp_path, validation=validation, measure_start=True)
+    start = evaluate(twin, validation).miou
+    twin.threshold = None
+    assert result.start_miou == pytest.approx(start) and start != pytest.approx(evaluate(twin, validation).miou)
+    assert multilabel_net.threshold is None and from_pretrained(tmp_path / "best").threshold is None
+    assert result.last_miou == pytest.approx(evaluate(multilabel_net, validation).miou)
 
 
 def test_what_is_of_classes_that_exclude_each_other_is_refused(multilabel_net, net, circles, tmp_path):

@@ -6,6 +6,7 @@ from multiprocessing import active_children
 
 import pytest
 import torch
+from torch import nn
 
 from pspnet_zoo import PSPNet, WeightsError
 from pspnet_zoo.data.images import ImageError
@@ -191,6 +192,15 @@ def test_norms_over_all_processes_are_taken_out_again(net):
         assert net.get_submodule(name).running_mean is norm.running_mean
         net.set_submodule(name, norm)
     assert all(module in set(net.modules()) for module in own.values())
+
+
+def test_norms_that_are_not_read_stay_as_they_are():
+    net = PSPNet("hrnet_w18_small", None, psp_out_channels=8)
+    before = {name for name, module in net.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+    own = _sync_norms(net)
+    kept = before - own.keys()
+    assert own and all(isinstance(net.get_submodule(name), nn.SyncBatchNorm) for name in own)
+    assert kept and not any(list(net.get_submodule(name).parameters()) for name in kept)
 
 
 def test_an_encoder_of_one_size_is_validated_while_it_trains(tmp_path, camvid):

@@ -1,5 +1,8 @@
 """Which images a step takes, and the seeds of what is random."""
 
+import os
+import time
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -8,10 +11,12 @@ import torch
 
 from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.data.open import open_dataset
+from pspnet_zoo.inference.scores import size_factor
+from pspnet_zoo.interrupts import SIGNALS
 from pspnet_zoo.meta import Preprocess
 from pspnet_zoo.storage.errors import WeightsError
 from pspnet_zoo.training.recipes import Recipe
-from pspnet_zoo.training.stream import Stream, batches, mask_class_fractions, seed_of
+from pspnet_zoo.training.stream import Stream, batches, mask_class_fractions, read_ahead, seed_of
 
 
 @pytest.mark.parametrize(("processes", "accumulation"), [(1, 1), (2, 1), (1, 3), (2, 3)])
@@ -33,10 +38,19 @@ def test_no_two_seeds_are_alike_and_torch_takes_each():
     assert max(seeds) > 2**62 and min(seeds) >= 0
 
 
-def test_scales_are_of_the_size_at_which_the_network_sees_an_image(camvid):
-    recipe = Recipe(iterations=1, batch_size=1, crop=(8, 8), lr=0.1, scale=(0.5, 2.0))
-    stream = Stream(open_dataset("camvid", camvid, "train"), None, recipe, Preprocess((0.5,) * 3, (0.5,) * 3, input_scale=1.5))
-    assert stream.transform.transforms[0].scale == (0.75, 3.0)
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+@pytest.mark.parametrize(
+    ("input_scale", "max_pixels", "factor"),
+    [(1.0, 10**6, 1.0), (1.0, 48 * 64, 1.0), (1.5, 10**6, 1.5), (2.0, 108 * 64, 1.5), (1.0, 24 * 32, 0.5), (2.0, 24 * 32, 0.5)],
+)
+def test_scales_are_of_the_size_at_which_the_network_sees_an_image(camvid, scale, input_scale, max_pixels, factor):
+    preprocess = Preprocess((0.5,) * 3, (0.5,) * 3, input_scale=input_scale, max_pixels=max_pixels)
+    dataset = open_dataset("camvid", camvid, "train")
+    assert size_factor(preprocess, 48, 64) == factor
+    recipe = Recipe(iterations=1, batch_size=1, crop=(200, 200), lr=0.1, scale=(scale, scale))
+    image = Stream(dataset, None, replace(recipe, photometric=False), preprocess)[0][0]
+    rows, columns = ((image != 128).any(0).any(dim).sum().item() for dim in (1, 0))  # the padding is of the mean
+    assert (rows, columns) == (48 * factor * scale, 64 * factor * scale)
 
 
 def test_without_a_teacher_there_is_no_target(camvid):
@@ -72,7 +86,8 @@ def test_a_crop_of_a_large_raster_is_read_as_a_window(tmp_path, monkeypatch, kin
     monkeypatch.setattr("pspnet_zoo.training.stream.LARGE", 10_000)
     regions, read = [], rasters.Raster.read
     monkeypatch.setattr(rasters.Raster, "read", lambda self, region=None: (regions.append(region), read(self, region))[1])
-    stream, places = Stream(dataset, None, recipe, preprocess), set()
+    few = replace(preprocess, max_pixels=200)  # as tiles, windows of a large raster are not shrunk to it
+    stream, places = Stream(dataset, None, recipe, few), set()
     for position in range(6):
         image, mask, *_ = stream[position]
         assert image.shape[1:] == (24, 32) and mask.shape == (24, 32) and (mask != 255).all()
@@ -82,7 +97,25 @@ def test_a_crop_of_a_large_raster_is_read_as_a_window(tmp_path, monkeypatch, kin
     places = {(region.top, region.left) for region in regions}
     assert len(places) == 6
     monkeypatch.setattr("pspnet_zoo.training.stream.LARGE", 2**24)
-    assert stream._region(0, 0) is None
+    assert stream._large(0) is None
+
+
+class Workers:
+    """A dataset whose items are the process that reads them."""
+
+    def __getitem__(self, position):
+        return torch.tensor([os.getpid()])
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_worker_that_reads_images_outlives_the_signals_of_its_process_group(number):
+    with read_ahead(Workers(), [[position] for position in range(12)], 1) as items:
+        worker = next(items).item()
+        os.kill(worker, number)
+        time.sleep(0.2)
+        assert {item.item() for item in items} == {worker} != {os.getpid()}
 
 
 class Masks:

@@ -3,10 +3,12 @@
 import importlib.util
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from pspnet_zoo.data.open import open_dataset
+from pspnet_zoo.training import log
 from pspnet_zoo.training.recipes import TRACKERS, Recipe
 from pspnet_zoo.training.train import train
 
@@ -99,6 +101,34 @@ def test_trackio_holds_the_run(run, tmp_path, monkeypatch):
     curve = {row["step"]: row["loss/train"] for row in rows if "loss/train" in row}
     assert list(curve) == [1, 2, 3, 4] and list(curve.values())[2:] == pytest.approx(losses)
     assert [row["miou/val"] for row in rows if "miou/val" in row] == pytest.approx(mious)
+
+
+class Tracker:
+    """A tracker that keeps an id for the run."""
+
+    def __init__(self, project, **options):
+        self.options = options
+        started.append(self)
+        self.run = SimpleNamespace(id=f"run-{len(started)}", name=f"name-{len(started)}")
+
+    def start(self):
+        pass
+
+    def store_init_configuration(self, values):
+        pass
+
+
+started = []
+
+
+def test_each_of_two_trackers_continues_its_own_run(tmp_path, monkeypatch):
+    started.clear()
+    for name in ("wandb", "trackio"):
+        monkeypatch.setitem(log.LOGGER_TYPE_TO_CLASS, name, Tracker)
+    log.Log(tmp_path, RECIPE, 0, True, ("wandb", "trackio"))
+    assert json.loads((tmp_path / "trackers.json").read_text()) == {"wandb": "run-1", "trackio": "name-2"}
+    log.Log(tmp_path, RECIPE, 2, True, ("trackio", "wandb"))
+    assert (started[2].options["name"], started[3].options["id"]) == ("name-2", "run-1")
 
 
 def test_a_run_can_do_without_trackers(run, tmp_path):

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchvision.transforms.v2 import functional as F
 
 from pspnet_zoo import PSPNet, WeightsError, from_pretrained
 from pspnet_zoo.data.labels import CAMVID
@@ -133,6 +134,31 @@ def test_images_are_scaled_from_the_size_at_which_the_network_sees_them(net, cam
     for name, network, scale in (("by it", net, (1.0, 1.2)), ("by hand", twin, (1.5, 1.5 * 1.2))):
         recipe = replace(RECIPE, iterations=1, scale=scale)
         train(network, dataset, recipe, tmp_path / name, progress=lambda step, loss, lr: losses.append(loss))
+    assert losses[0] == losses[1] and same(net, twin)
+
+
+class Halved:
+    """A dataset at half its size."""
+
+    labels = CAMVID
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        image, mask = self.dataset[index]
+        return F.resize(image, [24, 32], antialias=True), F.resize(mask, [24, 32])
+
+
+def test_large_images_are_scaled_from_the_size_to_which_the_network_shrinks_them(net, camvid, tmp_path):
+    dataset, twin, losses = open_dataset("camvid", camvid, "train"), copy.deepcopy(net), []
+    net.preprocess = replace(net.preprocess, max_pixels=48 * 64 // 4)
+    recipe = replace(RECIPE, iterations=1, crop=(24, 32), scale=(1.0, 1.0))
+    for name, network, images in (("by it", net, dataset), ("by hand", twin, Halved(dataset))):
+        train(network, images, recipe, tmp_path / name, progress=lambda step, loss, lr: losses.append(loss))
     assert losses[0] == losses[1] and same(net, twin)
 
 

@@ -106,6 +106,8 @@ def test_a_run_is_resumed_only_as_the_run_that_it_was(camvid, images, tmp_path):
     longer = replace(RECIPE, iterations=3)
     started = network()
     started.provenance = {"start": "pspnet_lite0.camvid"}
+    brighter = network()
+    brighter.preprocess = replace(brighter.preprocess, mean=(0.5, 0.5, 0.5))
     swapped = Labels((CAMVID.names[1], CAMVID.names[0], *CAMVID.names[2:]))
     others = [
         (network(16), images, "encoder_output_stride was 8 and is 16"),
@@ -113,6 +115,7 @@ def test_a_run_is_resumed_only_as_the_run_that_it_was(camvid, images, tmp_path):
         (network(), Subset(images, range(4)), r"dataset was 5 images \(names [0-9a-f]{12}\) and is 4 images"),
         (network(), open_dataset("camvid", camvid, "val"), "dataset was 5 images"),
         (started, images, "start was None and is pspnet_lite0.camvid"),
+        (brighter, images, r"mean was .0.485, 0.456, 0.406. and is .0.5, 0.5, 0.5."),
     ]
     for net, dataset, message in others:
         with pytest.raises(WeightsError, match=f"is of another run: {message}.*. Resume with the same settings"):
@@ -130,6 +133,31 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed(images, tmp_path):
     kept = {"step", "best", "scaler", "recipe", "teacher"}
     write_state(tmp_path / CHECKPOINT, tensors, {key: state[key] for key in kept})
     assert train(network(), images, replace(RECIPE, iterations=3), tmp_path, resume=True).steps == 3
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "fits"),
+    [
+        ("/home/me/runs/model", "model", True),
+        ("runs/model/", "model", True),
+        ("C:\\runs\\model", "model", True),
+        ("encoder weights /home/me/a.safetensors", "encoder weights a.safetensors", True),
+        ("/home/me/runs/model", "other", False),
+        ("encoder weights imagenet", "imagenet", False),
+        ("one/model", "two/model", False),
+        (None, "model", False),
+    ],
+)
+def test_a_checkpoint_that_states_the_whole_path_of_its_start_is_resumed(images, tmp_path, before, now, fits):
+    net = network()
+    net.provenance = {"start": before}
+    train(net, images, replace(RECIPE, iterations=1), tmp_path)
+    net.provenance = {"start": now}
+    if fits:
+        assert train(net, images, RECIPE, tmp_path, resume=True).steps == 2
+    else:
+        with pytest.raises(WeightsError, match=f"start was {before} and is {now}"):
+            train(net, images, RECIPE, tmp_path, resume=True)
 
 
 def test_what_does_not_fit_is_refused_before_the_first_step(camvid, images, tmp_path):

@@ -141,12 +141,17 @@ class ConvolutionCall:
         return scale, bias.to(self.weight.dtype)
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the convolution and its norm in one."""
+        """Weight and bias of the convolution and its norm in one.
+
+        Raises:
+            FloatingPointError: If they are NaN or infinite.
+        """
         scale, bias = self.scale_and_bias()
         if scale is None:
             return self.weight, bias
         if self._folded is None or not (_same(self._folded[0], self.weight) and _same(self._folded[1], scale)):
             folded = (self.weight * scale[:, None, None, None]).to(self.weight.dtype)
+            check_finite(folded, bias)
             self._folded = self.weight.clone(), scale, folded.contiguous(memory_format=torch.channels_last)
         return self._folded[2], bias
 
@@ -220,6 +225,9 @@ class CallRecorder(TorchFunctionMode):
 
         Args:
             output: Of the recorded forward.
+
+        Raises:
+            FloatingPointError: If a weight is NaN or infinite.
         """
         self._note_reading(flat(output))
         last = {key: key for key in self._convolutions}  # the convolution whose output, or norm's output, it is
@@ -239,7 +247,16 @@ class CallRecorder(TorchFunctionMode):
                     self._convolutions[last[key]].sum = SumCall(activation)
                 else:
                     self._convolutions[last[key]].activation = activation
-        return {key: c for key, c in self._convolutions.items() if self._times[key] == 1}
+        once = {key: c for key, c in self._convolutions.items() if self._times[key] == 1}
+        for convolution in once.values():
+            check_finite(convolution.weight, convolution.bias)
+        return once
+
+
+def check_finite(weight: Tensor, bias: Tensor | None) -> None:
+    """Raise a FloatingPointError for weights that are NaN or infinite: a ReLU computed with its convolution makes 0 of NaN."""
+    if not all(tensor.isfinite().all() for tensor in (weight, bias) if tensor is not None):
+        raise FloatingPointError("Weights of the model are NaN or infinite: they are damaged. Copy or train them again")
 
 
 def flat(values: Any) -> list[Any]:

@@ -351,3 +351,20 @@ def test_winograd_is_for_wide_layers_on_maps_that_tiles_cover():
     assert winograd_pays(256, 256, 32, 32, 1)  # 64 tiles
     assert not winograd_pays(191, 256, 32, 32, 1) and not winograd_pays(256, 256, 28, 32, 1)
     assert winograd_pays(256, 256, 40, 40, 4) and not winograd_pays(256, 256, 36, 36, 4)  # 1.44 and 1.78 of the map
+
+
+@pytest.mark.parametrize("layer", ["conv1.0", "conv1.1", "conv1.6"])
+def test_damaged_weights_are_refused_though_a_fused_relu_makes_zero_of_nan(layer):
+    net = PSPNet("test_resnet", None, classes=3, psp_out_channels=16).eval()
+    net.encoder.model.get_submodule(layer).weight.data.view(-1)[0] = torch.nan
+    with pytest.raises(FloatingPointError, match="Weights of the model are NaN or infinite"):
+        Accelerated(net)(torch.rand(1, 3, 64, 64))
+
+
+def test_weights_that_are_damaged_later_are_refused():
+    net = PSPNet("test_resnet", None, classes=3, psp_out_channels=16).eval()
+    fast = Accelerated(net)
+    fast(torch.rand(1, 3, 64, 64))
+    net.encoder.model.conv1[0].weight.data.view(-1)[0] = torch.inf
+    with pytest.raises(FloatingPointError, match="Weights of the model are NaN or infinite"):
+        fast(torch.rand(1, 3, 64, 64))
