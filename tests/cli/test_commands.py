@@ -170,7 +170,7 @@ def test_a_student_is_taught_without_masks_then_with_them_and_other_classes(run,
     assert len(list((tmp_path / "a" / "teacher").glob("*/*.safetensors"))) == 5
     config = json.loads((tmp_path / "a" / "model" / "config.json").read_text())
     assert config["labels"]["names"] == list(CAMVID.names) and config["provenance"]["data"] == "5 images without masks"
-    assert config["provenance"]["teachers"]["networks"][0]["name"] == str(model)
+    assert config["provenance"]["teachers"]["networks"][0]["name"] == model.name
     mapping = tmp_path / "classes.json"
     mapping.write_text(
         json.dumps({"ground": ["road", "pavement"], "rest": [n for n in CAMVID.names if n not in ("road", "pavement")]})
@@ -184,7 +184,7 @@ def test_a_student_is_taught_without_masks_then_with_them_and_other_classes(run,
     code, _, _ = run("train", "-o", tmp_path / "c", "--data", camvid, *options)
     provenance = json.loads((tmp_path / "c" / "model" / "config.json").read_text())["provenance"]
     assert code == 0 and provenance["data"] == "camvid, split train, 5 images; 2 images without masks"
-    assert [network["name"] for network in provenance["teachers"]["networks"]] == [str(model), str(exported)]
+    assert [network["name"] for network in provenance["teachers"]["networks"]] == [model.name, exported.name]
     assert len(list((tmp_path / "kept").glob("*/*.safetensors"))) == 7
 
 

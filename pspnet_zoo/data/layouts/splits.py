@@ -5,13 +5,23 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ..images import SUFFIXES
 from ..importers.sample import SPLITS, Sample, read_text
 
-if TYPE_CHECKING:
-    from ..importers.write import WriteOptions
+
+class SplitOptions(Protocol):
+    """The options of `importers.write.WriteOptions` that say which images are for validation; their meaning is told there."""
+
+    @property
+    def lists(self) -> Mapping[str, Sequence[str]] | None: ...
+    @property
+    def fractions(self) -> tuple[float, float] | None: ...
+    @property
+    def folds(self) -> int: ...
+    @property
+    def group_by(self) -> str | None: ...
 
 
 def read_lists(folder: Path) -> dict[str, list[str]]:
@@ -27,7 +37,7 @@ def read_lists(folder: Path) -> dict[str, list[str]]:
     return {file.stem: [line.strip() for line in read_text(file, 1 << 28).splitlines() if line.strip()] for file in files}
 
 
-def assign_splits(names: Sequence[str], own: Sequence[str | None], options: "WriteOptions") -> tuple[list[str | None], str]:
+def assign_splits(names: Sequence[str], own: Sequence[str | None], options: SplitOptions) -> tuple[list[str | None], str]:
     """The split of each image, None for one in no list; and a line that says how they came about.
 
     Whole groups are assigned, in the order of the SHA-256 of their names, which does not depend on other images.
