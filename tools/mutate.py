@@ -61,7 +61,7 @@ TESTS = {
     "bulk.shards": "bulk/test_shards.py",
     "runtimes.exported": "runtimes/test_exported.py",
     "streams.containers": "streams/test_video.py",
-    "streams.video": "streams/test_video.py",
+    "streams.video": "streams/test_video_edges.py streams/test_video.py",
 }
 
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {

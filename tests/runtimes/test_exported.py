@@ -33,30 +33,6 @@ def metadata(model):
     return next(entry for entry in model.metadata_props if entry.key == KEY)
 
 
-def fuzz(file, tmp_path, seeds):
-    model, refused = onnx.load(file), 0
-    text, path = metadata(model).value, tmp_path / "changed.onnx"
-    text = json.dumps({**json.loads(text), "file_sha256": None})
-    for seed in seeds:
-        metadata(model).value = json.dumps(changed(json.loads(text), random.Random(seed)))
-        onnx.save(model, path)
-        try:
-            assert Predictor(path)(np.zeros((20, 30, 3), np.uint8)).mask.shape == (20, 30), seed
-        except (WeightsError, ValueError) as error:
-            assert str(path) in str(error) or "This network has no labels" in str(error), (seed, error)
-            refused += 1
-    assert refused > len(seeds) / 4
-
-
-def test_a_hundred_changed_metadata_are_used_or_refused_by_name(file, tmp_path):
-    fuzz(file, tmp_path, range(100))
-
-
-@pytest.mark.slow
-def test_thousands_of_changed_metadata_are_used_or_refused_by_name(file, tmp_path):
-    fuzz(file, tmp_path, range(100, 3100))
-
-
 def test_metadata_that_nest_without_end_are_refused(tmp_path):
     with pytest.raises(WeightsError, match=r"a\.onnx"):
         Exported.from_json("[" * 100_000, tmp_path / "a.onnx")
@@ -200,3 +176,27 @@ def test_options_that_would_change_an_exported_file_are_refused(file):
         check_as_exported(file, spec, "bfloat16", False)
     with pytest.raises(ValueError, match="compile is for PyTorch"):
         check_as_exported(file, spec, None, True)
+
+
+def fuzz(file, tmp_path, seeds):
+    model, refused = onnx.load(file), 0
+    text, path = metadata(model).value, tmp_path / "changed.onnx"
+    text = json.dumps({**json.loads(text), "file_sha256": None})
+    for seed in seeds:
+        metadata(model).value = json.dumps(changed(json.loads(text), random.Random(seed)))
+        onnx.save(model, path)
+        try:
+            assert Predictor(path)(np.zeros((20, 30, 3), np.uint8)).mask.shape == (20, 30), seed
+        except (WeightsError, ValueError) as error:
+            assert str(path) in str(error) or "This network has no labels" in str(error), (seed, error)
+            refused += 1
+    assert refused > len(seeds) / 4
+
+
+def test_a_hundred_changed_metadata_are_used_or_refused_by_name(file, tmp_path):
+    fuzz(file, tmp_path, range(100))
+
+
+@pytest.mark.slow
+def test_thousands_of_changed_metadata_are_used_or_refused_by_name(file, tmp_path):
+    fuzz(file, tmp_path, range(100, 3100))
