@@ -120,11 +120,11 @@ def test_rare_crops_are_centred_on_a_class_and_crops_of_one_class_are_drawn_agai
 def test_the_start_is_measured_with_its_threshold_which_the_trained_network_has_not(multilabel_net, circles, tmp_path, ema_decay):
     multilabel_net.threshold = (0.55, 0.4, 0.5)
     dataset, validation = (open_dataset("folder", circles, split) for split in ("train", "val"))
-    twin, recipe = copy.deepcopy(multilabel_net), replace(RECIPE, evaluate_every=1, ema_decay=ema_decay)
+    copied, recipe = copy.deepcopy(multilabel_net), replace(RECIPE, evaluate_every=1, ema_decay=ema_decay)
     result = train(multilabel_net, dataset, recipe, tmp_path, validation=validation, measure_start=True)
-    start = evaluate(twin, validation).miou
-    twin.threshold = None
-    assert result.start_miou == pytest.approx(start) and start != pytest.approx(evaluate(twin, validation).miou)
+    start = evaluate(copied, validation).miou
+    copied.threshold = None
+    assert result.start_miou == pytest.approx(start) and start != pytest.approx(evaluate(copied, validation).miou)
     assert multilabel_net.threshold is None and from_pretrained(tmp_path / "best").threshold is None
     assert result.last_miou == pytest.approx(evaluate(multilabel_net, validation).miou)
 

@@ -129,12 +129,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(net, camvid, tmp_path):
 
 
 def test_images_are_scaled_from_the_size_at_which_the_network_sees_them(net, camvid, tmp_path):
-    dataset, twin, losses = open_dataset("camvid", camvid, "train"), copy.deepcopy(net), []
+    dataset, copied, losses = open_dataset("camvid", camvid, "train"), copy.deepcopy(net), []
     net.preprocess = replace(net.preprocess, input_scale=1.5)
-    for name, network, scale in (("by it", net, (1.0, 1.2)), ("by hand", twin, (1.5, 1.5 * 1.2))):
+    for name, network, scale in (("by it", net, (1.0, 1.2)), ("by hand", copied, (1.5, 1.5 * 1.2))):
         recipe = replace(RECIPE, iterations=1, scale=scale)
         train(network, dataset, recipe, tmp_path / name, progress=lambda step, loss, lr: losses.append(loss))
-    assert losses[0] == losses[1] and same(net, twin)
+    assert losses[0] == losses[1] and same(net, copied)
 
 
 class Halved:
@@ -154,12 +154,12 @@ class Halved:
 
 
 def test_large_images_are_scaled_from_the_size_to_which_the_network_shrinks_them(net, camvid, tmp_path):
-    dataset, twin, losses = open_dataset("camvid", camvid, "train"), copy.deepcopy(net), []
+    dataset, copied, losses = open_dataset("camvid", camvid, "train"), copy.deepcopy(net), []
     net.preprocess = replace(net.preprocess, max_pixels=48 * 64 // 4)
     recipe = replace(RECIPE, iterations=1, crop=(24, 32), scale=(1.0, 1.0))
-    for name, network, images in (("by it", net, dataset), ("by hand", twin, Halved(dataset))):
+    for name, network, images in (("by it", net, dataset), ("by hand", copied, Halved(dataset))):
         train(network, images, recipe, tmp_path / name, progress=lambda step, loss, lr: losses.append(loss))
-    assert losses[0] == losses[1] and same(net, twin)
+    assert losses[0] == losses[1] and same(net, copied)
 
 
 def test_class_shares_are_of_the_pixels_that_count(camvid):

@@ -24,7 +24,6 @@ from .sample import (
     contained,
     inside,
     read_text,
-    split_of,
     walk,
 )
 from .values import COLOR, MaskImage, MaskOptions, find_table, interpret, pack, scan
@@ -141,7 +140,7 @@ def find_pairs(root: Path, images: Images, pattern: str | None) -> tuple[list[Pa
             if not files:
                 raise SourceError(f"'{image}' has no mask")
             classes = tuple(name for _, name in masks if name is not None)
-            pairs.append(Pair(image, files, classes, split_of("/".join(image.relative_to(images.root).parts[:-1]))))
+            pairs.append(Pair(image, files, classes, images.split(image)))
         except SourceError as error:
             problems.append(str(error))
     if not pairs:

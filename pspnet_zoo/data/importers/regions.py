@@ -97,7 +97,8 @@ def drawing_order(
     if priority == "last":
         return lambda objects, size: objects
     if priority == "first":
-        return lambda objects, size: objects[::-1]
+        # the order of the file, which says nothing of crowds
+        return lambda objects, size: sorted(objects[::-1], key=lambda each: not each.crowd)
     if priority == "smallest":
         return lambda objects, size: sorted(objects, key=lambda each: -_area(each, size))
     upper = [name.strip() for name in priority.split(",")]

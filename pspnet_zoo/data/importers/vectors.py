@@ -15,7 +15,7 @@ from ...extras import missing_extra
 from ..images import ImageError
 from ..rasters import Raster, open_raster, quiet
 from .regions import Cutout
-from .sample import Category, Images, Object, Sample, Source, SourceError, check_name, contained, split_of, walk
+from .sample import Category, Images, Object, Sample, Source, SourceError, check_name, contained, walk
 from .values import MaskOptions
 
 SUFFIXES = (".geojson", ".gpkg", ".shp")
@@ -94,7 +94,7 @@ def read_vectors(root: Path, images: Images, options: MaskOptions) -> Source:
         except (ImageError, SourceError) as error:
             source.problems.append(str(error))
             continue
-        split = split_of("/".join(image.relative_to(images.root).parts[:-1]))
+        split = images.split(image)
         source.samples.append(Sample(images.name(image), image, (size[0], size[1]), tuple(objects), split=split))
     return source
 

@@ -292,10 +292,7 @@ class _Writer:
         height, width = size
         mask = np.full(size, self._classes.undrawn, np.uint8)
         drawn = np.zeros(size, bool)
-        objects = self._order(sample.objects, size)
-        if self._options.priority == "first":  # the order of the file, which says nothing of crowds
-            objects = sorted(objects, key=lambda each: not each.crowd)
-        for each in objects:
+        for each in self._order(sample.objects, size):
             try:
                 box, pixels, doubts = draw(each, height, width)
             except SourceError as error:
