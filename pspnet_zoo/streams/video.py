@@ -97,7 +97,7 @@ def read_video_info(path: str | os.PathLike[str]) -> VideoInfo:
     with open_container(Path(path)) as container:
         stream = container.streams.video[0]
         seconds = container.duration / 1e6 if container.duration else None
-        rate = stream.average_rate or stream.guessed_rate
+        rate = stream.average_rate  # FFmpeg's guess is a hundred times too large for some files whose rate varies
         frames = stream.frames or (round(seconds * rate) if seconds and rate else None)
         sound = [audio.codec_context.name for audio in sound_streams(container)]
         return VideoInfo(frames, seconds, sound, container.metadata.get("comment"))
@@ -257,7 +257,8 @@ def _decode(path: Path, every: int) -> "Iterator[Frame | _Sound]":
         trimmed = bool(shown and stream.duration) and float((shown - (stream.duration or 0)) * base) >= -_EDIT
         if packets < counted and not trimmed:
             failure = failure or f"{packets} of {counted} frames are there"
-        elif container.duration and end + _CUT_OFF < container.duration / 1e6:
+        # files whose packets state no duration end a frame later than their last packet begins
+        elif container.duration and end + max(_CUT_OFF, 1 / (stream.average_rate or 25)) < container.duration / 1e6:
             failure = failure or f"{end:.1f} of {container.duration / 1e6:.1f} seconds are there"
         if failure:
             raise VideoError(f"'{path}' is cut off or damaged: {failure}. The frames before that were segmented")

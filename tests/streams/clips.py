@@ -24,7 +24,7 @@ def times(count, seed=0):
 
 
 def write_clip(
-    path, milliseconds, *, height=48, width=64, rotation=0, sound=False, codec="libx264", first=0, aspect=1, options=None
+    path, milliseconds, *, height=48, width=64, rotation=0, sound=False, codec="libx264", first=0, aspect=1, options=None, rate=25
 ):
     """A video with frames at these times.
 
@@ -39,9 +39,10 @@ def write_clip(
         first: Added to all times, in milliseconds.
         aspect: Width of a pixel divided by its height, as stored.
         options: Of the container.
+        rate: Frames a second, as the header says.
     """
     with av.open(str(path), "w", options=options or {}) as output:
-        video = output.add_stream(codec, rate=25)
+        video = output.add_stream(codec, rate=rate)
         video.height, video.width = height, width
         video.pix_fmt = "yuv420p" if height % 2 == width % 2 == 0 else "yuv444p"
         video.codec_context.time_base = video.time_base = TICK
