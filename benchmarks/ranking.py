@@ -24,7 +24,6 @@ from pspnet_zoo.data.labels import CAMVID
 from pspnet_zoo.evaluation.ranking import features_of, rank, uncertainty_of
 from pspnet_zoo.training.recipes import RECIPES, Recipe
 
-
 OUTPUT_STRIDE = 16
 RECIPE = replace(
     RECIPES["camvid"].recipe,

@@ -56,6 +56,7 @@ TESTS = {
     "runtimes.cpu.winograd": "runtimes/cpu/test_winograd.py",
     "runtimes.cpu.folding": "runtimes/cpu/test_folding.py",
     "streams.pipeline": "streams/test_pipeline.py",
+    "bulk.driver": "bulk/test_damaged_shards.py bulk/test_driver.py",
     "bulk.sources": "bulk/test_sources.py",
     "results.report": "results/test_report.py",
     "bulk.shards": "bulk/test_shards.py",
