@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("camvid", type=Path)
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--iterations", type=int, default=120)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of each contender for each")
     parser.add_argument("--encoder-weights", default="imagenet")
     options = parser.parse_args()
     recipe = replace(RECIPE, iterations=options.iterations)

@@ -42,6 +42,7 @@ class TrainingRun:
         resume: bool,
     ) -> None:
         try:
+            from ..storage.files import weights_digest
             from ..training.train import CHECKPOINT
         except ModuleNotFoundError as error:
             raise missing_extra("Training", "train", error) from None
@@ -67,6 +68,7 @@ class TrainingRun:
         self.network.provenance = {
             "data": data.description(masked, len(self.images)),
             "start": start.description,
+            **({"start_sha256": weights_digest(self.network.encoder.state_dict())} if start.init else {}),
             "start_provenance": self.network.provenance,
             "recipe": asdict(self.recipe),
             **teachers.provenance(),

@@ -21,6 +21,7 @@ from ..inference.scores import (
     decided,
     decision_of,
     labels_of,
+    named_image,
     number_of_ids,
     protocol_for,
     stored,
@@ -128,7 +129,8 @@ def evaluate(
     pairs, stopped = in_order(lambda index: (index, *dataset[index]), _share(len(dataset))), False
     for done, (index, image, ground_truth) in enumerate(pairs, start=1):
         size = (image.shape[-2], image.shape[-1])
-        scores = class_scores(model, image[None], protocol)
+        with named_image(dataset.images[index]):
+            scores = class_scores(model, image[None], protocol)
         ground_truth, prediction = ground_truth.to(scores.device), decided(scores, size, decision)[0]
         one = ConfusionMatrix(len(dataset.labels), decision.multilabel)
         one.update(prediction, ground_truth)
@@ -192,7 +194,9 @@ def predict_all(
     images = in_order(lambda index: (index, read_image(dataset.images[index])), _share(len(dataset)))
     for done, (index, pixels) in enumerate(images, start=1):
         image = torch.from_numpy(pixels).permute(2, 0, 1)
-        save(index, stored(class_ids(model, image[None], protocol)[0], len(dataset.labels)))
+        with named_image(dataset.images[index]):
+            ids = class_ids(model, image[None], protocol)[0]
+        save(index, stored(ids, len(dataset.labels)))
         if progress:
             progress(done)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..data.dataset import as_segmentation_dataset
 from ..inference.protocols import PROTOCOLS, InferenceProtocol
-from ..inference.scores import SegmentationModel, class_probabilities, decision_of, labels_of, number_of_ids
+from ..inference.scores import SegmentationModel, class_probabilities, decision_of, labels_of, named_image, number_of_ids
 from ..meta import IGNORE
 from ..streams.pipeline import in_order
 from .evaluate import check_classes, check_pixels
@@ -56,7 +56,8 @@ def tune_threshold(
     names = dataset.labels.names if multilabel else dataset.labels.names[1:]
     counts = torch.zeros(len(names), 2, STEPS, dtype=torch.int64)
     for done, (image, ground_truth) in enumerate(in_order(dataset.__getitem__, range(len(dataset))), start=1):
-        probability = class_probabilities(model, image[None], protocol)[0].cpu()
+        with named_image(dataset.images[done - 1]):
+            probability = class_probabilities(model, image[None], protocol)[0].cpu()
         planes = zip(probability, ground_truth, strict=True) if multilabel else ((probability[1], ground_truth),)
         for own, plane in zip(counts, planes, strict=True):
             own += histogram(*plane)

@@ -104,7 +104,13 @@ PROTOCOLS = {
     "whole_ms": InferenceProtocol(source="as 'whole', with that file's img_ratios and flip", scales=_SCALES, flip=True),
     "mmseg_slide": _MMSEG_SLIDE,
     "mmseg_slide_ms": replace(_MMSEG_SLIDE, scales=_SCALES, flip=True),
+    "tiles": InferenceProtocol(
+        source="windows at the image's size, as predict --tile 512 --no-blend has them; mmsegmentation 0.x measures Potsdam, "
+        "Vaihingen and LoveDA on images cut to 512x512 or 1024x1024",
+        crop=(512, 512),
+        stride=(384, 384),
+    ),
     "semseg": _SEMSEG,
     "semseg_ms": replace(_SEMSEG, scales=_SCALES),
 }
-"""Published protocols by name; "ms" is multi-scale and flip. semseg's single scale flips too."""
+"""Protocols by name, published ones and "tiles"; "ms" is multi-scale and flip. semseg's single scale flips too."""

@@ -7,6 +7,7 @@ encoders of one size, binary networks with one channel, outputs after an activat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -121,6 +122,15 @@ def class_scores(model: SegmentationModel, images: Tensor, protocol: InferencePr
             "the weights again, or compute in float32"
         )
     return scores
+
+
+@contextmanager
+def named_image(path: Path) -> Iterator[None]:
+    """Name the image in the errors of `class_scores` that do not."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise FloatingPointError(f"'{path}': {error}") from None
 
 
 def class_ids(model: SegmentationModel, images: Tensor, protocol: InferenceProtocol = PROTOCOLS["whole"]) -> Tensor:

@@ -36,6 +36,11 @@ class Recipe:
     scale: Annotated[
         tuple[float, float], "Bounds of the random resizing factor, relative to the input size of the network at prediction."
     ] = (0.5, 2.0)
+    full_size: Annotated[
+        bool,
+        "Whether images of more than max_pixels keep their size, as tiles do (`predict --tile`), and are evaluated by the protocol "
+        "tiles; otherwise they are resized as prediction resizes whole images.",
+    ] = False
     rotate: Annotated[float, "Largest random rotation, in degrees; half of the images are rotated."] = 0.0
     blur: Annotated[float, "Probability of a 5x5 Gaussian blur."] = 0.0
     cat_max_ratio: Annotated[float, "A crop is drawn again, up to ten times, while one class fills more of it than this."] = 1.0

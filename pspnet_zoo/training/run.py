@@ -133,7 +133,7 @@ class Run:
         ]
         if _same_start(before.get("start"), now["start"]):
             before["start"] = now["start"]
-        for part in ("network", "preprocess", "classes", "dataset", "start", "teacher"):
+        for part in ("network", "preprocess", "classes", "dataset", "start", "start_sha256", "teacher"):
             if part in before and before[part] != now[part]:
                 differing += _difference(part, before[part], now[part])
         if differing:
@@ -186,6 +186,7 @@ def identity(model: PSPNet, dataset: SegmentationDataset, teacher: str | None) -
         "classes": dataset.labels.names,
         "dataset": f"{len(dataset)} images (names {hashlib.sha256(names.encode()).hexdigest()[:12]})",
         "start": (model.provenance or {}).get("start"),
+        "start_sha256": (model.provenance or {}).get("start_sha256"),
         "teacher": teacher,
     }
 
@@ -206,6 +207,8 @@ def _difference(part: str, before: Any, now: Any) -> list[str]:
         return [f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key]]
     if part == "teacher":
         return ["the teachers, their protocol or mapping were others"]
+    if part == "start_sha256":
+        return ["the weights that it started from were others"]
     return [f"{part} was {before} and is {now}"]
 
 

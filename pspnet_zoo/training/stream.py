@@ -40,7 +40,7 @@ class Stream(Dataset):
         self.seed, self.views = recipe.seed, recipe.views
         self.cache: Any = None
         """Features and masks by index and view, see `pspnet_zoo.training.methods.features.FeatureCache`; None to read images."""
-        self.preprocess, self.scale = preprocess, recipe.scale
+        self.preprocess, self.scale, self.full_size = preprocess, recipe.scale, recipe.full_size
         turned = 1.5 if recipe.rotate else 1.0  # more than the diagonal of a square by its side
         self.reach = [math.ceil(side * turned) for side in recipe.crop]
         self.transform = partial(
@@ -96,8 +96,7 @@ class Stream(Dataset):
             pair = tv_tensors.Image(pair[0].float()), pair[1]
         height, width = pair[0].shape[-2:]
         where = [coordinates(height, width)] if self.teacher else []
-        # large rasters are segmented in tiles of their own size, other images as a whole
-        base = self.preprocess.input_scale if large else size_factor(self.preprocess, height, width)
+        base = self._factor(*(large or (height, width)))
         transform = self.transform(scale=(self.scale[0] * base, self.scale[1] * base))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.seed, number))
@@ -105,6 +104,10 @@ class Stream(Dataset):
         mask = mask.as_subclass(Tensor).long()
         target = sample(self.teacher[index], where[0]) if self.teacher else mask.new_zeros(0, *mask.shape[-2:])
         return image.as_subclass(Tensor), mask, target.half()
+
+    def _factor(self, height: int, width: int) -> float:
+        """Input scale factor at which prediction reads an image of this size, in tiles or as a whole."""
+        return self.preprocess.input_scale if self.full_size else size_factor(self.preprocess, height, width)
 
     def _large(self, index: int) -> tuple[int, int] | None:
         """Height and width of a large image that can be read by windows; None for others."""
@@ -117,7 +120,7 @@ class Stream(Dataset):
 
         It holds a crop at the smallest scale and any angle. Its place is drawn anew each time, so that crops come from everywhere.
         """
-        smallest = self.scale[0] * self.preprocess.input_scale
+        smallest = self.scale[0] * self._factor(*size)
         side = [min(math.ceil(crop / smallest) + 2, full) for crop, full in zip(self.reach, size, strict=True)]
         if side[0] * side[1] * 4 > size[0] * size[1]:
             return None

@@ -22,6 +22,7 @@ from torch import nn
 from ..data.check import mask_doubts
 from ..data.dataset import SegmentationDataset, as_segmentation_dataset
 from ..evaluation.evaluate import Evaluation, EvaluationStopped, check_classes, evaluate
+from ..inference.protocols import PROTOCOLS
 from ..inference.scores import labels_of
 from ..meta import Preprocess
 from ..models.pspnet import PSPNet
@@ -120,7 +121,7 @@ def train(
         recipe: The run's settings.
         folder: Takes `recipe.json`, the logs, `history.csv` with a row for each evaluation, the network with the best
             mIoU on `validation` as `best`, `result.json`, and `checkpoint.safetensors`, replaced every `recipe.checkpoint_every`
-            steps, at a signal, before the last evaluation, and at the end.
+            steps, at a signal, before each evaluation, and at the end.
         validation: Evaluated every `recipe.evaluate_every` steps and at the end; None for never.
         teacher: Soft labels of the images of `dataset`, beside or in place of their masks; missing ones are computed first.
         resume: Continue from the folder's checkpoint, to the weights that an uninterrupted run would have had.
@@ -235,8 +236,7 @@ class _Loop:
         # one process's signal stops all, after the same step
         stops = bool(run.mean(loss.new_tensor(float(self.trainer.signal is not None))))
         if run.owes_evaluation and not stops:
-            if run.step == recipe.iterations:
-                self.save(run)
+            self.save(run)
             scores = self.measure(run)
             if scores:
                 self.keep(run, scores, log)
@@ -254,6 +254,7 @@ class _Loop:
             return evaluate(
                 run.result,
                 self.validation,
+                PROTOCOLS["tiles" if self.recipe.full_size else "whole"],
                 progress=(lambda done: show(done, total)) if show else None,
                 stops=lambda: self.trainer.signal is not None,
             )
@@ -298,6 +299,11 @@ def check_network(model: PSPNet, recipe: Recipe, accelerator: Accelerator) -> No
         )
     if recipe.precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError("precision is 'fp16', which needs a GPU; on a CPU it can be 'bf16' or 'no', which is float32")
+    if recipe.full_size and recipe.evaluate_every and model.preprocess.input_scale != 1:
+        raise ValueError(
+            f"full_size is on, and the network's input scale factor is {model.preprocess.input_scale:g}, at which no protocol "
+            "evaluates windows; set evaluate_every to 0"
+        )
     if model.classification_head is not None:
         raise ValueError("Training here knows masks only; build the network without aux_params")
     if model.activation not in (None, "identity"):

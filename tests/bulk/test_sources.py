@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from pspnet_zoo.bulk.sources import open_source, read_part
+from pspnet_zoo.bulk.sources import open_source, open_uri, read_part
 from pspnet_zoo.data.images import encode_class_masks
 from pspnet_zoo.results.stamp import TIFF_TAG, make_stamp, stamp_png
 
@@ -57,6 +57,21 @@ def test_a_list_names_images_by_relative_and_absolute_paths_and_uris(folder):
     assert [i.read() for i in items] == [(folder / n).read_bytes() for n in ("a.jpg", "sub/c.png", "b.png", "b.png")]
 
 
+def test_a_list_may_name_files_that_are_not_unicode(folder):
+    name = os.fsdecode(b"caf\xe9.png")
+    (folder / name).write_bytes(b"x")
+    (folder / "list.txt").write_bytes(b"a.jpg\ncaf\xe9.png\n")
+    items = everything(open_source(str(folder / "list.txt")), 2)
+    assert [i.name for i in items] == ["a.jpg", name] and items[1].read() == b"x"
+
+
+def test_names_in_a_bucket_may_have_any_signs():
+    options = "region=us-east-1&scheme=http&endpoint_override=127.0.0.1:1"
+    system, path = open_uri(f"s3://bucket/a %20#b/?{options}")
+    assert path == "bucket/a %20#b" and system.equals(open_uri(f"s3://bucket/c?{options}")[0])
+    assert system.region == "us-east-1"
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
 def test_a_parquet_dataset_of_bytes_is_read_row_by_row(tmp_path, size):
     data = [bytes([i]) * (i + 1) for i in range(17)]
@@ -67,6 +82,13 @@ def test_a_parquet_dataset_of_bytes_is_read_row_by_row(tmp_path, size):
     assert len(source) == 17 and [i.read() for i in items] == data
     assert [i.name for i in items] == [f"{i}.jpg" for i in range(17)]
     assert [i.place for i in items] == [*(f"0.parquet/{i}" for i in range(8)), *(f"sub/1.parquet/{i}" for i in range(9))]
+
+
+@pytest.mark.parametrize("size", [10, 16, 17, 50])
+def test_parts_of_a_large_row_group_share_no_row(tmp_path, size):
+    table(tmp_path / "0.parquet", {"image": [bytes([i]) for i in range(50)]}, 50)
+    items = everything(open_source(str(tmp_path / "0.parquet")), size)
+    assert [i.read() for i in items] == [bytes([i]) for i in range(50)]
 
 
 def test_only_the_row_groups_of_a_part_are_read(tmp_path, monkeypatch):
@@ -220,18 +242,21 @@ def test_results_with_any_name_and_in_any_format_are_left_out_and_pipes_are_not_
 
 def test_results_on_object_storage_are_left_out(monkeypatch):
     system = pa.fs.FileSystem.from_uri("mock:///")[0]  # pyarrow's storage in memory
-    system.create_dir("bucket")
+    system.create_dir("bucket/sub/.hidden")
     buffer = io.BytesIO()
     Image.new("L", (4, 3)).save(buffer, "png")
     mask = encode_class_masks(np.zeros((2, 3, 4)), f"{TIFF_TAG} {make_stamp('a', 'b')}")
     own = encode_class_masks(np.zeros((2, 3, 4)), "somebody's own")
     files = {"a.png": buffer.getvalue(), "a_mask.png": stamp_png(buffer.getvalue(), make_stamp("a", "b"))}
-    for name, data in {**files, "a_mask.tif": mask, "b_mask.tif": own, "c_mask.tif": b"damaged"}.items():
+    files |= {"a_mask.tif": mask, "b_mask.tif": own, "c_mask.tif": b"damaged"}
+    files |= {"clip_000001.png": files["a_mask.png"], "clip_000002.png": files["a.png"]}  # of a video's frames, and somebody's own
+    files |= dict.fromkeys(("sub/d.png", "sub/.e.png", "sub/.hidden/f.png"), b"x")
+    for name, data in files.items():
         with system.open_output_stream(f"bucket/{name}") as file:
             file.write(data)
     monkeypatch.setattr("pspnet_zoo.bulk.sources.open_uri", lambda uri: (system, "bucket"))
     source = open_source("mock:///bucket")
-    assert names(source) == ["a.png", "b_mask.tif", "c_mask.tif"] and source.left_out == 2
+    assert names(source) == ["a.png", "b_mask.tif", "c_mask.tif", "clip_000002.png", "sub/d.png"] and source.left_out == 3
 
 
 def test_results_are_no_source_and_the_source_no_destination(folder):

@@ -208,6 +208,7 @@ ELSEWHERE = {
     "train": {
         **{option: "cli/test_commands.py" for option in ("--output", "--data", "--resume")},
         "--compile": "training/test_train.py",
+        "--full-size": "training/test_stream.py",
         **{option: "cli/test_train_options.py" for option in ("--seeds", "--find-lr", "--feature-cache")},
     },
     "evaluate": {"--data": "cli/test_commands.py", "--tune-threshold": "cli/test_tune_threshold.py"},

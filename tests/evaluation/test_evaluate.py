@@ -1,6 +1,7 @@
 """Evaluation of a network on a dataset."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -72,6 +73,18 @@ def test_the_loss_of_whole_images_is_the_cross_entropy(net, camvid):
     logits = torch.cat([net.predict(net.preprocess(image[None])) for image, _ in (dataset[i] for i in range(3))])
     truth = torch.stack([dataset[i][1].as_subclass(torch.Tensor).long() for i in range(3)])
     assert result.loss == pytest.approx(F.cross_entropy(logits, truth, ignore_index=255).item(), rel=1e-5)
+
+
+def test_an_image_whose_scores_are_nan_is_named(net, camvid):
+    dataset = open_dataset("camvid", camvid, "val")
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.fill_(torch.nan)
+    name = re.escape(f"'{dataset.images[0]}': ")
+    with pytest.raises(FloatingPointError, match=name):
+        evaluate(net, dataset)
+    with pytest.raises(FloatingPointError, match=name):
+        predict_all(net, dataset, PROTOCOLS["whole"], print)
 
 
 def test_a_network_that_gives_ids_alone_has_no_loss(net, camvid):

@@ -252,6 +252,7 @@ def test_a_protocol_says_all_its_published_numbers():
         "whole_ms": f"whole image, {SCALES}, flip",
         "mmseg_slide": f"{MMSEG}, single scale, no flip",
         "mmseg_slide_ms": f"{MMSEG}, {SCALES}, flip",
+        "tiles": "windows of 512x512, stride 384x384, single scale, no flip",
         "semseg": f"{SEMSEG}, single scale, flip",
         "semseg_ms": f"{SEMSEG}, {SCALES}, flip",
     }

@@ -43,7 +43,7 @@ def test_what_a_recipe_does_not_say_is_as_in_the_paper_or_off():
     on = {"decay_norms": True, "photometric": True, "teacher_weight": 1.0, "teacher_temperature": 1.0, "cat_max_ratio": 1.0}
     on |= {"ce_weight": 1.0, "focal_gamma": 2.0, "tversky_alpha": 0.5, "tversky_beta": 0.5, "lora_alpha": 16.0}
     other = {"ohem_min_kept": 100_000, "checkpoint_every": 100, "evaluate_every": 500, "accumulation": 1}
-    words = {"freeze": "nothing", "precision": "no", "optimizer": "momentum", "schedule": "poly"}
+    words = {"full_size": False, "freeze": "nothing", "precision": "no", "optimizer": "momentum", "schedule": "poly"}
     fields = asdict(RECIPE)
     off = {name for name, value in fields.items() if value == 0 and not isinstance(value, bool)}
     assert fields == {**said, **paper, **on, **other, **words, **dict.fromkeys(off, 0)}

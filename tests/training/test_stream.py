@@ -86,8 +86,8 @@ def test_a_crop_of_a_large_raster_is_read_as_a_window(tmp_path, monkeypatch, kin
     monkeypatch.setattr("pspnet_zoo.training.stream.LARGE", 10_000)
     regions, read = [], rasters.Raster.read
     monkeypatch.setattr(rasters.Raster, "read", lambda self, region=None: (regions.append(region), read(self, region))[1])
-    few = replace(preprocess, max_pixels=200)  # as tiles, windows of a large raster are not shrunk to it
-    stream, places = Stream(dataset, None, recipe, few), set()
+    few = replace(preprocess, max_pixels=200)  # to which images of full size are not shrunk
+    stream, places = Stream(dataset, None, replace(recipe, full_size=True), few), set()
     for position in range(6):
         image, mask, *_ = stream[position]
         assert image.shape[1:] == (24, 32) and mask.shape == (24, 32) and (mask != 255).all()
@@ -96,8 +96,18 @@ def test_a_crop_of_a_large_raster_is_read_as_a_window(tmp_path, monkeypatch, kin
     assert all(region.height <= 26 and region.width <= 34 for region in regions)
     places = {(region.top, region.left) for region in regions}
     assert len(places) == 6
-    monkeypatch.setattr("pspnet_zoo.training.stream.LARGE", 2**24)
+    half, shrunk = replace(preprocess, max_pixels=400 * 300 // 4), []
+    for large in (10_000, 2**24):  # the size does not depend on how the file is read
+        monkeypatch.setattr("pspnet_zoo.training.stream.LARGE", large)
+        regions.clear()
+        shrunk.append(Stream(dataset, None, replace(recipe, crop=(200, 150)), half)[0])
+        assert regions in ([], [None])
     assert stream._large(0) is None
+    assert torch.equal(shrunk[0][0], shrunk[1][0]) and torch.equal(shrunk[0][1], shrunk[1][1]) and (shrunk[0][1] != 255).all()
+    monkeypatch.setattr("pspnet_zoo.training.stream.LARGE", 10_000)
+    regions.clear()
+    assert Stream(dataset, None, recipe, half)[0][0].shape[1:] == (24, 32)
+    assert {(region.height, region.width) for region in regions} == {(50, 66)}  # a window holds the crop at half the size
 
 
 class Workers:

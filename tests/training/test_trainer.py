@@ -17,6 +17,7 @@ from pspnet_zoo import PSPNet, WeightsError
 from pspnet_zoo.data.labels import CAMVID, Labels
 from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.evaluation.evaluate import evaluate
+from pspnet_zoo.inference.protocols import PROTOCOLS
 from pspnet_zoo.meta import Preprocess
 from pspnet_zoo.storage.files import read_state, write_state
 from pspnet_zoo.training.recipes import Recipe
@@ -158,6 +159,33 @@ def test_a_checkpoint_that_states_the_whole_path_of_its_start_is_resumed(images,
     else:
         with pytest.raises(WeightsError, match=f"start was {before} and is {now}"):
             train(net, images, RECIPE, tmp_path, resume=True)
+
+
+def test_a_run_is_not_resumed_with_another_start_of_the_same_name(images, tmp_path):
+    net = network()
+    net.provenance = {"start": "model", "start_sha256": "a" * 64}
+    train(net, images, replace(RECIPE, iterations=1), tmp_path)
+    net.provenance = {"start": "model", "start_sha256": "b" * 64}
+    with pytest.raises(WeightsError, match="the weights that it started from were others"):
+        train(net, images, RECIPE, tmp_path, resume=True)
+
+
+def test_images_of_full_size_are_evaluated_by_windows(images, tmp_path, monkeypatch):
+    seen = []
+
+    def noted(net, data, protocol, **options):
+        seen.append(protocol)
+        return evaluate(net, data, protocol, **options)
+
+    monkeypatch.setattr("pspnet_zoo.training.train.evaluate", noted)
+    for full_size in (False, True):
+        recipe = replace(RECIPE, iterations=1, evaluate_every=1, full_size=full_size)
+        train(network(), images, recipe, tmp_path / str(full_size), validation=images)
+    assert seen == [PROTOCOLS["whole"], PROTOCOLS["tiles"]]
+    larger = network()
+    larger.preprocess = replace(larger.preprocess, input_scale=2.0)
+    with pytest.raises(ValueError, match="full_size is on, and the network's input scale factor is 2, .*; set evaluate_every to 0"):
+        train(larger, images, recipe, tmp_path / "larger", validation=images)
 
 
 def test_what_does_not_fit_is_refused_before_the_first_step(camvid, images, tmp_path):

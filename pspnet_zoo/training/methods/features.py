@@ -20,7 +20,10 @@ from ...storage.files import read_state, weights_digest, write_state
 from ..recipes import Recipe
 from ..stream import Stream
 
-_SETTINGS = ("crop", "scale", "rotate", "blur", "cat_max_ratio", "rare_crops", "photometric", "seed", "views", "precision")
+_SETTINGS = (
+    *("crop", "scale", "full_size", "rotate", "blur", "cat_max_ratio", "rare_crops", "photometric"),
+    *("seed", "views", "precision"),
+)
 
 
 class FeatureCache:
