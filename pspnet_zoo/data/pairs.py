@@ -79,8 +79,11 @@ class PairedFiles(Dataset):
         """A region of an item, without decoding the rest of its image."""
         path, mask_file = self.images[index], self._mask_file(index)
         with self._open(path) as raster:
-            fill = self.preprocess.mean_color if self.preprocess else _NO_DATA_COLOR
-            pixels, valid = raster.filled(fill, region)
+            if self.preprocess is None and not raster.is_map:  # a photo, which is read without its no-data
+                pixels, known = raster.read(region), np.True_
+            else:
+                pixels, valid = raster.filled(self.preprocess.mean_color if self.preprocess else _NO_DATA_COLOR, region)
+                known = valid.any(axis=0)
             size = raster.shape[1:]
         if self.labels.multilabel:
             whole = read_ids(mask_file, self.labels, self._ids)
@@ -88,7 +91,7 @@ class PairedFiles(Dataset):
             ids = whole[:, region.top : region.top + region.height, region.left : region.left + region.width]
         else:
             ids = _translate(_read_mask_window(mask_file, region, size), mask_file, self._ids)
-        ids = np.where(valid.any(axis=0), ids, np.uint8(IGNORE))
+        ids = np.where(known, ids, np.uint8(IGNORE))
         return tv_tensors.Image(torch.from_numpy(pixels)), tv_tensors.Mask(torch.from_numpy(ids))
 
     def _open(self, path: Path) -> rasters.Raster:
@@ -96,7 +99,7 @@ class PairedFiles(Dataset):
         try:
             if self.preprocess is not None:
                 raster.select(rasters.matching_bands(raster, self.preprocess))
-            elif (raster.shape[0], raster.dtype) != (3, np.uint8):
+            elif not _select_rgb(raster):
                 raise ImageError(f"'{path}' has {raster.shape[0]} bands of {raster.dtype}; windows are read of 8-bit RGB")
         except ImageError:
             raster.close()
@@ -143,12 +146,17 @@ def _read_rgb_map(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     if not rasters.is_map(path):
         return None
     with rasters.open_raster(path) as raster:
-        if raster.has_alpha and raster.shape[0] == 4:
-            raster.select((1, 2, 3))
-        if (raster.shape[0], raster.dtype) != (3, np.uint8):
+        if not _select_rgb(raster):
             return None
         pixels, valid = raster.filled(_NO_DATA_COLOR)
     return np.moveaxis(pixels, 0, -1), np.asarray(valid.any(axis=0))
+
+
+def _select_rgb(raster: rasters.Raster) -> bool:
+    """Whether a file has three bands of 8 bits, but for the alpha of a GeoTIFF, which is no longer read then."""
+    if raster.is_map and raster.has_alpha and raster.shape[0] == 4:
+        raster.select((1, 2, 3))
+    return (raster.shape[0], raster.dtype) == (3, np.uint8)
 
 
 def _read_mask_window(mask_file: Path, region: rasters.Region, size: tuple[int, ...]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torchvision import tv_tensors
@@ -10,6 +11,7 @@ from .dataset import SegmentationDataset
 from .images import read_image
 from .labels import IGNORE, Labels
 from .pairs import list_images
+from .rasters import Region
 
 
 class Unlabelled:
@@ -69,6 +71,18 @@ class Joined:
         """The item, or mask, of the dataset that holds it."""
         part, index = self._part(index)
         return part.mask(index)
+
+    def window_size(self, index: int) -> tuple[int, int] | None:
+        """Height and width of an image whose regions its dataset reads by a method `window`; None for others."""
+        part, index = self._part(index)
+        size = getattr(part, "window_size", None)
+        return size(index) if size else None
+
+    def window(self, index: int, region: Region) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        """A region of an item, see `window_size`."""
+        part: Any
+        part, index = self._part(index)
+        return part.window(index, region)
 
     def _part(self, index: int) -> tuple[SegmentationDataset, int]:
         for part in self.parts:

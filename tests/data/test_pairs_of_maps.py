@@ -57,12 +57,30 @@ def test_pixels_without_data_are_ignored_and_the_others_are_predicted_as_by_the_
     assert not problems and contents["val"].pixels[255] == GAP.sum()
 
 
-def test_a_window_has_the_pixels_and_the_mask_of_the_whole_image(tmp_path):
-    with_nodata(tmp_path)
+def with_nodata_and_no_coordinates(tmp_path):
+    pixels = noise("uint8", 3, SIZE) // 2 + 1
+    pixels[:, GAP] = 0
+    return folder_of(tmp_path, pixels, nodata=0, crs=None, transform=None, photometric="RGB")
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("make", [with_nodata, with_alpha, with_nodata_and_no_coordinates])
+def test_a_window_has_the_pixels_and_the_mask_of_the_whole_image(tmp_path, make):
+    make(tmp_path)
     dataset = open_dataset("folder", tmp_path, "val")
+    assert dataset.window_size(0) == SIZE
     image, mask = dataset.window(0, Region(4, 8, 20, 30))
     whole = dataset[0]
     assert torch.equal(image, whole[0][:, 4:24, 8:38]) and torch.equal(mask, whole[1][4:24, 8:38])
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_photo_with_transparency_is_read_whole_since_it_is_laid_on_white(tmp_path):
+    pixels = noise("uint8", 4, SIZE)
+    pixels[3] = np.where(GAP, 0, 255)
+    folder_of(tmp_path, pixels, crs=None, transform=None, photometric="RGB", alpha="YES")
+    dataset = open_dataset("folder", tmp_path, "val")
+    assert dataset.window_size(0) is None and (dataset[0][0][:, GAP] == 255).all()
 
 
 def test_a_geotiff_of_other_bands_is_read_as_a_photo(tmp_path):

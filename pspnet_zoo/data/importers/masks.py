@@ -1,4 +1,4 @@
-"""Images and masks that belong together by their names, and Pascal VOC with its lists."""
+"""Images and masks that belong together by their names, their tables of colors, and Pascal VOC with its lists."""
 
 import contextlib
 import glob
@@ -21,13 +21,17 @@ from .sample import (
     Sample,
     Source,
     SourceError,
+    check_name,
     contained,
     inside,
+    read_json,
     read_text,
+    split_of,
     walk,
 )
-from .values import COLOR, MaskImage, MaskOptions, find_table, interpret, pack, scan
+from .values import COLOR, MaskImage, MaskOptions, interpret, pack, scan
 
+_TABLES = ("labelmap.txt", "label_colors.txt", "class_dict.csv", "colors.txt", "colors.csv", "colors.json")
 _SUFFIX = re.compile(r"[_.-](masks?|labels?|gt|seg|segmentation|annotation|labelids|color)$", re.IGNORECASE)
 
 
@@ -126,12 +130,13 @@ def find_pairs(root: Path, images: Images, pattern: str | None) -> tuple[list[Pa
         root: Folder of the source; links that lead out of it are refused.
         images: Where the images are.
         pattern: Path of the masks of an image below `root`: "{stem}" is the image's name without suffix, "*" anything in one name,
-            and "{class}" the name of the class. A mask that fits several stems is of the longest.
+            and "{class}" the name of the class. A mask that fits several images is of the longest stem, and of the folder most like
+            its own.
 
     Raises:
         SourceError: If no pair is found.
     """
-    found, used = (_by_pattern if pattern else _by_folders)(root, images, pattern or "")
+    found, left = (_by_pattern if pattern else _by_folders)(root, images, pattern or "")
     problems, pairs = [], []
     for image, masks in found.items():
         try:
@@ -147,35 +152,59 @@ def find_pairs(root: Path, images: Images, pattern: str | None) -> tuple[list[Pa
         where = (
             f"for the pattern '{pattern}'" if pattern else "by their names; say where masks are with --masks 'labels/{stem}.png'"
         )
-        raise SourceError(f"No images and masks in '{root}' belong together {where}")
-    problems += [f"'{mask}' is a mask without an image" for mask in sorted(used)]
-    return pairs, problems
+        first = f". The first problem: {left[0]}" if left else ""
+        raise SourceError(f"No images and masks in '{root}' belong together {where}{first}")
+    return pairs, problems + left
 
 
 _Found = dict[Path, list[tuple[Path, str | None]]]
 
 
-def _by_pattern(root: Path, images: Images, pattern: str) -> tuple[_Found, set[Path]]:
-    """The masks of each image, with their classes; and the masks that are left."""
+def _by_pattern(root: Path, images: Images, pattern: str) -> tuple[_Found, list[str]]:
+    """The masks of each image, with their classes; and a line for each mask that is left."""
     if "{stem}" not in pattern or Path(pattern).is_absolute() or ".." in Path(pattern).parts:
         raise SourceError(f"The pattern of masks is '{pattern}'; it must be a path below the source with {{stem}}")
     as_glob = _merge_stars(glob.escape(pattern).replace("[*]", "*").replace("{class}", "*"))
     left = {path for path in root.glob(_merge_stars(as_glob.replace("{stem}", "*"))) if path.is_file()}
     found: _Found = {path: [] for path in walk(images.root) if path not in left}
-    for image, masks in found.items():
+    claims: dict[Path, dict[Path, str | None]] = {}
+    for image in found:
         own = (
             re.escape(pattern).replace(r"\{stem\}", re.escape(image.stem)).replace(r"\*", "[^/]*").replace(r"\{class\}", "([^/]+)")
         )
-        for mask in sorted(root.glob(as_glob.replace("{stem}", glob.escape(image.stem)))):
-            if match := re.fullmatch(own, mask.relative_to(root).as_posix()):
-                masks.append((mask, match[1] if "{class}" in pattern else None))
-    longest: dict[Path, int] = {}
-    for image, masks in found.items():
-        for mask, _ in masks:
-            longest[mask] = max(longest.get(mask, 0), len(image.stem))
-    found = {image: [each for each in masks if len(image.stem) == longest[each[0]]] for image, masks in found.items()}
-    left -= {mask for masks in found.values() for mask, _ in masks}
-    return found, left
+        for mask in root.glob(as_glob.replace("{stem}", glob.escape(image.stem))):
+            path = mask.relative_to(root)
+            folders = [part for part, stated in zip(path.parts[:-1], Path(pattern).parts, strict=False) if "{" not in stated]
+            of_one_split = len({split_of("/".join(folders)), images.split(image)} - {None}) < 2
+            if of_one_split and (match := re.fullmatch(own, path.as_posix())):
+                claims.setdefault(mask, {})[image] = match[1] if "{class}" in pattern else None
+    problems, doubtful = [], set[Path]()
+    for mask, classes in sorted(claims.items()):
+        chosen = _closest(mask, list(classes), root, images)
+        if len(chosen) > 1:
+            one, other = f"'{chosen[0]}'", f"'{chosen[1]}'"
+            problems.append(f"'{mask}' fits {one} and {other}; name the folder of its image by --images, or rename one")
+            doubtful.update(chosen)
+        else:
+            found[chosen[0]].append((mask, classes[chosen[0]]))
+    found = {image: masks for image, masks in found.items() if masks or image not in doubtful}
+    return found, problems + _without_image(left - claims.keys())
+
+
+def _closest(mask: Path, candidates: list[Path], root: Path, images: Images) -> list[Path]:
+    """The images, of those whose stems fit a mask, with the longest one, in the folder that is most like its own."""
+    longest, own = max(len(image.stem) for image in candidates), _key(mask, root)[:-1]
+    found = [image for image in candidates if len(image.stem) == longest]
+    found = [image for image in found if not _has(image, root, MASK_FOLDERS)] or found  # others are masks of other images
+    folders = {image: _key(image, root if image.is_relative_to(root) else images.root)[:-1] for image in found}
+    if same := [image for image in found if folders[image] == own]:
+        return same
+    shared = {image: len({*own} & {*each}) for image, each in folders.items()}
+    return [image for image in found if shared[image] == max(shared.values())]
+
+
+def _without_image(masks: set[Path]) -> list[str]:
+    return [f"'{mask}' is a mask without an image" for mask in sorted(masks)]
 
 
 def _merge_stars(pattern: str) -> str:
@@ -183,7 +212,7 @@ def _merge_stars(pattern: str) -> str:
     return re.sub(r"\*+", "*", pattern)
 
 
-def _by_folders(root: Path, images: Images, _: str) -> tuple[_Found, set[Path]]:
+def _by_folders(root: Path, images: Images, _: str) -> tuple[_Found, list[str]]:
     files = [*walk(root)] if images.root.is_relative_to(root) else [*walk(root), *walk(images.root)]
     masks = {p for p in files if _has(p, root, MASK_FOLDERS)}
     others = [p for p in files if p not in masks]
@@ -217,7 +246,7 @@ def _by_folders(root: Path, images: Images, _: str) -> tuple[_Found, set[Path]]:
         )
         found[candidate] = [(mask, None) for mask in own]
         masks.difference_update(own)
-    return found, masks
+    return found, _without_image(masks)
 
 
 def _has(path: Path, root: Path, names: tuple[str, ...]) -> bool:
@@ -273,3 +302,42 @@ def _voc_image(root: Path, images: Images, stem: str) -> Path:
 def list_of_stems(file: Path) -> list[str]:
     """The first word of each line of a list of images."""
     return [line.split()[0] for line in read_text(file, 1 << 28).splitlines() if line.split()]
+
+
+def find_table(root: Path, chosen: Path | None) -> dict[int, Category] | None:
+    """The names of colors: those of the chosen file, or of one with a usual name in the source.
+
+    A line is "R G B NAME", "NAME,R,G,B" or CVAT's "NAME:R,G,B:parts:actions"; a JSON file has {"NAME": [R, G, B]}.
+
+    Raises:
+        SourceError: If a line says something else, or a color or name is there twice.
+    """
+    file = chosen or next((root / name for name in _TABLES if (root / name).is_file()), None)
+    if file is None:
+        return None
+    if file.suffix.lower() == ".json":
+        values = read_json(file)
+        rows = list(values.items()) if isinstance(values, dict) else [(None, None)]
+    else:
+        rows = [_table_row(line) for line in read_text(file, 1 << 20).splitlines() if line.strip() and not line.startswith("#")]
+        rows = rows[1:] if rows and rows[0] is None and len(rows) > 1 else rows  # a heading
+    table: dict[int, Category] = {}
+    for row in rows:
+        name, color = row or (None, None)
+        if not isinstance(color, list | tuple) or len(color) != 3 or not all(type(c) is int and 0 <= c < 1 << 16 for c in color):
+            raise SourceError(f"'{file}': a line must be R G B NAME, such as '128 64 128 road'")
+        name = check_name(name, f"'{file}'")
+        if pack(color) in table or any(name == other.name for other in table.values()):
+            raise SourceError(f"'{file}': the name '{name}' or its color is there twice")
+        red, green, blue = color
+        table[pack(color)] = Category(name, (red, green, blue) if max(color) < 256 else None)
+    return table
+
+
+def _table_row(line: str) -> tuple[str, tuple[int, ...]] | None:
+    line = line.split("  #")[0].strip()
+    first = re.fullmatch(r"(\d{1,5})[\s,;]+(\d{1,5})[\s,;]+(\d{1,5})[\s,;]+(.+)", line)
+    last = re.fullmatch(r"(.+?)[\s,;:]+(\d{1,5})[\s,;]+(\d{1,5})[\s,;]+(\d{1,5})(:.*)?", line)
+    if first:
+        return first[4], tuple(int(first[i]) for i in (1, 2, 3))
+    return (last[1], tuple(int(last[i]) for i in (2, 3, 4))) if last else None

@@ -80,7 +80,10 @@ def read_source(root: Path, kind: str | None, *, images: Path | None = None, mas
     stated["--images"] = images
     if idle := [option for option, value in stated.items() if value and option not in _STATED[kind]]:
         raise ValueError(f"{idle[0]} says nothing of the labels in '{root}', which are {kind}; leave it out")
-    source = _READERS[kind](root, _images(root, images), replace(masks, kind=kind if kind in _MASKS[1:] else None))
+    found, masks = _images(root, images), replace(masks, kind=kind if kind in _MASKS[1:] else None)
+    source = _READERS[kind](root, found, masks)
+    if found.overruled:
+        source = _READERS[kind](root, found, masks)
     if not source.samples:
         reason = source.problems[0] if source.problems else f"'{root}' has no images with labels"
         elsewhere = ". If its images are in another folder, name that by --images"

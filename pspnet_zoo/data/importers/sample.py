@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from ..images import SUFFIXES, ImageError, check_file, read_image
-from ..rasters import Region, open_raster
+from ..images import SUFFIXES, ImageError, check_file
+from ..rasters import open_raster
 
 _LARGEST_TEXT = 1 << 30  # bytes of a file with annotations; in memory it takes several times that
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -113,7 +113,7 @@ def inside(root: Path, text: str, beside: Path | None = None) -> Path:
     file, top = Path(os.path.abspath((beside or root) / path)), os.path.abspath(root)
     if not text.isprintable() or path.is_absolute() or ":" in text or not file.is_relative_to(top):
         raise SourceError(f"The path {text!r} leads out of the source; it must be below '{root}'")
-    return contained(root, Path(os.path.normpath(root), file.relative_to(top)))
+    return contained(root, root / file.relative_to(top))
 
 
 def contained(root: Path, file: Path) -> Path:
@@ -139,12 +139,16 @@ def walk(root: Path, suffixes: Sequence[str] | frozenset[str] = SUFFIXES) -> Ite
 class Images:
     """The images below a folder, found by the names that annotations give them.
 
+    Attributes:
+        overruled: Whether an image was found by its own name after it was taken for another; read again, it has its own only.
+
     Args:
         root: The folder of the source, or of its images.
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self.overruled = root, False
+        self._names: dict[Path, tuple[str, ...]] = {}  # what each image that was found is called
 
     @functools.cached_property
     def _by_name(self) -> dict[str, list[Path]]:
@@ -157,26 +161,39 @@ class Images:
         """The image that `text` means: a path from `beside` or the root, or else the only image whose path fits.
 
         Paths fit if one is the end of the other, where folders such as "images" do not count, and `beside` is not of another split.
+        An image has one name: its own, or else the first that it was found by.
 
         Raises:
-            SourceError: If the path leads out of the root, or there is none or several of that name.
+            SourceError: If the path leads out of the root, there is none or several of that name, or the image has another name.
         """
+        path, stated = self._find(text, beside)
+        own = _folders(path.relative_to(self.root))
+        name = stated or own
+        if (other := self._names.setdefault(path, name)) != name:
+            if name != own:
+                there, here = "/".join(other), "/".join(name)
+                raise SourceError(f"'{path}' is taken for '{there}', not for '{here}'; add that image, or correct its name")
+            self._names[path], self.overruled = own, True
+        return path
+
+    def _find(self, text: Any, beside: Path | None) -> tuple[Path, tuple[str, ...] | None]:
+        """The image, and its stated name behind the folders of `beside` if it is not there; else None."""
         if not isinstance(text, str) or not text:
             raise SourceError(f"The name of an image is {text!r}; it must be a text")
         if beside is not None:
             apart = not beside.is_relative_to(self.root)  # its paths may lead to the root, as drafts/a.json to ../photos/a.png
             with contextlib.suppress(SourceError if apart else MissingImageError):
-                return inside(self.root, text, beside)
-        with contextlib.suppress(MissingImageError):
-            return inside(self.root, text)
+                return inside(self.root, text, beside), None
         stated = _folders(PurePosixPath(posixpath.normpath(text.replace("\\", "/"))))
         around = beside.relative_to(self.root) if beside is not None and beside.is_relative_to(self.root) else Path()
+        whole = _folders(PurePosixPath(around.as_posix(), *stated))
+        with contextlib.suppress(MissingImageError):
+            return inside(self.root, text), whole if beside else None
         named = self._by_name.get(stated[-1], [])
         found = [p for p in named if self._fits(p, stated, around)]
         if len(found) > 1:  # masks have the names of their images
             found = [p for p in found if not any(part.lower() in MASK_FOLDERS for part in p.relative_to(self.root).parts)] or found
         if len(found) > 1:
-            whole = _folders(PurePosixPath(around.as_posix(), *stated))
             shared = [_shared(_folders(p.relative_to(self.root)), whole) for p in found]
             found = [p for p, number in zip(found, shared, strict=True) if number == max(shared)]
         if not found:
@@ -186,7 +203,7 @@ class Images:
             raise SourceError(
                 f"{len(found)} images in '{self.root}' have the name {text!r}; the annotations must say their folders too"
             )
-        return contained(self.root, found[0])
+        return contained(self.root, found[0]), whole
 
     def _fits(self, path: Path, stated: tuple[str, ...], around: Path) -> bool:
         """Whether an image of the stated name can be the one that is meant."""
@@ -258,35 +275,6 @@ def image_header(image: Path | bytes) -> Header:
         raise ImageError(f"{name} is not an image that can be read: {error}") from None
     size = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
     return Header(size, (height, width), orientation, kind)
-
-
-def agreed_size(size: tuple[int, ...], sample: Sample, header: Header, what: str) -> tuple[int, int]:
-    """The size of labels, which is the image's as it is stored or as EXIF turns it.
-
-    Raises:
-        SourceError: If it is neither.
-    """
-    if size not in (header.size, header.stored_size):
-        height, width = header.size
-        raise SourceError(f"The image '{sample.name}' is {width}x{height}, and {what} {size[1]}x{size[0]}; they must be equal")
-    return size[0], size[1]
-
-
-def decode(image: Path | bytes) -> None:
-    """Read all pixels of an image, of other bands than RGB too.
-
-    Raises:
-        ImageError: If it is damaged.
-    """
-    try:
-        read_image(image if isinstance(image, Path) else io.BytesIO(image))
-    except ImageError:
-        if not isinstance(image, Path) or image.suffix.lower() not in (".tif", ".tiff"):
-            raise
-        with open_raster(image) as raster:
-            _, height, width = raster.shape
-            for top in range(0, height, 512):
-                raster.read(Region(top, 0, min(512, height - top), width))
 
 
 def split_of(text: str) -> str | None:

@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from ...extras import missing_extra
+from .masks import find_table
 from .sample import Sample, Source, SourceError, contained, split_of, walk
-from .values import MaskArray, MaskImage, MaskOptions, find_table, interpret
+from .values import MaskArray, MaskImage, MaskOptions, interpret
 
 _IMAGES = ("image", "images", "img", "x", "pixel_values", "jpg", "png")
 _MASKS = ("mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "segmentation_mask", "y", "seg")

@@ -1,7 +1,6 @@
 """The meaning of the values of masks: ids of any depth, two values, and colors with or without a table."""
 
 import io
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,9 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from .sample import Category, Source, SourceError, check_name, image_header, read_json, read_text
+from .sample import Category, Source, SourceError, image_header
 
 _MOST_VALUES = 255
-_TABLES = ("labelmap.txt", "label_colors.txt", "class_dict.csv", "colors.txt", "colors.csv", "colors.json")
 _UNLABELLED = ("void", "unlabelled", "unlabeled", "ignore", "ignored")
 COLOR = 1 << 60  # added to colors, so that none is taken for an id
 
@@ -172,7 +170,8 @@ def scan(
 ) -> tuple[Counter[int], dict[int, tuple], list[Read | None]]:
     """The number of pixels of each value in all masks, the palette's colors, and what reads each mask; None if it cannot be.
 
-    Indexed images give their colors or their indices as `as_colors` says; if it is None, their colors if their palettes differ.
+    Indexed images give their colors or their indices as `as_colors` says; if it is None, their colors if their palettes differ, or
+    others hold colors.
 
     Raises:
         SourceError: If no mask can be read.
@@ -192,10 +191,11 @@ def scan(
             readers.append(None)
         else:
             own = mask.palette() if not as_colors else {}
-            if any(palette.setdefault(v, own[v]) != own[v] for v in values.tolist() if v in own) and by_palettes:
+            differ = any(palette.setdefault(v, own[v]) != own[v] for v in values.tolist() if v in own)
+            found.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+            if by_palettes and (differ or (palette and max(found) >= COLOR)):
                 as_colors, place, found, palette, readers, failures = True, 0, Counter(), {}, [], []
                 continue
-            found.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
             readers.append(partial(mask.values, as_colors=as_colors))
         place += 1
     problems += failures
@@ -217,9 +217,14 @@ def interpret(
     """
     stated = {"ids": False, "colors": True}.get(options.kind or "", table is not None or None)
     values, palette, readers = scan(masks, source.problems, as_colors=stated)
-    if options.kind == "colors":
+    grays = [_gray(value) for value in values if value >= COLOR]
+    mixed = 0 < len(grays) < len(values)  # grayscale files beside those of colors
+    if options.kind == "colors" or (mixed and (table or None in grays)):
         values = _in_color(values)
         readers = [read and partial(_grays_in_color, read) for read in readers]
+    elif mixed:
+        values = _in_gray(values)
+        readers = [read and partial(_colors_in_gray, read) for read in readers]
     two = len(values) == 2 and not table and len(options.names) in (0, 2)
     if options.kind == "binary" or (options.kind is None and two):
         return _interpret_two(source, values, readers, options)
@@ -255,6 +260,19 @@ def _grays_in_color(read: Read) -> np.ndarray:
     values = read()
     bits = np.where(values < 256, 8, 16)
     return np.where(values < COLOR, COLOR | values << 2 * bits | values << bits | values, values)
+
+
+def _in_gray(values: Counter[int]) -> Counter[int]:
+    """The number of pixels of each id, where a gray is one."""
+    found: Counter[int] = Counter()
+    for value, count in values.items():
+        found[value if value < COLOR else _rgb(value)[0]] += count
+    return found
+
+
+def _colors_in_gray(read: Read) -> np.ndarray:
+    values = read()
+    return np.where(values < COLOR, values, values & np.where(values - COLOR < 1 << 24, 2**8 - 1, 2**16 - 1))
 
 
 def _interpret_two(
@@ -358,42 +376,3 @@ def show_value(value: int) -> str:
 def _list(numbers: Iterable[int | None]) -> str:
     found = [str(n) for n in numbers]
     return ", ".join(found if len(found) < 12 else [*found[:10], "...", found[-1]])
-
-
-def find_table(root: Path, chosen: Path | None) -> dict[int, Category] | None:
-    """The names of colors: those of the chosen file, or of one with a usual name in the source.
-
-    A line is "R G B NAME", "NAME,R,G,B" or CVAT's "NAME:R,G,B:parts:actions"; a JSON file has {"NAME": [R, G, B]}.
-
-    Raises:
-        SourceError: If a line says something else, or a color or name is there twice.
-    """
-    file = chosen or next((root / name for name in _TABLES if (root / name).is_file()), None)
-    if file is None:
-        return None
-    if file.suffix.lower() == ".json":
-        values = read_json(file)
-        rows = list(values.items()) if isinstance(values, dict) else [(None, None)]
-    else:
-        rows = [_table_row(line) for line in read_text(file, 1 << 20).splitlines() if line.strip() and not line.startswith("#")]
-        rows = rows[1:] if rows and rows[0] is None and len(rows) > 1 else rows  # a heading
-    table: dict[int, Category] = {}
-    for row in rows:
-        name, color = row or (None, None)
-        if not isinstance(color, list | tuple) or len(color) != 3 or not all(type(c) is int and 0 <= c < 1 << 16 for c in color):
-            raise SourceError(f"'{file}': a line must be R G B NAME, such as '128 64 128 road'")
-        name = check_name(name, f"'{file}'")
-        if pack(color) in table or any(name == other.name for other in table.values()):
-            raise SourceError(f"'{file}': the name '{name}' or its color is there twice")
-        red, green, blue = color
-        table[pack(color)] = Category(name, (red, green, blue) if max(color) < 256 else None)
-    return table
-
-
-def _table_row(line: str) -> tuple[str, tuple[int, ...]] | None:
-    line = line.split("  #")[0].strip()
-    first = re.fullmatch(r"(\d{1,5})[\s,;]+(\d{1,5})[\s,;]+(\d{1,5})[\s,;]+(.+)", line)
-    last = re.fullmatch(r"(.+?)[\s,;:]+(\d{1,5})[\s,;]+(\d{1,5})[\s,;]+(\d{1,5})(:.*)?", line)
-    if first:
-        return first[4], tuple(int(first[i]) for i in (1, 2, 3))
-    return (last[1], tuple(int(last[i]) for i in (2, 3, 4))) if last else None

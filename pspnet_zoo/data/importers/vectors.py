@@ -5,7 +5,7 @@ pyogrio reads them, rasterio changes their coordinates to those of the image. Ne
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ SUFFIXES = (".geojson", ".gpkg", ".shp")
 """File name endings of vectors, lower case."""
 FIELDS = ("class", "class_name", "classname", "label", "category", "name", "type")
 """Fields that hold a polygon's class, the first of them that a file has."""
+_SPOTS = 16  # rows and columns of the points of an image that are looked up in the features' own coordinates
 _HEADS = {".geojson": b"{", ".gpkg": b"SQLite format 3\0", ".shp": b"\x00\x00\x27\x0a"}  # GDAL's formats for other files name more
 
 
@@ -55,6 +56,25 @@ class _Layer:
         except Exception:  # of PROJ, for a single point that the other system cannot have
             placed = np.array([self._alone(geometry, crs) for geometry in self._geometries], object)
         return placed, shapely.bounds(placed)
+
+    @cached_property
+    def _tree(self) -> Any:
+        import shapely
+
+        return shapely.STRtree(self._geometries)
+
+    def lost(self, points: np.ndarray, crs: Any) -> np.ndarray:
+        """The features that hold points, (N, 2), by their own coordinates and none of these as they are placed in `crs`."""
+        import shapely
+        from rasterio.warp import transform
+
+        try:
+            own = np.stack(transform(crs, self._crs, points[:, 0], points[:, 1]), axis=1)
+            points = self._change(own, crs)  # as the features are changed, which may differ from the way back
+        except Exception:  # of PROJ, for a point that the features' system cannot have
+            return np.empty(0, int)
+        number, index = self._tree.query(shapely.points(own), predicate="intersects")
+        return np.setdiff1d(index, index[shapely.intersects_xy(self.placed(crs)[0][index], *points[number].T)])
 
     def _alone(self, geometry: Any, crs: Any) -> Any:
         import shapely
@@ -90,7 +110,7 @@ def read_vectors(root: Path, images: Images, options: MaskOptions) -> Source:
         here = [each for file in files if file.stem == image.stem or file.stem not in own for each in layers[file]]
         try:
             with open_raster(contained(images.root, image)) as raster:
-                objects, size = _objects(raster, here), raster.shape[1:]
+                objects, size = _objects(raster, here, source.problems), raster.shape[1:]
         except (ImageError, SourceError) as error:
             source.problems.append(str(error))
             continue
@@ -166,8 +186,8 @@ def _classes(file: Path, layer: str, fields: list[str], values: Any, count: int,
     return list(by_name[chosen])
 
 
-def _objects(raster: Raster, layers: list[_Layer]) -> list[Object]:
-    """The features that lie on an image, in pixels."""
+def _objects(raster: Raster, layers: list[_Layer], problems: list[str]) -> list[Object]:
+    """The features that lie on an image, in pixels; a line is added to `problems` for each that cannot be placed there."""
     import shapely
 
     if raster.crs is None or raster.transform is None:
@@ -178,10 +198,19 @@ def _objects(raster: Raster, layers: list[_Layer]) -> list[Object]:
     frame = shapely.box(0, 0, width, height)
     corners = _affine(np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float64), raster.transform)
     low, high = corners.min(0), corners.max(0)
+    spots = _affine((np.indices((_SPOTS, _SPOTS)).reshape(2, -1).T + 0.4) / _SPOTS * (width, height), raster.transform)
     objects = []
     for layer in layers:
         placed, bounds = layer.placed(raster.crs)
-        for index in np.flatnonzero((bounds[:, :2] <= high).all(1) & (bounds[:, 2:] >= low).all(1)):
+        lost = layer.lost(spots, raster.crs)
+        problems += [
+            f"{layer.features[index].name} lies on '{raster.path}' by its own coordinates and not by those of the image, and is "
+            "left out; cut it to the area of the image"
+            for index in lost
+        ]
+        near = (bounds[:, :2] <= high).all(1) & (bounds[:, 2:] >= low).all(1)
+        near[lost] = False
+        for index in np.flatnonzero(near):
             shape = shapely.transform(placed[index], lambda points: _affine(points, inverse))
             if not np.isfinite(shapely.get_coordinates(shape)).all() or not shapely.make_valid(shape).intersects(frame):
                 continue

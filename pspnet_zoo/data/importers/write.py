@@ -1,5 +1,6 @@
 """The folder layout, written from samples: classes, splits, masks, and images byte for byte."""
 
+import io
 import json
 import os
 import shutil
@@ -13,12 +14,13 @@ from PIL import Image
 
 from ...storage.files import new_folder
 from ..check import SplitContents
-from ..images import SUFFIXES, ImageError, encode_class_masks
+from ..images import SUFFIXES, ImageError, encode_class_masks, read_image
 from ..labels import IGNORE, Labels, distinct_colors
 from ..layouts.classes import DROPPED, Classes
 from ..layouts.splits import assign_splits, names_apart
+from ..rasters import Region, open_raster
 from .regions import draw, draw_classes, drawing_order
-from .sample import Header, Sample, Source, SourceError, agreed_size, decode, image_header
+from .sample import Header, Sample, Source, SourceError, image_header
 from .values import show_value
 
 _TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))  # of EXIF's orientations 2 to 8
@@ -72,7 +74,7 @@ def resolve_classes(
         multilabel: Whether every object is kept where several overlap; what nobody drew is then of no class.
 
     Raises:
-        ValueError: If a category is nowhere in the chosen classes, or there are too many.
+        ValueError: If a category is nowhere in the chosen classes, there are too many, or options contradict each other.
     """
     categories = source.categories
     if multilabel and (background or ignore_undrawn or any(sample.values for sample in source.samples)):
@@ -95,6 +97,8 @@ def resolve_classes(
                 f'The classes do not mention {unknown} of the source; add them to "mapping", "ignore" or "drop"{numbers}'
             )
         return chosen, {key: value for key, value in table.items() if value is not None}
+    if background and ignore_undrawn:
+        raise ValueError("--background names what nobody drew, and --ignore-undrawn ignores it; leave one of them out")
     own = next((key for key, each in categories.items() if each.name == (background or "background")), source.undrawn)
     if ignore_undrawn and any(each.category == own for sample in source.samples for each in sample.objects):
         own = source.undrawn  # a background that somebody drew is a class
@@ -197,6 +201,35 @@ def check_output(output: Path) -> None:
         raise FileExistsError(f"'{output}' is there already and not empty; choose another folder with -o, or remove it")
 
 
+def _agreed_size(size: tuple[int, ...], sample: Sample, header: Header, what: str) -> tuple[int, int]:
+    """The size of labels, which is the image's as it is stored or as EXIF turns it.
+
+    Raises:
+        SourceError: If it is neither.
+    """
+    if size not in (header.size, header.stored_size):
+        height, width = header.size
+        raise SourceError(f"The image '{sample.name}' is {width}x{height}, and {what} {size[1]}x{size[0]}; they must be equal")
+    return size[0], size[1]
+
+
+def _decode(image: Path | bytes) -> None:
+    """Read all pixels of an image, of other bands than RGB too.
+
+    Raises:
+        ImageError: If it is damaged.
+    """
+    try:
+        read_image(image if isinstance(image, Path) else io.BytesIO(image))
+    except ImageError:
+        if not isinstance(image, Path) or image.suffix.lower() not in (".tif", ".tiff"):
+            raise
+        with open_raster(image) as raster:
+            _, height, width = raster.shape
+            for top in range(0, height, 512):
+                raster.read(Region(top, 0, min(512, height - top), width))
+
+
 class _Writer:
     """Writes samples into a folder, which will have the name `output`."""
 
@@ -231,7 +264,7 @@ class _Writer:
         if mask.shape[-2:] != header.size:
             turned = [np.array(Image.fromarray(plane).transpose(_TURNS[header.orientation])) for plane in np.atleast_3d(mask.T).T]
             mask = np.stack(turned) if mask.ndim == 3 else turned[0]
-        decode(image)  # a damaged one would be noticed in training
+        _decode(image)  # a damaged one would be noticed in training
         ending = image.suffix if isinstance(image, Path) else _ENDINGS.get(header.format, f".{header.format.lower()}")
         if ending.lower() not in SUFFIXES:
             raise SourceError(f"The image '{sample.name}' ends in '{ending}'; it can be {', '.join(sorted(SUFFIXES))}")
@@ -265,10 +298,10 @@ class _Writer:
         """(H, W) uint8 class ids, of the image as it is stored or as it is turned."""
         if sample.values is not None:
             values = sample.values()
-            size = agreed_size(values.shape, sample, header, "its mask")
-            agreed_size(sample.size or size, sample, header, "the size that the source states")
+            size = _agreed_size(values.shape, sample, header, "its mask")
+            _agreed_size(sample.size or size, sample, header, "the size that the source states")
             return self._translate(values, sample)
-        size = agreed_size(sample.size or header.size, sample, header, "the size that the source states")
+        size = _agreed_size(sample.size or header.size, sample, header, "the size that the source states")
         if not self._options.multilabel:
             return self._draw(sample, size)
         mask, problems = draw_classes(sample.objects, size, self._table, len(self._classes.labels))

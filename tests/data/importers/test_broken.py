@@ -4,12 +4,13 @@ import io
 import json
 import os
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from pspnet_zoo.data.importers import regions, sample
+from pspnet_zoo.data.importers import regions, write
 from pspnet_zoo.data.importers.recognise import read_source
 from pspnet_zoo.data.importers.sample import Object, SourceError
 from pspnet_zoo.data.importers.values import MaskOptions
@@ -172,6 +173,19 @@ def test_a_path_that_goes_up_within_the_source_is_followed(tmp_path, imported):
         (tmp_path / "set" / "drawn" / f"{name}.json").write_text(text)
     result = imported(tmp_path / "set")
     assert result.images == files and len(result.problems) == 1 and "leads out of the source" in result.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "images"), [("train/../c", None), ("c/../c/x.json", None), ("c", "train/../c"), ("train", "train/../c")]
+)
+def test_a_source_whose_path_goes_up_is_read(tmp_path, imported, monkeypatch, source, images):
+    files = write_images(tmp_path / "c", "a")
+    for folder in ("train", "c"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "x.json").write_text(json.dumps(coco("a", [annotated([SQUARE], image=5)])))
+    monkeypatch.chdir(tmp_path)
+    result = imported(Path(source), images=images and Path(images))
+    assert result.images == files and not result.problems
 
 
 def test_labels_whose_images_are_all_elsewhere_name_the_option(tmp_path, imported):
@@ -412,7 +426,7 @@ def test_an_interrupted_import_leaves_nothing(tmp_path, imported, monkeypatch):
         if next(calls, "end") == "end":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(sample, "read_image", interrupted)
+    monkeypatch.setattr(write, "read_image", interrupted)
     with pytest.raises(KeyboardInterrupt):
         imported(tmp_path / "set")
     assert [p.name for p in tmp_path.iterdir()] == ["set"]

@@ -206,6 +206,46 @@ def test_the_default_subsets_of_cvat_are_no_splits(tmp_path, imported):
     assert set(imported(tmp_path / "set").splits.values()) == {"train", "val"}
 
 
+def test_one_image_is_not_taken_for_two_names(tmp_path):
+    write_images(tmp_path, "ab")
+    for split, names in (("train", ["cam1/a", "cam1/b"]), ("val", ["cam2/a", "cam1/b"])):
+        write(tmp_path / f"{split}.json", json.dumps(coco(names, [])))
+    source = read_source(tmp_path, None)
+    assert [(s.image.name, s.split) for s in source.samples] == [("a.jpg", "train"), ("b.jpg", "train"), ("b.jpg", "val")]
+    taken = f"'{tmp_path}/a.jpg' is taken for 'cam1/a.jpg', not for 'cam2/a.jpg'"
+    assert source.problems == [f"{taken}; add that image, or correct its name"]
+
+
+@pytest.mark.parametrize("order", [("cam1/a", "a"), ("a", "cam1/a")])
+def test_an_image_has_its_own_name_whichever_comes_first(tmp_path, order):
+    write_images(tmp_path, "a")
+    square = [{"image_id": 5, "category_id": 3, "segmentation": [np.ravel(SQUARE).tolist()]}]
+    for split, name in zip(("train", "val"), order, strict=True):
+        write(tmp_path / f"{split}.json", json.dumps(coco([name], square if name == "a" else [])))
+    source = read_source(tmp_path, None)
+    assert [s.split for s in source.samples] == ["val" if order[1] == "a" else "train"] and source.samples[0].objects
+    assert source.problems == [
+        f"'{tmp_path}/a.jpg' is taken for 'a.jpg', not for 'cam1/a.jpg'; add that image, or correct its name"
+    ]
+
+
+def test_one_image_is_not_taken_for_two_tasks_of_label_studio(tmp_path):
+    write_images(tmp_path, ["001"])
+    write_studio(tmp_path / "export.json", "s3://bucket/siteA/001.jpg", "s3://bucket/siteB/001.jpg")
+    source = read_source(tmp_path, None)
+    assert len(source.samples) == len(source.problems) == 1 and "not for 'siteb/001.jpg'" in source.problems[0]
+
+
+@pytest.mark.parametrize("folder", ["", "images"])
+def test_one_image_is_not_taken_for_two_subsets_of_cvat(tmp_path, folder):
+    write_images(tmp_path / folder, ["0001"])
+    elements = "".join(cvat_image("0001.jpg", subset) for subset in ("Train", "Validation"))
+    write(tmp_path / "annotations.xml", cvat(elements, (("car", "#ff0000"), ("tree", "#0000ff"))))
+    source = read_source(tmp_path, None)
+    assert [s.split for s in source.samples] == ["train"]
+    assert len(source.problems) == 1 and "is taken for 'train/0001.jpg', not for 'validation/0001.jpg'" in source.problems[0]
+
+
 # --- splits
 
 

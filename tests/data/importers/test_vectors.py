@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pspnet_zoo.data.importers.recognise import read_source
+from pspnet_zoo.data.importers.vectors import _Layer
 from pspnet_zoo.data.open import open_dataset
 
 pytest.importorskip("rasterio", reason="the extra raster is not installed")
@@ -14,6 +16,7 @@ pytest.importorskip("pyogrio", reason="the extra raster is not installed")
 
 import pyogrio
 import rasterio
+import rasterio.warp
 import shapely
 from rasterio.features import rasterize
 from rasterio.warp import transform_geom
@@ -172,3 +175,52 @@ def test_links_out_of_the_source_and_pipes_are_refused(run, source, tmp_path):
     (source / "more.gpkg").unlink()
     os.mkfifo(source / "more.geojson")
     assert f"No file '{source}/more.geojson'" in run("data", "import", source, "-o", tmp_path / "two")[2]
+
+
+WORLD = shapely.box(-180, -90, 180, 90)
+ANTARCTICA = shapely.box(-180, -90, 180, -80)
+
+
+@pytest.mark.parametrize(
+    ("crs", "corner"), [("EPSG:2154", (700000, 6600000)), ("EPSG:3413", (500000, -1500000)), ("EPSG:3413", (0, 0)), (UTM, BASE)]
+)
+def test_a_polygon_with_points_that_have_no_place_on_an_image_is_named(run, source, tmp_path, crs, corner):
+    """Whether PROJ refuses them, or lays them all on one point or line."""
+    write_tiff(source / "a.tif", noise("uint8", 3, SIZE), crs=crs, transform=rasterio.Affine(10, 0, corner[0], 0, -10, corner[1]))
+    near = shapely.geometry.shape(
+        transform_geom(
+            crs, DEGREES, shapely.geometry.mapping(shapely.box(corner[0] + 50, corner[1] - 90, corner[0] + 99, corner[1] - 50))
+        )
+    )
+    shapes = np.array([WORLD, ANTARCTICA, near])
+    names = [np.array(["sea", "ice", "town"], object)]
+    pyogrio.raw.write(
+        source / "all.gpkg", shapely.to_wkb(shapes), names, ["class"], geometry_type="Polygon", crs=DEGREES, driver="GPKG"
+    )
+    code, _, err = run("data", "import", source, "-o", tmp_path / "out")
+    line = f"all.gpkg', feature 0 lies on '{source}/a.tif' by its own coordinates and not by those of the image, and is left out"
+    assert code == 2 and line in err and "feature 1 " not in err and "feature 2 " not in err
+    (mask,) = (tmp_path / "out").glob("*/masks/a.png")
+    labels = open_dataset("folder", tmp_path / "out", "train").labels.names
+    assert {labels[i] for i in np.unique(Image.open(mask))} == {"background", "town"}
+    assert [each.category for each in read_source(source, None).samples[0].objects] == [2]
+
+
+def test_points_of_an_image_without_a_place_of_the_features_are_passed_over():
+    layer = _Layer([], [WORLD, ANTARCTICA], DEGREES)
+    points = np.array([(np.inf, np.inf), (BASE[0] + 50, BASE[1] - 50)])
+    assert layer.lost(points, UTM).tolist() == [0] and layer.lost(points[:1], UTM).tolist() == []
+
+
+def test_features_keep_their_place_where_the_way_back_is_another(source, monkeypatch):
+    """As between datums of which PROJ has a grid for one direction."""
+    write(source / "all.gpkg", [("house", square(x, 0, x + 2, 60)) for x in range(0, 80, 4)], crs=DEGREES)
+    real = rasterio.warp.transform
+
+    def shifted(crs, target, xs, ys):
+        xs, ys = real(crs, target, xs, ys)
+        return (xs if target == UTM else [x + 0.0003 for x in xs]), ys
+
+    monkeypatch.setattr("rasterio.warp.transform", shifted)
+    read = read_source(source, None)
+    assert not read.problems and len(read.samples[0].objects) == 20

@@ -93,6 +93,11 @@ def test_the_background_is_named_or_ignored(overlapping, tmp_path, imported):
     assert result.names == ("cat", "cow") and (result.named("a") == "cow").sum() == 50 and (result.named("a") == "-").sum() > 3000
 
 
+def test_a_name_for_what_is_ignored_is_refused(overlapping, imported):
+    with pytest.raises(ValueError, match="--background names what nobody drew, and --ignore-undrawn ignores it; leave one of them"):
+        imported(overlapping, background="grass", ignore_undrawn=True)
+
+
 @pytest.mark.parametrize("options", [{"background": "grass"}, {"ignore_undrawn": True}])
 def test_options_for_what_nobody_drew_are_refused_where_every_pixel_has_a_class(tmp_path, imported, options):
     write_images(tmp_path / "set" / "images")
