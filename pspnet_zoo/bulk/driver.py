@@ -48,8 +48,8 @@ from .sources import BulkSource, DamagedFileError, Input, Kind, open_source, rea
 
 READERS = 4
 """Number of threads of a worker that read ahead."""
-MOST_DAMAGED = 3
-"""Number of files that fail one after another, without a shard done between them, at which a run ends."""
+MOST_GONE = 3
+"""Number of files that cannot even be opened, one after another, at which a run ends: all were opened at its beginning."""
 
 
 @dataclass
@@ -159,19 +159,19 @@ def run(
                 _check_gpus(gpus_per_worker)
             started = math.inf
             damaged: dict[int, str] = {}
-            in_a_row: set[str] = set()
+            gone: set[str] = set()  # in a row
             for result in _results(inputs, missing, destination, manifest, files, workers, gpus_per_worker):
                 if result["problem"] and result["damaged"]:
                     damaged[result["shard"]] = result["problem"]
-                    in_a_row.add(result["damaged"])
-                    if len(in_a_row) == MOST_DAMAGED:  # rather the storage than the files
+                    gone = set() if result["opens"] else {*gone, result["damaged"]}
+                    if len(gone) == MOST_GONE:  # rather the storage than the files
                         raise OSError(
-                            f"{MOST_DAMAGED} files in a row cannot be read; check the storage. The last one: {result['problem']}"
+                            f"{MOST_GONE} files in a row cannot be opened; check the storage. The last one: {result['problem']}"
                         )
                     continue
                 if result["problem"]:
                     raise OSError(f"The worker {result['worker']} failed: {result['problem']}")
-                in_a_row.clear()
+                gone.clear()
                 started = min(started, result["ended"] - result["seconds"])
                 summary.add(result, started)
                 if progress:
@@ -262,7 +262,7 @@ class _Worker:
         (shard,), (part,) = batch["shard"].tolist(), batch["part"].tolist()
         start = time.time()
         images = failures = 0
-        problem = damaged = ""
+        problem, damaged, opens = "", "", True
         try:
             if not self._destination.has(shard):  # else another worker finished it just before it was lost
                 rows = segment_part(self._predictor, part, self._manifest, self._destination)
@@ -270,13 +270,15 @@ class _Worker:
                 images, failures = len(rows), sum(row.error is not None for row in rows)
         except (OSError, ValueError) as error:  # errors of the storage; those of single images are rows
             problem = str(error) or type(error).__name__
-            damaged = error.path if isinstance(error, DamagedFileError) else ""
+            if isinstance(error, DamagedFileError):
+                damaged, opens = error.path, error.opens
         return {
             "shard": [shard],
             "images": [images],
             "failures": [failures],
             "problem": [problem],
             "damaged": [damaged],
+            "opens": [opens],
             "seconds": [time.time() - start],
             "ended": [time.time()],
             "worker": [self._name],

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from ..data.images import SUFFIXES
-from ..results.stamp import IMAGE_SUFFIXES, LONGEST_HEAD, find_png_stamp, find_tiff_stamp, is_result
+from ..results.stamp import LONGEST_HEAD, find_png_stamp, find_tiff_stamp, is_result, named_as_result
 
 Kind = Literal["folder", "list", "parquet"]
 
@@ -31,11 +31,12 @@ class DamagedFileError(OSError):
     Args:
         path: The file.
         reason: The words of pyarrow.
+        opens: Whether it was opened, as `open_source` opens every file; one that is not any more tells of the storage.
     """
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(self, path: str, reason: str, opens: bool) -> None:
         super().__init__(f"'{path}' cannot be read as Parquet: {reason}")
-        self.path = path
+        self.path, self.opens = path, opens
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ def _is_above(link: str, folder: str, root: str) -> bool:
 def _is_result(system: fs.FileSystem, file: _File) -> bool:
     if isinstance(system, fs.LocalFileSystem):
         return is_result(Path(file.path))
-    if not file.name.endswith(IMAGE_SUFFIXES):
+    if not named_as_result(os.path.basename(file.name)):
         return False
     try:
         with system.open_input_file(file.path) as opened:
@@ -330,31 +331,33 @@ def read_part(part: str) -> Iterator[Input]:
 
 def _rows(system: fs.FileSystem, folder: str, column: str, path: str, first: int, stop: int) -> Iterator[Input]:
     """Rows `first` to `stop` of a Parquet file; only the row groups that hold them are read."""
+    opens = False
     try:
-        yield from _read_rows(system, folder, column, path, first, stop)
+        with pq.ParquetFile(path, filesystem=system) as file:
+            opens = True
+            for at, values in _read_rows(file, column, first, stop):
+                yield _value(system, folder, values[column], values.get("path"), f"{path[len(folder) + 1 :]}/{at}")
     except _DAMAGE as error:
-        raise DamagedFileError(path, str(error).strip()) from None
+        raise DamagedFileError(path, str(error).strip(), opens) from None
 
 
-def _read_rows(system: fs.FileSystem, folder: str, column: str, path: str, first: int, stop: int) -> Iterator[Input]:
-    with pq.ParquetFile(path, filesystem=system) as file:
-        columns = [column, *({"path"} & set(file.schema_arrow.names) - {column})]
-        row = 0
-        for group in range(file.metadata.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            if row + rows <= first or row >= stop:
-                row += rows
-                continue
-            for batch in file.iter_batches(16, row_groups=[group], columns=columns):
-                low, high = max(first - row, 0), min(stop - row, len(batch))
-                for at, values in enumerate(batch.slice(low, max(high - low, 0)).to_pylist(), start=row + low):
-                    yield _value(system, folder, values[column], values.get("path"), f"{path[len(folder) + 1 :]}/{at}")
-                row += len(batch)
-                rows -= len(batch)
-            if rows:
-                raise ValueError("a row group has fewer rows than the file states")
-        if row < stop:
-            raise ValueError(f"it has {row:,} rows, fewer than it states")
+def _read_rows(file: pq.ParquetFile, column: str, first: int, stop: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    columns = [column, *({"path"} & set(file.schema_arrow.names) - {column})]
+    row = 0
+    for group in range(file.metadata.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        if row + rows <= first or row >= stop:
+            row += rows
+            continue
+        for batch in file.iter_batches(16, row_groups=[group], columns=columns):
+            low, high = max(first - row, 0), min(stop - row, len(batch))
+            yield from enumerate(batch.slice(low, max(high - low, 0)).to_pylist(), start=row + low)
+            row += len(batch)
+            rows -= len(batch)
+        if rows:
+            raise ValueError("a row group has fewer rows than the file states")
+    if row < stop:
+        raise ValueError(f"it has {row:,} rows, fewer than it states")
 
 
 def _value(system: fs.FileSystem, folder: str, value: Any, path: Any, place: str) -> Input:

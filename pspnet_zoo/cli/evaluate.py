@@ -1,6 +1,7 @@
 """The command `pspnet-zoo evaluate`."""
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..evaluation.evaluate import Evaluation
+    from ..runtimes.open import Runtime
 
 
 def evaluate(
@@ -77,8 +79,6 @@ def evaluate(
     from ..evaluation.mapping import MappedDataset, MappedNetwork
     from ..evaluation.page import html_page, read_history
     from ..evaluation.report import prediction_saver, report, worst_and_best
-    from ..model_source import ExportedFile, parse_weights
-    from ..runtimes.open import open_runtime
 
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol is '{protocol}'; it can be {', '.join(PROTOCOLS)}")
@@ -93,8 +93,7 @@ def evaluate(
         _check_tuning(model, split, mapping, bool(images.masks))
     bar = progress_bar()
     with _processes() as (rank, count, device):
-        place = None if isinstance(parse_weights(model), ExportedFile) else device
-        network = open_runtime(model, device=place, precision=precision)
+        network = _open(model, device, precision, protocol)
         if classes:
             network = cast(Any, MappedNetwork(network, classes))  # it passes the other attributes on
         bar.disable = rank > 0
@@ -126,6 +125,19 @@ def evaluate(
         out.print(_table(result))
     if save_predictions:
         say(f"Wrote {len(images)} predictions to {save_predictions}")
+
+
+def _open(model: str, device: "torch.device", precision: Any, protocol: str) -> "Runtime":
+    """The model in its runtime, an exported file on the device of its own; refused where the protocol does not go with it."""
+    from ..model_source import ExportedFile, parse_weights
+    from ..runtimes.exported import ExportedRuntime
+    from ..runtimes.open import open_runtime
+
+    place = None if isinstance(parse_weights(model), ExportedFile) else device
+    network = open_runtime(model, device=place, precision=precision)
+    if isinstance(network, ExportedRuntime) and (PROTOCOLS[protocol].within or PROTOCOLS[protocol].crop):
+        network.refuse_windows(protocol)
+    return network
 
 
 def _write(file: Path, text: str) -> None:
@@ -186,7 +198,7 @@ def _table(result: "Evaluation") -> "Table":
     }
     for name, value in numbers.items():
         if value is not None:
-            table.add_row(name, f"{value:.4f}")
+            table.add_row(name, "-" if math.isnan(value) else f"{value:.4f}")
     return table
 
 

@@ -49,10 +49,13 @@ def rank(
 
     from ..evaluation.ranking import rank as order_of
     from ..inference.predictor import Predictor
+    from ..models.pspnet import PSPNet
     from ..results.sheet import contact_sheet
     from ..storage.files import write_atomically
 
     predictor, failures = Predictor(model), []
+    if by != "uncertainty" and not isinstance(predictor.model, PSPNet):
+        order_of([], None, by=by)  # refuses, before any image is read
     with progress_bar() as bar:
         known = [features for _, _, features in _read(predictor, labelled, recursive, by, bar, failures, sheet)] if labelled else []
         found = list(_read(predictor, folder, recursive, by, bar, failures, sheet))

@@ -184,6 +184,7 @@ class TeacherOptions:
     def load(self) -> "Sequence[Runtime]":
         """The teachers, those that are networks on the GPU of this process if there is one."""
         from ..model_source import ExportedFile, parse_weights
+        from ..runtimes.exported import ExportedRuntime
         from ..runtimes.open import open_runtime
         from ..training.distill import read_mapping
 
@@ -193,6 +194,9 @@ class TeacherOptions:
             self.runtimes = [
                 open_runtime(name, device=None if isinstance(parse_weights(name), ExportedFile) else device) for name in self.names
             ]
+        for runtime in self.runtimes:
+            if isinstance(runtime, ExportedRuntime) and (PROTOCOLS[self.protocol].within or PROTOCOLS[self.protocol].crop):
+                runtime.refuse_windows(self.protocol)
         return self.runtimes
 
     def labels(self) -> Labels:

@@ -25,6 +25,7 @@ _TITLES = {
     "ece": "calibration error",
     "loss": "loss",
 }
+_OF_ALL = ("miou", "mean_accuracy")  # in every report; None where there is nothing to measure
 
 
 def html_page(
@@ -50,7 +51,7 @@ def html_page(
         cards=[
             (title, report[key], report.get("intervals", {}).get(key))
             for key, title in _TITLES.items()
-            if report.get(key) is not None
+            if report.get(key) is not None or key in _OF_ALL
         ],
         classes=_classes(report, labels, np.array(report["confusion"])),
         reliability=report.get("reliability"),

@@ -1,6 +1,7 @@
 """The results of an evaluation: a report, the predictions, and the worst and best images."""
 
 import hashlib
+import math
 import os
 import platform
 import subprocess
@@ -45,13 +46,15 @@ def report(evaluation: Evaluation, model: PSPNet | Runtime, dataset: Segmentatio
     Raises:
         OSError: If a file of the dataset is gone.
     """
+    numbers = evaluation.as_json()
     return {
-        **evaluation.as_json(),
+        # what there was nothing to measure of; JSON has no NaN
+        **{name: None if isinstance(value, float) and math.isnan(value) else value for name, value in numbers.items()},
         **({"per_image": _per_image(evaluation, evaluation.details.counts, dataset)} if evaluation.details else {}),
         "weights_sha256": weights_digest(model.state_dict()) if isinstance(model, PSPNet) else model.weights_sha256,
         "data_sha256": data_digest(dataset),
         "mapping": getattr(model, "mapping", None),
-        "threshold": decision_of(model).threshold,
+        "threshold": _threshold(model),
         "model_precision": _precision(model),  # "precision" is that of the classes
         "provenance": model.provenance,
         "versions": {
@@ -66,8 +69,14 @@ def report(evaluation: Evaluation, model: PSPNet | Runtime, dataset: Segmentatio
     }
 
 
+def _threshold(model: PSPNet | Runtime) -> float | tuple[float, ...] | None:
+    """The threshold that the ids obey; that of a file of ids is inside it."""
+    spec = getattr(model, "spec", None)
+    return spec.threshold if spec and spec.output == "ids" else decision_of(model).threshold
+
+
 def _precision(model: PSPNet | Runtime) -> str:
-    """Number type that the model was computed in: that of the file, of autocast, or of the weights."""
+    """Number type that an exported file was exported in, which its runtime may widen; of others that of autocast or the weights."""
     spec = getattr(model, "spec", None)
     chosen = spec.precision if spec else getattr(model, "precision", None)
     return chosen or str(model.dtype).removeprefix("torch.")

@@ -45,7 +45,8 @@ def write_shapes(
 
     COCO is one file, `coco.json`. labelme and GeoJSON have a file for each image, beside its mask. YOLO has a text for each image
     in `labels/`, and `data.yaml` with the names of the classes. A file that was edited, or that something else wrote, is kept: that
-    is an error of its image, unless the image was skipped.
+    is an error of its image, unless the image was skipped. Beside texts, a `data.yaml` of other classes is kept too, as the numbers
+    in them are of its classes.
 
     Args:
         jobs: Images whose masks are written.
@@ -63,7 +64,8 @@ def write_shapes(
     """
     done, kept, new, found = 0, 0, False, {}
     if kind == "yolo" and not _write_yaml(output / "data.yaml", labels):
-        fail(ValueError(_kept(output / "data.yaml", "names other classes, so that no labels were written")))
+        why = "names other classes, so that no labels were written"
+        fail(ValueError(_kept(output / "data.yaml", why, "it and labels/")))  # whose numbers are of its classes
         return 0, 0, output
     for job in jobs:
         if job.mask is None:
@@ -132,23 +134,31 @@ def _write_unless_edited(path: Path, data: bytes) -> bool:
     return True
 
 
-def _kept(path: Path, why: str) -> str:
-    return f"'{path}' is kept, since it {why}. Move it away, or choose another folder with -o"
+def _kept(path: Path, why: str, what: str = "it") -> str:
+    return f"'{path}' is kept, since it {why}. Move {what} away, or choose another folder with -o"
 
 
 def _write_yaml(path: Path, labels: Labels) -> bool:
-    """Write YOLO's list of the classes, or leave one that names the same; False if it names others."""
-    # JSON is YAML; images are looked for in images/, beside labels/
+    """Write YOLO's list of the classes, or leave one that names the same; False if it names others, and was edited or has texts."""
     names = list(labels.names)
-    if _write_unless_edited(path, _marked({"train": "images", "val": "images", "names": names})):
-        return True
+    if path.is_file():
+        if _names_in(path.read_bytes()) in (names, dict(enumerate(names))):
+            return True
+        if next((path.parent / "labels").rglob("*.txt"), None):
+            return False
+    # JSON is YAML; images are looked for in images/, beside labels/
+    return _write_unless_edited(path, _marked({"train": "images", "val": "images", "names": names}))
+
+
+def _names_in(data: bytes) -> Any:
+    """The names of the classes in a data.yaml, a list or by number; None if there are none."""
     import yaml
 
     try:
-        values = yaml.safe_load(path.read_bytes())
+        values = json.loads(data) if _is_unedited(data) else yaml.safe_load(data)  # which splits emojis that JSON escapes
     except (ValueError, RecursionError, yaml.YAMLError):
-        return False
-    return isinstance(values, dict) and values.get("names") in (names, dict(enumerate(names)))
+        return None
+    return values.get("names") if isinstance(values, dict) else None
 
 
 def _file_of(

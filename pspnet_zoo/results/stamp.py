@@ -98,5 +98,9 @@ def find_png_stamp(head: bytes) -> str | None:
 
 def is_result(path: Path) -> bool:
     """Whether a file is a mask or an overlay that this package wrote, by its name and its stamp."""
-    named = path.name.endswith(IMAGE_SUFFIXES) or _FRAME.fullmatch(path.name)
-    return bool(named) and read_stamp(path) is not None
+    return named_as_result(path.name) and read_stamp(path) is not None
+
+
+def named_as_result(name: str) -> bool:
+    """Whether a file name is one of the results that are images, as other files' may be too."""
+    return name.endswith(IMAGE_SUFFIXES) or _FRAME.fullmatch(name) is not None

@@ -34,7 +34,7 @@ def openvino_core() -> Any:
 
 
 class OpenVinoRuntime(ExportedRuntime):
-    """An exported OpenVINO network, in the precision that it was exported in. Safe in threads.
+    """An exported OpenVINO network, in the precision that it was exported in, but float16 in float32 on CPUs. Safe in threads.
 
     Args:
         path: The .xml file, or the folder that holds model.xml.

@@ -192,6 +192,8 @@ def _read_report(path: Path) -> dict[str, Any] | None:
         len(report["protocol_settings"]["scales"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(f"'{path}' is not of pspnet-zoo evaluate --json ({error!r}). Make it anew or remove it") from None
+    if report["miou"] is None:
+        raise WeightsError(f"'{path}' has no mIoU, since its split has no pixel of any class. Measure on another, or remove it")
     return report
 
 
@@ -212,7 +214,7 @@ def _check_report(report: Mapping[str, Any], path: Path, model: Any) -> None:
 
 
 _REPORT = {"weights_sha256": str, "dataset": str, "split": str, "protocol": str, "protocol_settings": dict}
-_REPORT |= {"miou": int | float, "pixel_accuracy": int | float}
+_REPORT |= {"miou": int | float | None, "pixel_accuracy": int | float}
 
 
 def _measured(report: dict[str, Any] | None) -> list[Metric]:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from scipy.stats import entropy
 
+from pspnet_zoo import export
 from pspnet_zoo.evaluation import ranking
 from pspnet_zoo.evaluation.ranking import Uncertainty, features_of, rank, uncertainty_of
 from pspnet_zoo.inference.scores import class_ids, class_probabilities
@@ -152,3 +153,14 @@ def test_a_contact_sheet_never_replaces_an_image(run, net, photos, tmp_path):
     code, _, err = run("rank", photos, "-o", photos / "a.csv", "--model", model)
     assert code == 2 and "a.png', which 'pspnet-zoo rank' did not write. Give --output another name" in err
     assert (photos / "a.png").read_bytes() == before and not (photos / "a.csv").exists()
+
+
+@pytest.mark.parametrize("by", [(), ("--by", "novelty")], ids=["both", "novelty"])
+def test_novelty_by_an_exported_file_is_refused_before_an_image_is_read(run, net, photos, tmp_path, by):
+    pytest.importorskip("onnx", reason="needs the extra 'export'")
+    file = export(net, tmp_path / "street.onnx")
+    code, text, err = run("rank", photos, "-o", tmp_path / "ranking.csv", "--model", file, *by)
+    assert code == 2 and "which needs the features of a network, and an exported file has none; use 'uncertainty'" in err
+    assert "broken.png" not in err and err.count("Error") == 1 and not (tmp_path / "ranking.csv").exists()
+    code, text, err = run("rank", photos, "-o", tmp_path / "ranking.csv", "--model", file, "--by", "uncertainty")
+    assert "Ranked 3 images" in text, err

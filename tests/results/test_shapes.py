@@ -55,3 +55,23 @@ def test_polygons_that_need_too_much_memory_are_named_and_the_others_are_written
     assert write_shapes(jobs, LABELS, tmp_path, "labelme", fail=errors.append) == (1, 0, tmp_path)
     assert str(errors[0]).startswith(f"'{tmp_path / 'a.jpg'}': its polygons need more memory than there is") and len(errors) == 1
     assert not (tmp_path / "a.json").exists() and (tmp_path / "b.json").exists()
+
+
+def test_a_data_yaml_of_other_classes_is_kept_where_texts_have_its_numbers(jobs, tmp_path):
+    errors, first, second = [], Labels(("background", "cat \U0001f408", "dog")), Labels(("background", "road", "sky"))
+    for _ in range(2):  # nobody edited it in between
+        assert write_shapes(jobs, first, tmp_path, "yolo", fail=errors.append) == (2, 0, tmp_path) and not errors
+    names, text = (tmp_path / "data.yaml").read_bytes(), tmp_path / "labels" / "a.txt"
+    text.write_text(text.read_text().replace("1 ", "2 ", 1))  # it is a dog
+    assert write_shapes(jobs, second, tmp_path, "yolo", fail=errors.append) == (0, 0, tmp_path)
+    assert str(errors[0]) == (
+        f"'{tmp_path / 'data.yaml'}' is kept, since it names other classes, so that no labels were written. Move it and labels/ "
+        "away, or choose another folder with -o"
+    )
+    assert (tmp_path / "data.yaml").read_bytes() == names and text.read_text().startswith("2 ") and len(errors) == 1
+
+
+def test_a_data_yaml_without_texts_that_nobody_edited_is_replaced(jobs, tmp_path):
+    write_shapes([], Labels(("background", "dog")), tmp_path, "yolo", fail=pytest.fail)
+    assert write_shapes(jobs, LABELS, tmp_path, "yolo", fail=pytest.fail)[0] == 2
+    assert json.loads((tmp_path / "data.yaml").read_text())["names"] == list(LABELS.names)

@@ -207,11 +207,18 @@ def test_numbers_of_the_network_are_published_beside_its_weights_in_half_precisi
 @pytest.mark.parametrize(
     "text",
     ['{"accuracy": 1}', "[]", "1", "null", "[" * 100_000, json.dumps({**REPORT, "weights_sha256": None})]
-    + [json.dumps({**REPORT, "weights_sha256": "", key: value}) for key in REPORT for value in (None, [], {"a": 1})],
+    + [json.dumps({**REPORT, "weights_sha256": "", key: value}) for key in REPORT for value in ([], {"a": 1})]
+    + [json.dumps({**REPORT, "weights_sha256": "", key: None}) for key in REPORT if key != "miou"],
 )
 def test_a_foreign_report_is_refused(folder, tmp_path, text):
     (folder / "report.json").write_text(text)
     with pytest.raises(WeightsError, match=r"report\.json' is not of pspnet-zoo evaluate"):
+        stage(folder, tmp_path / "staged", NAME, load=from_pretrained)
+
+
+def test_a_report_of_a_split_without_classes_is_refused(folder, tmp_path):
+    (folder / "report.json").write_text(json.dumps({**REPORT, "weights_sha256": "", "miou": None}))
+    with pytest.raises(WeightsError, match=r"report\.json' has no mIoU, since its split has no pixel of any class"):
         stage(folder, tmp_path / "staged", NAME, load=from_pretrained)
 
 
