@@ -1,6 +1,6 @@
 """Train on the images that `rank` picks and on as many random ones, with the same budget, and compare on CamVid's val split.
 
-python benchmarks/ranking.py CAMVID --images 60 --iterations 120
+python benchmarks/ranking.py CAMVID --images 60
 
 A first network is trained on a tenth of the images; it ranks the rest. Both contenders then train from the ImageNet weights, on the
 first images and on those that the ranking adds or chance does. At output stride 16, a step takes a few seconds of one core.
@@ -76,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("camvid", type=Path)
     parser.add_argument("--images", type=int, default=60)
-    parser.add_argument("--iterations", type=int, default=120)
+    parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of each contender for each")
     parser.add_argument("--encoder-weights", default="imagenet")
     options = parser.parse_args()
