@@ -121,6 +121,9 @@ def _interrupt(camvid, tmp_path, seconds):
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
+    if process.returncode == -signal.SIGINT and not ("_prepare()" in err or "app()" in err):
+        assert not output.exists()  # the machine was slow, and the command not yet there to hear it
+        return
     assert process.returncode == 130, err
     assert "Traceback" not in err
     if (output / "checkpoint.safetensors").exists():

@@ -186,8 +186,8 @@ class Scores:
     def __init__(self, *mious):
         self.mious = list(mious)
 
-    def __call__(self, model, dataset, **options):
-        return replace(evaluate(model, dataset, **options), miou=self.mious.pop(0))
+    def __call__(self, model, dataset, protocol, **options):
+        return replace(evaluate(model, dataset, protocol, **options), miou=self.mious.pop(0))
 
 
 def test_a_run_ends_when_evaluations_no_longer_become_better(net, camvid, tmp_path, monkeypatch):
