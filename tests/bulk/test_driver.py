@@ -125,7 +125,9 @@ class TestOnOneMachine:
         after = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.*")}
         assert [p.name for p in before if before[p] != after[p]] == ["part-000001.parquet"]
 
-    @pytest.mark.parametrize("name", ["street.onnx", pytest.param("street.xml", marks=pytest.mark.slow), "street"])
+    @pytest.mark.parametrize(
+        "name", ["street.onnx", *(pytest.param(name, marks=pytest.mark.slow) for name in ("street.xml", "street"))]
+    )
     def test_exported_networks_work_too(self, tmp_path, model, name):
         source = write_images(tmp_path / "src", 4, bad=False)
         exported = str(export(model, tmp_path / name))

@@ -91,6 +91,7 @@ def test_a_report_of_an_exported_file_names_the_threshold_and_the_precision_insi
     assert code == 0 and (numbers["model_precision"], numbers["threshold"]) == ("float16", 0.25), err
 
 
+@pytest.mark.slow
 def test_a_file_that_upsamples_its_images_refuses_windows_before_an_image_is_read(run, one_class, tmp_path):
     pytest.importorskip("onnx", reason="needs the extra 'export'")
     model, data = one_class

@@ -155,7 +155,7 @@ def test_a_contact_sheet_never_replaces_an_image(run, net, photos, tmp_path):
     assert (photos / "a.png").read_bytes() == before and not (photos / "a.csv").exists()
 
 
-@pytest.mark.parametrize("by", [(), ("--by", "novelty")], ids=["both", "novelty"])
+@pytest.mark.parametrize("by", [(), pytest.param(("--by", "novelty"), marks=pytest.mark.slow)], ids=["both", "novelty"])
 def test_novelty_by_an_exported_file_is_refused_before_an_image_is_read(run, net, photos, tmp_path, by):
     pytest.importorskip("onnx", reason="needs the extra 'export'")
     file = export(net, tmp_path / "street.onnx")

@@ -123,7 +123,7 @@ def test_a_batch_gives_the_predictors_ids_and_confidence(folder, net):
     ("labels", "kind"),
     [
         (Labels(tuple(f'"class\\ {i}"\n' for i in range(300))), "TYPE_INT32"),
-        (Labels(("Gebäude",)), "TYPE_UINT8"),
+        pytest.param(Labels(("Gebäude",)), "TYPE_UINT8", marks=pytest.mark.slow),
     ],
     ids=["300 classes with quotes in their names", "one class"],
 )
