@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from ..inference.protocols import PROTOCOLS
+from .runtime import open_for_protocol
 from .terminal import (
     DataOption,
     LayoutOption,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..evaluation.evaluate import Evaluation
-    from ..runtimes.open import Runtime
 
 
 def evaluate(
@@ -93,7 +93,7 @@ def evaluate(
         _check_tuning(model, split, mapping, bool(images.masks))
     bar = progress_bar()
     with _processes() as (rank, count, device):
-        network = _open(model, device, precision, protocol)
+        network = open_for_protocol(model, protocol, device=device, precision=precision)
         if classes:
             network = cast(Any, MappedNetwork(network, classes))  # it passes the other attributes on
         bar.disable = rank > 0
@@ -125,19 +125,6 @@ def evaluate(
         out.print(_table(result))
     if save_predictions:
         say(f"Wrote {len(images)} predictions to {save_predictions}")
-
-
-def _open(model: str, device: "torch.device", precision: Any, protocol: str) -> "Runtime":
-    """The model in its runtime, an exported file on the device of its own; refused where the protocol does not go with it."""
-    from ..model_source import ExportedFile, parse_weights
-    from ..runtimes.exported import ExportedRuntime
-    from ..runtimes.open import open_runtime
-
-    place = None if isinstance(parse_weights(model), ExportedFile) else device
-    network = open_runtime(model, device=place, precision=precision)
-    if isinstance(network, ExportedRuntime) and (PROTOCOLS[protocol].within or PROTOCOLS[protocol].crop):
-        network.refuse_windows(protocol)
-    return network
 
 
 def _write(file: Path, text: str) -> None:

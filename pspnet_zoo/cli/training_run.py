@@ -15,6 +15,7 @@ from ..inference.protocols import PROTOCOLS
 from ..meta import Labels, Preprocess
 from ..training.recipes import RECIPES, NamedRecipe, Recipe, check_effects, choose_recipe
 from ..training.trainer import Trainer
+from .runtime import open_for_protocol
 from .terminal import err, progress_bar, say, torchrun_device
 
 if TYPE_CHECKING:
@@ -183,20 +184,12 @@ class TeacherOptions:
 
     def load(self) -> "Sequence[Runtime]":
         """The teachers, those that are networks on the GPU of this process if there is one."""
-        from ..model_source import ExportedFile, parse_weights
-        from ..runtimes.exported import ExportedRuntime
-        from ..runtimes.open import open_runtime
         from ..training.distill import read_mapping
 
         self.mapping = read_mapping(self.mapping_file) if self.mapping_file else None
         if self.names:
             device = "cpu" if self.cpu else torchrun_device()
-            self.runtimes = [
-                open_runtime(name, device=None if isinstance(parse_weights(name), ExportedFile) else device) for name in self.names
-            ]
-        for runtime in self.runtimes:
-            if isinstance(runtime, ExportedRuntime) and (PROTOCOLS[self.protocol].within or PROTOCOLS[self.protocol].crop):
-                runtime.refuse_windows(self.protocol)
+            self.runtimes = [open_for_protocol(name, self.protocol, device=device) for name in self.names]
         return self.runtimes
 
     def labels(self) -> Labels:
