@@ -81,8 +81,12 @@ class Evaluation:
     """Boundaries, calibration and intervals; None unless they were requested."""
 
     def as_json(self) -> dict[str, Any]:
-        """The numbers of the whole dataset, with the protocol in words and all its settings."""
-        numbers = {name: value for name, value in vars(self).items() if name not in ("image_miou", "details")}
+        """The numbers of the whole dataset, None where nothing was to be measured, and the protocol in words and its settings."""
+        numbers = {
+            name: None if isinstance(value, float) and math.isnan(value) else value  # JSON has no NaN
+            for name, value in vars(self).items()
+            if name not in ("image_miou", "details")
+        }
         details = self.details.as_json() if self.details else {}
         return {**numbers, **details, "protocol": str(self.protocol), "protocol_settings": asdict(self.protocol)}
 

@@ -1,7 +1,6 @@
 """The results of an evaluation: a report, the predictions, and the worst and best images."""
 
 import hashlib
-import math
 import os
 import platform
 import subprocess
@@ -46,10 +45,8 @@ def report(evaluation: Evaluation, model: PSPNet | Runtime, dataset: Segmentatio
     Raises:
         OSError: If a file of the dataset is gone.
     """
-    numbers = evaluation.as_json()
     return {
-        # what there was nothing to measure of; JSON has no NaN
-        **{name: None if isinstance(value, float) and math.isnan(value) else value for name, value in numbers.items()},
+        **evaluation.as_json(),
         **({"per_image": _per_image(evaluation, evaluation.details.counts, dataset)} if evaluation.details else {}),
         "weights_sha256": weights_digest(model.state_dict()) if isinstance(model, PSPNet) else model.weights_sha256,
         "data_sha256": data_digest(dataset),
