@@ -48,10 +48,10 @@ def test_pixels_without_data_are_ignored_and_the_others_are_predicted_as_by_the_
     image, mask = dataset[0]
     assert np.array_equal(np.asarray(mask) == 255, GAP) and image.shape == (3, *SIZE) and image.dtype == torch.uint8
     net.segmentation_head[0].weight.data *= 30
-    saved, expected = {}, Predictor(net)(path).mask
+    saved, expected = {}, Predictor(net, fast=False)(path).mask  # folded norms round otherwise where classes are nearly alike
     result = evaluate(net, dataset, save=saved.__setitem__)
     assert np.array_equal(expected == 255, GAP) and len(np.unique(expected)) > 3
-    assert (saved[0].numpy() != expected)[~GAP].mean() < 0.002  # folded norms round otherwise where two classes are nearly alike
+    assert np.array_equal(saved[0].numpy()[~GAP], expected[~GAP])
     assert sum(map(sum, result.confusion)) == (~GAP).sum()
     contents, problems = check_dataset("folder", tmp_path)
     assert not problems and contents["val"].pixels[255] == GAP.sum()
