@@ -233,9 +233,7 @@ def _results(
     rows = manifest.rows_per_shard
     shards = [{"shard": shard, "part": inputs.part(shard * rows, min((shard + 1) * rows, len(inputs)))} for shard in missing]
     if workers is None:
-        resources = ray.cluster_resources()
-        available = resources.get("GPU", 0) / gpus_per_worker if gpus_per_worker else resources.get("CPU", 1)
-        workers = max(int(available), 1)
+        workers = _most_workers(ray.cluster_resources(), gpus_per_worker)
     weights = ray.put(files)  # once a cluster; kept for actors that start again
     work = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
         _Worker,
@@ -247,6 +245,12 @@ def _results(
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=min(workers, len(shards))),
     )
     yield from work.iter_rows()
+
+
+def _most_workers(resources: Mapping[str, float], gpus_per_worker: float) -> int:
+    """The number of workers that a cluster holds at once, and 1 if that is none, since it may grow."""
+    available = resources.get("GPU", 0) / gpus_per_worker if gpus_per_worker else resources.get("CPU", 0)
+    return max(int(available), 1)
 
 
 class _Worker:

@@ -48,7 +48,10 @@ def model(tmp_path_factory):
 def local_ray():
     # of the workers, who inherit it
     os.environ.update(PYTHONPATH=str(ROOT), AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", object_store_memory=200 * 2**20)
+    # a GPU to Ray, whether there is one or not: workers that find none compute on CPUs
+    ray.init(
+        num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR", object_store_memory=200 * 2**20
+    )
     yield
     ray.shutdown()
 
@@ -68,6 +71,15 @@ def test_what_is_switched_off_in_ray_is_where_it_was():
     assert any(isinstance(handler, logging.StreamHandler) and handler.level < logging.CRITICAL for handler in handlers)
     context = ray.data.DataContext.get_current()
     assert {"enable_progress_bars", "print_on_execution_start"} <= set(dir(context))
+
+
+def test_a_cluster_that_the_run_started_ends_with_it_and_sigterm_is_the_callers_again(tmp_path, model, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    handlers = []
+    monkeypatch.setattr(bulk, "_results", lambda *_: handlers.append(signal.getsignal(signal.SIGTERM)) or [])
+    before = signal.getsignal(signal.SIGTERM)
+    bulk.run(str(tmp_path), str(tmp_path / "out"), model)
+    assert handlers == [before] and not ray.is_initialized()
 
 
 def write_images(folder, count, *, bad=True, size=(40, 56)):
@@ -190,6 +202,15 @@ class TestOnOneMachine:
         (tmp_path / "out" / "masks" / "0").write_text("in the way of a folder")
         with pytest.raises(OSError, match="The worker .* failed: .*masks/0"):
             bulk.run(str(source), str(tmp_path / "out"), model, workers=1, as_files=True)
+
+    @pytest.mark.slow
+    def test_a_worker_holds_the_part_of_a_gpu_that_is_asked_for(self, tmp_path, model):
+        source = write_images(tmp_path / "src", 4, bad=False)
+        free = []
+        options = {"workers": 1, "rows_per_shard": 1, "gpus_per_worker": 0.5}
+        note = lambda *_: free.append(ray.available_resources().get("GPU"))  # noqa: E731
+        summary = bulk.run(str(source), str(tmp_path / "out"), model, **options, progress=note)
+        assert (summary.images, summary.failures) == (4, 0) and free[0] == 1 and min(free) == 0.5
 
     @pytest.mark.slow
     def test_five_thousand_small_images(self, tmp_path, model):
@@ -344,11 +365,38 @@ def test_a_killed_driver_is_completed_by_the_same_command(tmp_path, model):
     assert json.loads((out / "_manifest.json").read_text())["images"] == 610
 
 
+def test_the_seconds_of_a_worker_are_those_of_its_shards():
+    summary = bulk.Summary()
+    for ended in (5.0, 9.0):
+        summary.add({"worker": "a:1", "images": 3, "failures": 1, "seconds": 2.0, "ended": ended}, 1.0)
+    assert (summary.images, summary.failures, summary.seconds, summary.workers) == (6, 2, 8.0, {"a:1": (6, 4.0)})
+
+
+def test_there_are_as_many_workers_as_the_cluster_holds():
+    assert bulk._most_workers({"CPU": 8.0}, 0) == 8
+    assert bulk._most_workers({"CPU": 8.0, "GPU": 2.0}, 0.5) == 4
+    assert bulk._most_workers({"CPU": 8.0, "GPU": 1.0}, 2) == 1  # it may grow
+    assert bulk._most_workers({}, 0) == bulk._most_workers({}, 1) == 1
+
+
+def test_a_worker_has_one_thread_so_that_its_masks_are_those_of_any_machine(model, monkeypatch):
+    given = {}
+    monkeypatch.setattr(bulk, "Predictor", lambda *_, **options: given.update(options))
+    bulk.load_files({"config.json": b"{}"}, "cpu")
+    assert given["threads"] == 1
+
+
+def test_as_many_gpus_as_there_are_can_be_asked_for(monkeypatch):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 1.0})
+    bulk._check_gpus(1)
+    with pytest.raises(ValueError, match="gpus_per_worker is 1.5, and this machine has 1 GPUs; leave it out"):
+        bulk._check_gpus(1.5)
+
+
 def test_gpus_that_are_not_there_are_not_waited_for(tmp_path, model, local_ray):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    gpus = torch.cuda.device_count() + 1
-    with pytest.raises(ValueError, match=rf"gpus_per_worker is {gpus}, and this machine has .* GPUs; leave it out"):
-        bulk.run(str(tmp_path), str(tmp_path / "out"), model, gpus_per_worker=gpus)
+    with pytest.raises(ValueError, match="gpus_per_worker is 2, and this machine has 1 GPUs; leave it out"):
+        bulk.run(str(tmp_path), str(tmp_path / "out"), model, gpus_per_worker=2)
 
 
 def test_a_column_is_of_parquet(tmp_path, model):
