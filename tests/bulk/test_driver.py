@@ -75,10 +75,10 @@ def test_what_is_switched_off_in_ray_is_where_it_was():
 
 def test_a_cluster_that_the_run_started_ends_with_it_and_sigterm_is_the_callers_again(tmp_path, model, monkeypatch):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    handlers = []
-    monkeypatch.setattr(bulk, "_results", lambda *_: handlers.append(signal.getsignal(signal.SIGTERM)) or [])
+    handlers, results = [], bulk._results
+    monkeypatch.setattr(bulk, "_results", lambda *a: handlers.append(signal.getsignal(signal.SIGTERM)) or results(*a))
     before = signal.getsignal(signal.SIGTERM)
-    bulk.run(str(tmp_path), str(tmp_path / "out"), model)
+    assert bulk.run(str(tmp_path), str(tmp_path / "out"), model).images == 1  # with as many workers as there are cores
     assert handlers == [before] and not ray.is_initialized()
 
 
