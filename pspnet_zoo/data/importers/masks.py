@@ -3,7 +3,7 @@
 import contextlib
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -131,7 +131,7 @@ def find_pairs(root: Path, images: Images, pattern: str | None) -> tuple[list[Pa
         images: Where the images are.
         pattern: Path of the masks of an image below `root`: "{stem}" is the image's name without suffix, "*" anything in one name,
             and "{class}" the name of the class. A mask that fits several images is of the longest stem, and of the folder most like
-            its own.
+            its own; one in a folder of a name that a folder of images has is of an image in that.
 
     Raises:
         SourceError: If no pair is found.
@@ -167,6 +167,8 @@ def _by_pattern(root: Path, images: Images, pattern: str) -> tuple[_Found, list[
     as_glob = _merge_stars(glob.escape(pattern).replace("[*]", "*").replace("{class}", "*"))
     left = {path for path in root.glob(_merge_stars(as_glob.replace("{stem}", "*"))) if path.is_file()}
     found: _Found = {path: [] for path in walk(images.root) if path not in left}
+    folders = {image: _key(image, root if image.is_relative_to(root) else images.root)[:-1] for image in found}
+    known = {name for names in folders.values() for name in names}
     claims: dict[Path, dict[Path, str | None]] = {}
     for image in found:
         own = (
@@ -174,29 +176,38 @@ def _by_pattern(root: Path, images: Images, pattern: str) -> tuple[_Found, list[
         )
         for mask in root.glob(as_glob.replace("{stem}", glob.escape(image.stem))):
             path = mask.relative_to(root)
-            folders = [part for part, stated in zip(path.parts[:-1], Path(pattern).parts, strict=False) if "{" not in stated]
-            of_one_split = len({split_of("/".join(folders)), images.split(image)} - {None}) < 2
-            if of_one_split and (match := re.fullmatch(own, path.as_posix())):
+            around = [part for part, stated in zip(path.parts[:-1], Path(pattern).parts, strict=False) if "{" not in stated]
+            of_one_split = len({split_of("/".join(around)), images.split(image)} - {None}) < 2
+            # a folder that images are in too says whose the mask is, even if its image is missing
+            of_one_folder = known & {*around} <= {*folders[image]}
+            if of_one_split and of_one_folder and (match := re.fullmatch(own, path.as_posix())):
                 claims.setdefault(mask, {})[image] = match[1] if "{class}" in pattern else None
     problems, doubtful = [], set[Path]()
     for mask, classes in sorted(claims.items()):
-        chosen = _closest(mask, list(classes), root, images)
+        chosen = _closest(mask, {image: folders[image] for image in classes}, root)
         if len(chosen) > 1:
             one, other = f"'{chosen[0]}'", f"'{chosen[1]}'"
-            problems.append(f"'{mask}' fits {one} and {other}; name the folder of its image by --images, or rename one")
+            problems.append(
+                f"'{mask}' fits {one} and {other}, so that neither is imported; name the folder of its image by --images, or rename one"
+            )
             doubtful.update(chosen)
         else:
             found[chosen[0]].append((mask, classes[chosen[0]]))
-    found = {image: masks for image, masks in found.items() if masks or image not in doubtful}
+    for image, masks in found.items():
+        own_folder = [_key(mask, root)[:-1] == folders[image] for mask, _ in masks]
+        if any(own_folder) and not all(own_folder):
+            others = [mask for (mask, _), own in zip(masks, own_folder, strict=True) if not own]
+            problems += [f"'{mask}' is left out, since '{image}' has a mask in its own folder" for mask in others]
+            found[image] = [one for one, own in zip(masks, own_folder, strict=True) if own]
+    found = {image: masks for image, masks in found.items() if image not in doubtful}
     return found, problems + _without_image(left - claims.keys())
 
 
-def _closest(mask: Path, candidates: list[Path], root: Path, images: Images) -> list[Path]:
+def _closest(mask: Path, folders: Mapping[Path, tuple[str, ...]], root: Path) -> list[Path]:
     """The images, of those whose stems fit a mask, with the longest one, in the folder that is most like its own."""
-    longest, own = max(len(image.stem) for image in candidates), _key(mask, root)[:-1]
-    found = [image for image in candidates if len(image.stem) == longest]
+    longest, own = max(len(image.stem) for image in folders), _key(mask, root)[:-1]
+    found = [image for image in folders if len(image.stem) == longest]
     found = [image for image in found if not _has(image, root, MASK_FOLDERS)] or found  # others are masks of other images
-    folders = {image: _key(image, root if image.is_relative_to(root) else images.root)[:-1] for image in found}
     if same := [image for image in found if folders[image] == own]:
         return same
     shared = {image: len({*own} & {*each}) for image, each in folders.items()}

@@ -45,7 +45,7 @@ class Mask(Protocol):
         ...
 
     def palette(self) -> dict[int, tuple[int, int, int]]:
-        """The color of each index of an indexed image; empty for other masks."""
+        """The color of each index of an indexed image, or of one bit; empty for other masks."""
         ...
 
 
@@ -74,7 +74,7 @@ class MaskImage:
             with Image.open(data if isinstance(data, Path) else io.BytesIO(data)) as image:
                 if image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA") and _bits_of_png(data) == 16:
                     return _colors(_deep_png(image, data))
-                if image.mode == "P" and as_colors:
+                if image.mode in ("P", "1") and as_colors:
                     pixels = np.asarray(image.convert("RGBA" if "transparency" in image.info else "RGB"))
                 else:
                     pixels = np.asarray(image)
@@ -85,6 +85,8 @@ class MaskImage:
     def palette(self) -> dict[int, tuple[int, int, int]]:
         """See `Mask`."""
         with Image.open(self._data if isinstance(self._data, Path) else io.BytesIO(self._data())) as image:
+            if image.mode == "1":
+                return {0: (0, 0, 0), 1: (255, 255, 255)}
             colors = (image.getpalette("RGB") or []) if image.mode == "P" else []
         return {index: (r, g, b) for index, (r, g, b) in enumerate(zip(colors[::3], colors[1::3], colors[2::3], strict=True))}
 
@@ -170,38 +172,45 @@ def scan(
 ) -> tuple[Counter[int], dict[int, tuple], list[Read | None]]:
     """The number of pixels of each value in all masks, the palette's colors, and what reads each mask; None if it cannot be.
 
-    Indexed images give their colors or their indices as `as_colors` says; if it is None, their colors if their palettes differ, or
-    others hold colors.
+    Indexed images, and those of one bit, give their colors or their indices as `as_colors` says; if it is None, their colors if
+    their palettes differ, or others hold colors, or all their grays and none of their indices.
 
     Raises:
         SourceError: If no mask can be read.
     """
-    by_palettes, as_colors = as_colors is None, bool(as_colors)
     found: Counter[int] = Counter()
     palette: dict[int, tuple[int, int, int]] = {}
     readers: list[Read | None] = []
     failures: list[str] = []
-    place = 0
-    while place < len(masks):
-        mask = masks[place]
+    grayscale: set[int] = set()
+    differ = False
+    for mask in masks:
         try:
-            values, counts = np.unique(mask.values(as_colors=as_colors), return_counts=True)
+            values, counts = np.unique(mask.values(as_colors=bool(as_colors)), return_counts=True)
         except SourceError as error:
             failures.append(str(error))
             readers.append(None)
-        else:
-            own = mask.palette() if not as_colors else {}
-            differ = any(palette.setdefault(v, own[v]) != own[v] for v in values.tolist() if v in own)
-            found.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-            if by_palettes and (differ or (palette and max(found) >= COLOR)):
-                as_colors, place, found, palette, readers, failures = True, 0, Counter(), {}, [], []
-                continue
-            readers.append(partial(mask.values, as_colors=as_colors))
-        place += 1
+            continue
+        own = {} if as_colors else mask.palette()
+        differ = differ or any(palette.setdefault(v, own[v]) != own[v] for v in values.tolist() if v in own)
+        found.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        grayscale.update(() if own else values.tolist())
+        if as_colors is None and (differ or (palette and max(found) >= COLOR)):
+            return scan(masks, problems, as_colors=True)
+        readers.append(partial(mask.values, as_colors=bool(as_colors)))
+    if as_colors is None and _are_grays(palette, grayscale):
+        return scan(masks, problems, as_colors=True)
     problems += failures
     if not found:
         raise SourceError("No mask can be read. " + (failures[0] if failures else ""))
     return found, palette, readers
+
+
+def _are_grays(palette: dict[int, tuple[int, int, int]], values: set[int]) -> bool:
+    """Whether the values of grayscale masks are the colors of indexed ones, such as 0 and 255, and not their indices 0 and 1."""
+    grays = {index: red for index, (red, green, blue) in palette.items() if red == green == blue}
+    others = {index for index, gray in grays.items() if index != gray}
+    return bool(others) and len(grays) == len(palette) and {*grays.values()} <= values and not others & values
 
 
 def interpret(

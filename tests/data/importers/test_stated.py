@@ -182,11 +182,43 @@ def test_a_mask_that_fits_images_of_two_folders_alike_is_of_neither_and_named(tm
     source = read_source(tmp_path, None, masks=MaskOptions("masks/{stem}.png", names=NAMES))
     assert [sample.name for sample in source.samples] == ["siteA/8"]
     fits = f"'{tmp_path}/masks/7.png' fits '{tmp_path}/siteA/7.jpg' and '{tmp_path}/siteB/7.jpg'"
-    assert source.problems == [f"{fits}; name the folder of its image by --images, or rename one"]
+    assert source.problems == [f"{fits}, so that neither is imported; name the folder of its image by --images, or rename one"]
     (tmp_path / "siteA" / "8.jpg").unlink()
     (tmp_path / "masks" / "8.png").unlink()
     with pytest.raises(ValueError, match=r"belong together for the pattern .*The first problem: '.*7.png' fits '.*7.jpg' and"):
         read_source(tmp_path, None, masks=MaskOptions("masks/{stem}.png"))
+
+
+@pytest.mark.parametrize("pattern", ["masks/*/{stem}.png", "masks/siteA/{stem}.png"])
+def test_a_mask_in_a_folder_of_images_is_of_no_image_of_another_folder(tmp_path, pattern):
+    write_images(tmp_path / "images" / "siteA", "2")
+    write_images(tmp_path / "images" / "siteB", "1")
+    write_masks(tmp_path / "masks" / "siteA", {"1": true_masks()["a"], "2": true_masks()["b"]})
+    source = read_source(tmp_path, None, masks=MaskOptions(pattern, names=NAMES))
+    assert [sample.name for sample in source.samples] == ["siteA/2"]
+    without = [f"'{tmp_path}/images/siteB/1.jpg' has no mask", f"'{tmp_path}/masks/siteA/1.png' is a mask without an image"]
+    assert source.problems == without
+
+
+def test_a_mask_of_a_folder_without_images_is_no_second_mask_of_an_image_that_has_its_own(tmp_path):
+    write_images(tmp_path / "images" / "siteB", "7")
+    for folder, name in (("siteA", "a"), ("siteB", "b")):
+        write_masks(tmp_path / "masks" / folder, {"7": true_masks()[name]})
+    source = read_source(tmp_path, None, masks=MaskOptions("masks/*/{stem}.png", names=NAMES))
+    assert source.format == "ids" and (source.samples[0].values() == true_masks()["b"]).all()
+    mask, image = tmp_path / "masks/siteA/7.png", tmp_path / "images/siteB/7.jpg"
+    assert source.problems == [f"'{mask}' is left out, since '{image}' has a mask in its own folder"]
+
+
+def test_an_image_of_which_one_class_may_be_another_images_is_not_imported_in_part(tmp_path):
+    for folder in ("siteA", "siteB"):
+        write_images(tmp_path / folder, "7")
+    write_images(tmp_path / "siteA", "8")
+    write_masks(tmp_path / "siteA" / "m", {"7-car": true_masks()["a"], "8-car": true_masks()["a"]})
+    write_masks(tmp_path / "other" / "m", {"7-road": true_masks()["b"]})
+    source = read_source(tmp_path, None, masks=MaskOptions("*/m/{stem}-{class}.png"))
+    assert [sample.name for sample in source.samples] == ["siteA/8"]
+    assert len(source.problems) == 1 and "7-road.png' fits" in source.problems[0]
 
 
 WHITE = np.array([(0, 0, 0), (255, 255, 255)], np.uint8)
@@ -210,6 +242,38 @@ def test_masks_of_two_values_are_read_alike_in_grayscale_and_in_color(tmp_path, 
     assert result.format == "binary" and result.names == (names or ("background", "foreground")) and not result.problems
     assert (result.masks["a"] == truth["a"]).all()
     assert all((result.masks[name] == truth[name] * bool(others.any())).all() for name in "bc")
+
+
+@pytest.mark.parametrize("kind", ["binary", None])
+@pytest.mark.parametrize("mode", ["1", "P"])
+@pytest.mark.parametrize("first", [np.uint8([0, 255]), WHITE])
+@pytest.mark.parametrize("broken", [False, True])
+def test_masks_of_one_bit_or_black_and_white_palette_are_read_as_those_of_gray_values(
+    tmp_path, imported, kind, mode, first, broken
+):
+    truth = write_two(tmp_path / "set", first, np.uint8([0, 255]))
+    for name in "bc":
+        image = Image.fromarray(truth[name] * 255)
+        if mode == "P":
+            image = Image.fromarray(truth[name])
+            image.putpalette([0, 0, 0, 255, 255, 255])
+        image.convert(mode).save(tmp_path / "set" / "masks" / f"{name}.png")
+    if broken:
+        (tmp_path / "set" / "masks" / "c.png").write_bytes(b"broken")
+    result = imported(tmp_path / "set", kind)
+    assert result.format == "binary" and len(result.problems) == broken
+    assert all((result.masks[name] == truth[name]).all() for name in ("ab" if broken else "abc"))
+
+
+def test_ids_beside_an_indexed_image_with_a_gray_palette_stay_ids(tmp_path, imported):
+    truth = true_masks()
+    write_images(tmp_path / "set" / "images")
+    write_masks(tmp_path / "set" / "masks", truth)
+    image = Image.fromarray((truth["b"] > 0).astype(np.uint8))
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    image.save(tmp_path / "set" / "masks" / "b.png")
+    result = imported(tmp_path / "set", None)
+    assert result.format == "ids" and (result.masks["b"] == (truth["b"] > 0)).all() and (result.masks["a"] == truth["a"]).all()
 
 
 def test_a_table_of_grays_is_of_grayscale_and_of_color_alike(tmp_path, imported):
