@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,11 +18,16 @@ from pyarrow import fs
 
 from ..data.images import SUFFIXES
 from ..results.stamp import LONGEST_HEAD, find_png_stamp, find_tiff_stamp, is_result, named_as_result
+from ..streams.pipeline import in_order
 
 Kind = Literal["folder", "list", "parquet"]
 
 MANIFEST = "_manifest.json"
 """Name of the file that makes a folder one of bulk results."""
+
+
+_OPENERS = 16
+"""Threads that look into files named as results are, each a request where the storage is elsewhere."""
 
 
 class DamagedFileError(OSError):
@@ -193,7 +198,10 @@ def _folder(uri: str, system: fs.FileSystem, root: str, column: str | None, kind
         if not tables:
             raise ValueError(f"No Parquet files in '{uri}'")
         return replace(_parquet(uri, system, tables, column), left_out=left_out, errors=tuple(errors))
-    sources = [f for f in images if not _is_result(system, f)]
+    names = [f for f in images if named_as_result(os.path.basename(f.name))]
+    ours = in_order(partial(_is_result, system), names, workers=_OPENERS)
+    made = {f.name for f, is_ours in zip(names, ours, strict=True) if is_ours}
+    sources = [f for f in images if f.name not in made]
     if not sources:
         raise ValueError(f"No images and no Parquet files in '{uri}'")
     left_out += len(images) - len(sources)
@@ -232,8 +240,6 @@ def _is_above(link: str, folder: str, root: str) -> bool:
 def _is_result(system: fs.FileSystem, file: _File) -> bool:
     if isinstance(system, fs.LocalFileSystem):
         return is_result(Path(file.path))
-    if not named_as_result(os.path.basename(file.name)):
-        return False
     try:
         with system.open_input_file(file.path) as opened:
             stamp = find_tiff_stamp(opened) if file.suffix == ".tif" else find_png_stamp(opened.read(LONGEST_HEAD))

@@ -14,14 +14,13 @@ def open_for_protocol(model: str, protocol: str, *, device: "torch.device | str 
     """The model in its runtime, an exported file on the device of its own.
 
     Raises:
-        ValueError: If the protocol does not go with the file.
+        ValueError: If the protocol does not go with the model.
     """
+    from ..inference.scores import check_protocol
     from ..model_source import ExportedFile, parse_weights
-    from ..runtimes.exported import ExportedRuntime
     from ..runtimes.open import open_runtime
 
     place = None if isinstance(parse_weights(model), ExportedFile) else device
     runtime = open_runtime(model, device=place, precision=precision)
-    if isinstance(runtime, ExportedRuntime) and (PROTOCOLS[protocol].within or PROTOCOLS[protocol].crop):
-        runtime.refuse_windows(protocol)
+    check_protocol(runtime, PROTOCOLS[protocol])
     return runtime

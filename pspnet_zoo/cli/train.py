@@ -151,7 +151,8 @@ def train(
                 raise _stopped(trainer, f"{steps} with a checkpoint; continue with --resume")
             if trainer.leads:
                 if result.best:
-                    say(f"Best mIoU {result.best_miou:.4f} in {result.best}, last {result.last_miou:.4f}")
+                    last = "none" if result.last_miou is None else f"{result.last_miou:.4f}"
+                    say(f"Best mIoU {result.best_miou:.4f} in {result.best}, last {last}")
                     _say_start(result, init)
                 say(f"Wrote {training.network.save_pretrained(folder / 'model')}")
             if trainer.signal is not None:
@@ -176,7 +177,7 @@ def _say_spread(folder: Path, found: dict[int, float | None]) -> None:
     from ..storage.files import write_atomically
 
     mious = [miou for miou in found.values() if miou is not None]
-    if torchrun_process()[0] or not mious:
+    if torchrun_process()[0] or len(mious) < 2:
         return
     spread = {"mean": statistics.mean(mious), "standard_deviation": statistics.stdev(mious), "range": max(mious) - min(mious)}
     write_atomically(folder / "seeds.json", (json.dumps({"last_miou": found, **spread}, indent=2) + "\n").encode())

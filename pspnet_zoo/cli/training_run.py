@@ -43,7 +43,6 @@ class TrainingRun:
         resume: bool,
     ) -> None:
         try:
-            from ..storage.files import weights_digest
             from ..training.train import CHECKPOINT
         except ModuleNotFoundError as error:
             raise missing_extra("Training", "train", error) from None
@@ -69,7 +68,7 @@ class TrainingRun:
         self.network.provenance = {
             "data": data.description(masked, len(self.images)),
             "start": start.description,
-            **({"start_sha256": weights_digest(self.network.encoder.state_dict())} if start.init else {}),
+            **start.digest(self.network),
             "start_provenance": self.network.provenance,
             "recipe": asdict(self.recipe),
             **teachers.provenance(),
@@ -256,6 +255,14 @@ class StartOptions:
         if weights and weights.endswith(".safetensors"):
             weights = Path(weights).name
         return f"encoder weights {weights}" if weights else "untrained"
+
+    def digest(self, network: "PSPNet") -> dict[str, str]:
+        """For the provenance, the SHA-256 of the weights that were loaded: without heads, which other classes make anew."""
+        from ..storage.files import weights_digest
+
+        parts = ("encoder.", "decoder.") if self.init else ("encoder.",) if self.encoder_weights else ()
+        tensors = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(parts)}
+        return {"start_sha256": weights_digest(tensors)} if tensors else {}
 
     def network(self, labels: Labels, seed: int, preprocess: Preprocess | None) -> "tuple[PSPNet, bool]":
         """With these classes, and for these images where they are not 8-bit RGB; and whether it is a checkpoint of these classes.

@@ -58,7 +58,7 @@ def html_page(
         worst=[_shown(example) for example in worst],
         best=[_shown(example) for example in best],
         settings=_settings(report),
-        curves=[_curve(history, key, title) for key, title in _CURVES.items() if len(history) > 1],
+        curves=[_curve(history, key, title) for key, title in _CURVES.items() if sum(key in each for each in history) > 1],
     )
 
 

@@ -85,10 +85,12 @@ def class_scores(model: SegmentationModel, images: Tensor, protocol: InferencePr
         which they were resized, see `size_factor`.
 
     Raises:
-        ValueError: If the images are of another type than the model reads, or its activation makes all classes alike.
+        ValueError: If the images are of another type than the model reads, its activation makes all classes alike, or
+            `check_protocol` refuses the protocol.
         FloatingPointError: If scores are NaN, or an image has values of 1e6 and more after normalisation.
     """
     model.preprocess.check_type(images)
+    check_protocol(model, protocol)
     decision = decision_of(model)
     height, width = images.shape[-2:]
     x = images.to(model.device)
@@ -122,6 +124,21 @@ def class_scores(model: SegmentationModel, images: Tensor, protocol: InferencePr
             "the weights again, or compute in float32"
         )
     return scores
+
+
+def check_protocol(model: SegmentationModel, protocol: InferenceProtocol) -> None:
+    """Refuse windows of a network that prediction gives larger ones, since it upsamples its images.
+
+    Raises:
+        ValueError: If the windows have the image's own size, or the model is an exported file that would upsample each of them.
+    """
+    itself = getattr(model, "upsamples", False)
+    if protocol.crop and (itself or (model.preprocess.input_scale != 1 and not protocol.within)):
+        how, others = (" itself", ", or export the network with --input float32") if itself else ("", "")
+        raise ValueError(
+            f"The network upsamples its images{how}, so that the windows of this protocol are not those that it is given in "
+            f"prediction; use the protocol 'whole'{others}"
+        )
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import difflib
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,11 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..storage.errors import WeightsError
+from ..storage.files import read_safetensors
 from ..storage.hub import is_cached_or_reachable
 
 Mechanism = Literal["dilated", "resized"]
 """The way in which later strides are bounded: "dilated" evaluates the network densely, see `pspnet_zoo.models.dilated`; "resized"
 resizes the features that timm gives, see `pspnet_zoo.models.resized`."""
+
+_LOADED = 0.7
+"""Least part of a model's weights that a file of weights must hold, 0 to 1: timm resizes some for other sizes of image."""
 
 # fmt: off
 CONVOLUTIONAL = (
@@ -192,8 +196,10 @@ def build_backbone(
 
     Raises:
         ValueError: If the weights do not load for the size of image in `options`.
+        WeightsError: If the file is damaged, or of another model.
     """
     options = dict(options)
+    tensors = read_safetensors(Path(file)) if file else {}
     fuse = options.pop("fuse", None)
     kind: dict[str, Any] = {"features_only": True} if fuse is None else {"num_classes": 0}
     try:
@@ -211,13 +217,17 @@ def build_backbone(
         if "drop_path_rate" in options and "drop_path_rate" in str(error):
             raise ValueError(f"'{name}' has no stochastic depth in timm; leave out drop_path_rate") from None
         raise
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, KeyError) as error:
         if pretrained and "img_size" in options:
             raise ValueError(
                 f"The weights of '{name}' do not load for images of {options['img_size']}: timm cannot resize them. Leave "
                 f"encoder_image_size out, and use sliding-window inference for larger images. ({error})"
             ) from error
+        if file:
+            raise WeightsError(f"'{file}' is not of '{name}': {str(error).strip().splitlines()[-1].strip()}") from None
         raise
+    if file:
+        _check_loaded(net, name, file, tensors)
     if isinstance(getattr(net, "blocks", None), nn.Sequential):  # EfficientNets keep the stages after the last feature
         net.blocks = net.blocks[: net.feature_info.get_dicts()[-1]["stage"]]
     for path, module in net.named_modules():
@@ -225,6 +235,22 @@ def build_backbone(
         if path.endswith(".aa") and isinstance(module, nn.AvgPool2d):
             module.ceil_mode, module.count_include_pad = True, False
     return net
+
+
+def _check_loaded(net: nn.Module, name: str, file: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a file that holds little of a model: timm passes over names that only one of the two has."""
+
+    def mark(tensor: Tensor) -> tuple[int, float]:
+        return tensor.numel(), tensor.detach().float().sum().item()
+
+    known = {mark(tensor) for tensor in tensors.values()}
+    weights = [weight for weight in net.parameters() if weight.ndim > 1]
+    loaded = sum(mark(weight) in known for weight in weights)
+    if loaded < _LOADED * len(weights):
+        raise WeightsError(
+            f"'{file}' holds {loaded} of the {len(weights)} weights of '{name}' under timm's names; give timm's own file of this "
+            "model, or start from a checkpoint of this package by --init or load()"
+        )
 
 
 class FusedBlocks(nn.Module):

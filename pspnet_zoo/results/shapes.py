@@ -64,8 +64,11 @@ def write_shapes(
     """
     done, kept, new, found = 0, 0, False, {}
     if kind == "yolo" and not _write_yaml(output / "data.yaml", labels):
-        why = "names other classes, so that no labels were written"
-        fail(ValueError(_kept(output / "data.yaml", why, "it and labels/")))  # whose numbers are of its classes
+        if (output / "data.yaml").is_file():
+            why = "names other classes, so that no labels were written"
+            fail(ValueError(_kept(output / "data.yaml", why, "it and labels/")))  # whose numbers are of its classes
+        else:
+            fail(ValueError(_kept(output / "labels", "has texts whose classes no data.yaml names, so that no labels were written")))
         return 0, 0, output
     for job in jobs:
         if job.mask is None:
@@ -139,13 +142,16 @@ def _kept(path: Path, why: str, what: str = "it") -> str:
 
 
 def _write_yaml(path: Path, labels: Labels) -> bool:
-    """Write YOLO's list of the classes, or leave one that names the same; False if it names others, and was edited or has texts."""
+    """Write YOLO's list of the classes, or leave one that names the same.
+
+    Returns:
+        False if texts are there and it does not name the same, or if it names others and was edited.
+    """
     names = list(labels.names)
-    if path.is_file():
-        if _names_in(path.read_bytes()) in (names, dict(enumerate(names))):
-            return True
-        if next((path.parent / "labels").rglob("*.txt"), None):
-            return False
+    if path.is_file() and _names_in(path.read_bytes()) in (names, dict(enumerate(names))):
+        return True
+    if next((path.parent / "labels").rglob("*.txt"), None):
+        return False
     # JSON is YAML; images are looked for in images/, beside labels/
     return _write_unless_edited(path, _marked({"train": "images", "val": "images", "names": names}))
 

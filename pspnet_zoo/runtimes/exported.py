@@ -174,13 +174,10 @@ class ExportedRuntime:
         """SHA-256 of the file that holds the weights."""
         return file_digest(files_of(self.path)[-1], "sha256")
 
-    def refuse_windows(self, protocol: str) -> None:
-        """Raise a ValueError if the file upsamples its images itself, so that it would upsample the windows of a protocol too."""
-        if self.spec.input == "uint8" and self.spec.preprocess.input_scale != 1:
-            raise ValueError(
-                f"'{self.path}' upsamples its images itself, so that the windows of protocol '{protocol}' would be upsampled too; "
-                "use the protocol 'whole', or export the network with --input float32"
-            )
+    @property
+    def upsamples(self) -> bool:
+        """Whether the file upsamples its images itself, and so any part of one that it is given."""
+        return self.spec.input == "uint8" and self.spec.preprocess.input_scale != 1
 
     def run(self, x: Tensor) -> Any:
         """The file's output for its input, see `Exported.input`: a tensor, or a list of them."""

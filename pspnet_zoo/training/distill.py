@@ -23,7 +23,7 @@ from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
 from ..data.importers.sample import image_header
 from ..inference.protocols import InferenceProtocol
-from ..inference.scores import class_probabilities, labels_of
+from ..inference.scores import class_probabilities, labels_of, named_image
 from ..meta import Labels
 from ..runtimes.open import Runtime
 from ..storage.errors import WeightsError
@@ -175,7 +175,8 @@ class TeacherScores:
     def compute(self, index: int) -> Tensor:
         """(C, h, w) float16 soft labels of an image, 0..1; h and w are its sides divided by the stride, rounded up."""
         image = torch.from_numpy(read_image(Path(self.dataset.images[index]))).permute(2, 0, 1)
-        scores = torch.stack([teacher.probabilities(image).float() for teacher in self.teachers]).mean(dim=0)
+        with named_image(self.dataset.images[index]):
+            scores = torch.stack([teacher.probabilities(image).float() for teacher in self.teachers]).mean(dim=0)
         if self.stride > 1:
             size = [-(-side // self.stride) for side in scores.shape[-2:]]
             scores = F.interpolate(scores[None], size=size, mode="bilinear", antialias=True)[0]

@@ -152,11 +152,16 @@ class Run:
         return [entry for entry in self.history if entry["step"]]
 
     @property
+    def best_step(self) -> int:
+        """The step with the highest mIoU after the start; 0 if no evaluation has one."""
+        known = [entry for entry in self.trained if entry["miou"] is not None]
+        return max(known, key=lambda entry: entry["miou"], default={"step": 0})["step"]
+
+    @property
     def is_complete(self) -> bool:
         """Whether nothing is left: the last step is done and evaluated, or the mIoU has not become better for long enough."""
-        steps = [entry["step"] for entry in self.trained]
-        best = max(self.trained, key=lambda entry: entry["miou"], default={"step": 0})["step"]
-        is_stale = bool(self.recipe.patience) and sum(step > best for step in steps) >= self.recipe.patience
+        since = sum(entry["step"] > self.best_step for entry in self.trained)
+        is_stale = bool(self.recipe.patience) and since >= self.recipe.patience
         return not self.owes_evaluation and (is_stale or self.step >= self.recipe.iterations)
 
     @property

@@ -65,7 +65,7 @@ class TrainingResult:
     "iou" by class name, None for a class that neither occurs nor was predicted. That of the start, where it was measured, is of
     step 0, without learning rate and training loss."""
     best: Path | None
-    """The checkpoint with the best mIoU; None without evaluations after the start."""
+    """The checkpoint with the best mIoU; None if no evaluation after the start has one."""
 
     @property
     def start_miou(self) -> float | None:
@@ -74,8 +74,8 @@ class TrainingResult:
 
     @property
     def best_miou(self) -> float | None:
-        """The highest mIoU after the start, 0 to 1; None without evaluations."""
-        return max((entry["miou"] for entry in self.history if entry["step"]), default=None)
+        """The highest mIoU after the start, 0 to 1; None without evaluations that have one."""
+        return max((entry["miou"] for entry in self.history if entry["step"] and entry["miou"] is not None), default=None)
 
     @property
     def last_miou(self) -> float | None:
@@ -84,10 +84,15 @@ class TrainingResult:
 
     def summary(self) -> dict[str, Any]:
         """The numbers as JSON."""
-        step = next((entry["step"] for entry in self.history if entry["step"] and entry["miou"] == self.best_miou), None)
+        best = self.best_miou
+        step = (
+            next((each["step"] for each in self.history if each["step"] and each["miou"] == best), None)
+            if best is not None
+            else None
+        )
         return {
             **{"steps": self.steps, "complete": self.is_complete, "start_miou": self.start_miou, "last_miou": self.last_miou},
-            **{"best_miou": self.best_miou, "best_step": step, "best": self.best.name if self.best else None},
+            **{"best_miou": best, "best_step": step, "best": self.best.name if self.best else None},
         }
 
 
@@ -146,7 +151,7 @@ def train(
     """
     check_trackers(log)
     accelerator = open_accelerator(recipe, cpu)
-    check_network(model, recipe, accelerator)
+    check_network(model, recipe, accelerator, evaluates=validation is not None and recipe.evaluate_every > 0)
     if feature_cache:
         check_features(model, recipe, has_teacher=teacher is not None, compile=compile)
     labels, channels = labels_of(model), model.config["in_channels"]
@@ -218,7 +223,7 @@ class _Loop:
         run.finish()
         for name, norm in own_norms.items():
             model.set_submodule(name, norm)
-        result = TrainingResult(run.step, run.is_complete, tuple(run.history), self.folder / BEST if run.trained else None)
+        result = TrainingResult(run.step, run.is_complete, tuple(run.history), self.folder / BEST if run.best_step else None)
         if accelerator.is_main_process:
             write_atomically(self.folder / RESULT, (json.dumps(result.summary(), indent=2) + "\n").encode())
         return result
@@ -263,11 +268,12 @@ class _Loop:
 
     def keep(self, run: Run, scores: Evaluation, log: Log) -> None:
         """Log an evaluation, and keep the network if it is the best so far."""
-        found = {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy, "mean_accuracy": scores.mean_accuracy}
+        miou = None if math.isnan(scores.miou) else scores.miou  # of images without any object, in which none was found
+        found = {"miou": miou, "pixel_accuracy": scores.pixel_accuracy, "mean_accuracy": scores.mean_accuracy}
         run.history.append({"step": run.step, **run.last, "loss": scores.loss, **found, "iou": scores.iou})
         log.scores(run.history, scores, run.result, cast(SegmentationDataset, self.validation))
-        if self.accelerator.is_main_process and run.step and scores.miou > run.best:
-            run.best = scores.miou
+        if self.accelerator.is_main_process and run.step and miou is not None and miou > run.best:
+            run.best = miou
             merged(run.result).save_pretrained(self.folder / BEST)
 
     def save(self, run: Run) -> None:
@@ -289,8 +295,8 @@ def open_accelerator(recipe: Recipe, cpu: bool) -> Accelerator:
         return Accelerator(cpu=cpu, mixed_precision=recipe.precision)
 
 
-def check_network(model: PSPNet, recipe: Recipe, accelerator: Accelerator) -> None:
-    """Refuse what training cannot do with a network, on this machine, with this number of processes."""
+def check_network(model: PSPNet, recipe: Recipe, accelerator: Accelerator, *, evaluates: bool) -> None:
+    """Refuse what training, and evaluation where there is one, cannot do with a network and this machine and its processes."""
     processes = accelerator.num_processes
     if recipe.batch_size % (processes * recipe.accumulation):
         raise ValueError(
@@ -299,7 +305,7 @@ def check_network(model: PSPNet, recipe: Recipe, accelerator: Accelerator) -> No
         )
     if recipe.precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError("precision is 'fp16', which needs a GPU; on a CPU it can be 'bf16' or 'no', which is float32")
-    if recipe.full_size and recipe.evaluate_every and model.preprocess.input_scale != 1:
+    if recipe.full_size and evaluates and model.preprocess.input_scale != 1:
         raise ValueError(
             f"full_size is on, and the network's input scale factor is {model.preprocess.input_scale:g}, at which no protocol "
             "evaluates windows; set evaluate_every to 0"

@@ -102,5 +102,5 @@ def test_a_file_that_upsamples_its_images_refuses_windows_before_an_image_is_rea
     (data / "val" / "images" / "a.png").write_bytes(b"broken")
     for protocol in ("semseg", "mmseg_slide_ms"):
         code, _, err = run("evaluate", file, "--data", data, "--protocol", protocol)
-        assert code == 2 and f"street.onnx' upsamples its images itself, so that the windows of protocol '{protocol}' would" in err
+        assert code == 2 and "The network upsamples its images itself, so that the windows of this protocol" in err
         assert "use the protocol 'whole', or export the network with --input float32" in err and "a.png" not in err

@@ -12,11 +12,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 
 from pspnet_zoo import Labels, from_pretrained
 from pspnet_zoo.cli.train import _say_start
 from pspnet_zoo.inference.scores import class_scores
+from pspnet_zoo.storage.files import write_safetensors
 from pspnet_zoo.training.train import TrainingResult
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +46,27 @@ def test_seeds_are_runs_of_their_own_with_mean_and_spread(run, camvid, tmp_path)
         assert json.loads((folder / "recipe.json").read_text())["seed"] == int(seed)
     code, out, err = run(*command, "--workers", 0, "--resume")
     assert code == 0 and json.loads((tmp_path / "runs" / "seeds.json").read_text()) == found
+
+
+@pytest.mark.parametrize("option", ["--init", "--encoder-weights"])
+def test_a_run_is_not_resumed_after_the_weights_that_it_started_from_were_replaced(run, camvid, net, tmp_path, option):
+    def write():
+        net.save_pretrained(tmp_path / "start")
+        write_safetensors(tmp_path / "start.safetensors", net.encoder.model.state_dict())
+
+    data = ["train", "--data", camvid, "-o", tmp_path / "run", "--dataset", "camvid", "--recipe", "finetune"]
+    init = ["--init", tmp_path / "start"]
+    encoder = ["--model", "pspnet_test_efficientnet", "--encoder-weights", tmp_path / "start.safetensors"]
+    command = [*data, *FEW, *(init if option == "--init" else encoder), "--workers", 0, "--evaluate-every", 0]
+    write()
+    code, _, err = run(*command)
+    assert code == 0, err
+    assert run(*command, "--resume", "--iterations", 3)[0] == 0
+    with torch.no_grad():
+        next((net.decoder if option == "--init" else net.encoder).parameters()).add_(1)
+    write()
+    code, _, err = run(*command, "--resume", "--iterations", 4)
+    assert code == 2 and "is of another run: the weights that it started from were others" in err
 
 
 def test_a_learning_rate_is_found_and_nothing_is_trained(run, camvid, tmp_path, monkeypatch):

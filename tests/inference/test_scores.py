@@ -1,5 +1,6 @@
 """The one way from an image to ids."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from pspnet_zoo.evaluation.report import worst_and_best
 from pspnet_zoo.inference.protocols import PROTOCOLS, InferenceProtocol
 from pspnet_zoo.inference.scores import (
     as_logits,
+    check_protocol,
     class_ids,
     class_probabilities,
     class_scores,
@@ -107,6 +109,21 @@ def same_ids(net, dataset):
     views = {example.name: example.views[2] for example in worst}
     shown = np.asarray(views["0.png"]).astype(float)
     assert shown.shape == pixels[0].shape and np.abs(shown - (pixels[0] * 0.4 + colors * 0.6)).max() <= 0.6
+
+
+@pytest.mark.parametrize("itself", [False, True])
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_windows_that_prediction_would_not_give_are_refused(factor, itself):
+    net, images = network().eval(), torch.zeros(1, 3, 40, 56, dtype=torch.uint8)
+    net.preprocess, net.upsamples = replace(net.preprocess, input_scale=factor), itself
+    for name, protocol in PROTOCOLS.items():
+        refused = protocol.crop and (itself or (factor != 1 and name == "tiles"))
+        message = f"upsamples its images{' itself' * itself}, .* use the protocol 'whole'"
+        with pytest.raises(ValueError, match=message) if refused else nullcontext():
+            check_protocol(net, protocol)
+    if itself:
+        with pytest.raises(ValueError, match="upsamples its images itself"):
+            class_scores(net, images, PROTOCOLS["tiles"])
 
 
 def test_a_binary_network_has_its_foreground_where_the_logit_is_above_zero():

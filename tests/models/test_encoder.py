@@ -8,6 +8,7 @@ from torch import nn
 from pspnet_zoo import PSPNet, WeightsError
 from pspnet_zoo.models.backbone import list_backbones
 from pspnet_zoo.models.encoder import build_encoder
+from pspnet_zoo.storage.files import write_safetensors
 
 SMALL = ["resnet18", "resnet10t", "tf_efficientnet_lite0", "mobilenetv2_035", "test_efficientnet"]
 
@@ -140,6 +141,26 @@ def test_encoder_weights_come_from_a_safetensors_file(tmp_path):
     torch.testing.assert_close(encoder.model.conv1.weight, state["conv1.weight"], rtol=0, atol=0)
     with pytest.raises(FileNotFoundError, match="No encoder weights at '.*nowhere.safetensors'"):
         build_encoder("resnet18", str(tmp_path / "nowhere.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("of", "prefix", "message"),
+    [
+        ("resnet18", "", "holds 20 of the 36 weights of 'resnet34' under timm's names"),
+        ("resnet34", "model.", "holds 0 of the 36 weights of 'resnet34' under timm's names"),
+        ("resnet50", "", "is not of 'resnet34': size mismatch for "),
+        ("test_vit", "", "holds 0 of the 36 weights"),
+        (None, "", "cut.safetensors' is not a whole safetensors file"),
+    ],
+)
+def test_a_file_of_another_model_or_naming_is_refused(tmp_path, of, prefix, message):
+    path = tmp_path / "cut.safetensors"
+    if of:
+        write_safetensors(path, {prefix + name: each for name, each in timm.create_model(of).state_dict().items()})
+    else:
+        path.write_bytes(b"1234567890" * 10)
+    with pytest.raises(WeightsError, match=message):
+        build_encoder("resnet34", str(path))
 
 
 @pytest.mark.parametrize(("name", "depth"), [("tf_efficientnet_lite0", 3), ("tf_efficientnet_lite0", 4), ("resnet18", 5)])

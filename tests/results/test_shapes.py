@@ -71,6 +71,18 @@ def test_a_data_yaml_of_other_classes_is_kept_where_texts_have_its_numbers(jobs,
     assert (tmp_path / "data.yaml").read_bytes() == names and text.read_text().startswith("2 ") and len(errors) == 1
 
 
+def test_texts_whose_classes_no_data_yaml_names_are_kept(jobs, tmp_path):
+    errors = []
+    write_shapes(jobs, LABELS, tmp_path, "yolo", fail=pytest.fail)
+    (tmp_path / "data.yaml").unlink()
+    before = (tmp_path / "labels" / "a.txt").read_bytes()
+    assert write_shapes(jobs[:1], Labels(("background", "dog")), tmp_path, "yolo", fail=errors.append) == (0, 0, tmp_path)
+    assert str(errors[0]).startswith(
+        f"'{tmp_path / 'labels'}' is kept, since it has texts whose classes no data.yaml names, so that"
+    )
+    assert (tmp_path / "labels" / "a.txt").read_bytes() == before and not (tmp_path / "data.yaml").exists()
+
+
 def test_a_data_yaml_without_texts_that_nobody_edited_is_replaced(jobs, tmp_path):
     write_shapes([], Labels(("background", "dog")), tmp_path, "yolo", fail=pytest.fail)
     assert write_shapes(jobs, LABELS, tmp_path, "yolo", fail=pytest.fail)[0] == 2

@@ -120,13 +120,11 @@ def test_a_file_that_normalises_is_given_the_pixels(file, order, top):
     assert (given.input_scale, given.max_pixels) == (1, preprocess.max_pixels // 4)
 
 
-def test_only_a_file_that_upsamples_its_images_refuses_windows(file):
+def test_a_file_that_upsamples_its_images_says_so(file):
     preprocess = Preprocess((0.5,) * 3, (0.2,) * 3, input_scale=1.5)
-    for changes in ({"input": "uint8"}, {"preprocess": preprocess}):
-        ExportedRuntime(file, checked(file, file_sha256=None, **changes), lambda x: x).refuse_windows("semseg")
-    runtime = ExportedRuntime(file, checked(file, file_sha256=None, input="uint8", preprocess=preprocess), lambda x: x)
-    with pytest.raises(ValueError, match=r"a\.onnx' upsamples its images itself, so that the windows of protocol 'semseg' would"):
-        runtime.refuse_windows("semseg")
+    for changes in ({"input": "uint8"}, {"preprocess": preprocess}, {"input": "uint8", "preprocess": preprocess}):
+        runtime = ExportedRuntime(file, checked(file, file_sha256=None, **changes), lambda x: x)
+        assert runtime.upsamples == (len(changes) == 2)
 
 
 @pytest.mark.parametrize(("threshold", "classes"), [(None, 3), (0.3, 2), (0.7, 2)])

@@ -120,6 +120,16 @@ def test_an_image_that_cannot_be_opened_is_named_before_the_teacher_starts(teach
         scores.size(0)
 
 
+def test_an_image_whose_values_a_teacher_cannot_take_is_named(teacher, camvid, tmp_path):
+    def probabilities(image):
+        raise FloatingPointError("This image has values from 0 to 1e+20 after normalisation")
+
+    dataset = open_dataset("camvid", camvid, "train")
+    failing = TeacherScores(tmp_path / "cache", [replace(teacher, probabilities=probabilities)], dataset)
+    with pytest.raises(FloatingPointError, match="camvid/train/000.png': This image has values from 0 to 1e"):
+        failing.prepare()
+
+
 @pytest.mark.parametrize("stride", [2, 5])
 def test_smaller_scores_stay_aligned(teacher, camvid, tmp_path, stride):
     def x_of(image):

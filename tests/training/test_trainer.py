@@ -1,6 +1,7 @@
 """A run is alone in its folder, fits its network and data, and hears signals from its first line to its last."""
 
 import json
+import math
 import os
 import signal
 import threading
@@ -17,6 +18,7 @@ from pspnet_zoo import PSPNet, WeightsError
 from pspnet_zoo.data.labels import CAMVID, Labels
 from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.evaluation.evaluate import evaluate
+from pspnet_zoo.evaluation.page import read_history
 from pspnet_zoo.inference.protocols import PROTOCOLS
 from pspnet_zoo.meta import Preprocess
 from pspnet_zoo.storage.files import read_state, write_state
@@ -186,6 +188,20 @@ def test_images_of_full_size_are_evaluated_by_windows(images, tmp_path, monkeypa
     larger.preprocess = replace(larger.preprocess, input_scale=2.0)
     with pytest.raises(ValueError, match="full_size is on, and the network's input scale factor is 2, .*; set evaluate_every to 0"):
         train(larger, images, recipe, tmp_path / "larger", validation=images)
+    assert train(larger, images, recipe, tmp_path / "larger").steps == 1
+
+
+def test_evaluations_without_a_miou_keep_no_best_network_and_are_none_in_the_numbers(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("pspnet_zoo.training.train.evaluate", lambda *a, **o: replace(evaluate(*a, **o), miou=math.nan))
+    recipe = replace(RECIPE, iterations=2, evaluate_every=1)
+    result = train(network(), images, recipe, tmp_path, validation=images)
+    assert (result.best, result.best_miou, result.last_miou) == (None, None, None) and not (tmp_path / "best").exists()
+    numbers = json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail)
+    assert (numbers["steps"], numbers["best"], numbers["best_miou"], numbers["best_step"]) == (2, None, None, None)
+    assert read_history(tmp_path / "best") == [] and len((tmp_path / "history.csv").read_text().splitlines()) == 3
+    monkeypatch.undo()
+    result = train(network(), images, replace(recipe, iterations=3), tmp_path, validation=images, resume=True)
+    assert result.best == tmp_path / "best" and result.best_miou == result.last_miou
 
 
 def test_what_does_not_fit_is_refused_before_the_first_step(camvid, images, tmp_path):

@@ -188,7 +188,8 @@ def _by_pattern(root: Path, images: Images, pattern: str) -> tuple[_Found, list[
         if len(chosen) > 1:
             one, other = f"'{chosen[0]}'", f"'{chosen[1]}'"
             problems.append(
-                f"'{mask}' fits {one} and {other}, so that neither is imported; name the folder of its image by --images, or rename one"
+                f"'{mask}' fits {one} and {other}, so that neither is imported; name the folder of its image by --images, or "
+                "rename one"
             )
             doubtful.update(chosen)
         else:

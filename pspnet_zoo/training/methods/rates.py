@@ -61,7 +61,7 @@ def find_learning_rate(
     """
     recipe = replace(recipe, iterations=STEPS)
     accelerator = open_accelerator(recipe, cpu)
-    check_network(model, recipe, accelerator)
+    check_network(model, recipe, accelerator, evaluates=False)
     with lora_added(model, recipe.lora_rank, recipe.lora_alpha, recipe.seed), frozen(model, recipe.freeze):
         tried = _trial(model, dataset, recipe, accelerator, folder, progress, trainer)
     if accelerator.is_main_process:
