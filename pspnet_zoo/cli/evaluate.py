@@ -151,11 +151,16 @@ def _check_tuning(model: str, split: str, mapping: Path | None, has_masks: bool)
 def _tune(network: Any, folder: Path, images: Any, protocol: str, bar: "Progress") -> None:
     """Choose the threshold, use it, and store it."""
     from ..evaluation.thresholds import tune_threshold
-    from ..storage.files import update_config
+    from ..storage.files import read_config, update_config
 
+    saved = read_config(folder).get("weights_sha256")
     task = bar.add_task("choosing the threshold", total=len(images))
     with bar:
         found = tune_threshold(network, images, PROTOCOLS[protocol], progress=lambda done: bar.update(task, completed=done))
+    if read_config(folder).get("weights_sha256") != saved:
+        raise ValueError(
+            f"The weights in '{folder}' were replaced while their threshold was chosen; nothing was stored. Call again"
+        )
     network.network.threshold = found.threshold
     update_config(folder, threshold=found.threshold)
     if isinstance(found.threshold, tuple):

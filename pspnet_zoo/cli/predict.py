@@ -160,7 +160,7 @@ def predict(
     if report is not None:
         check_report(report)
         check_targets(report)
-    found = list(_find(images, recursive, output, totals))
+    found = list(_find(images, recursive, totals))
     files: dict[str, Any] = {"masks_only": masks_only, "tiles": tile is not None, "confidence": confidence, "masks": masks}
     jobs = plan_jobs(found, output, **files, kind=kind, fail=totals.fail)
     has_videos = _check_jobs(jobs, masks_only, masks, confidence)
@@ -229,7 +229,7 @@ def _write_shapes(jobs: "list[Job]", predictor: "Predictor", output: Path, kind:
     say(f"Wrote the objects in {counted(count, 'file')} as {TITLES[kind]} polygons to {place}{note}")
 
 
-def _find(arguments: list[str], recursive: bool, output: Path, totals: Totals) -> "Iterator[Found]":
+def _find(arguments: list[str], recursive: bool, totals: Totals) -> "Iterator[Found]":
     """Yield the files that the arguments name; an argument that names none is reported."""
     from ..data.find import find_files
     from ..results.stamp import is_result
@@ -239,7 +239,7 @@ def _find(arguments: list[str], recursive: bool, output: Path, totals: Totals) -
             if argument.startswith(("http://", "https://")):
                 raise ValueError(f"'{argument}' is an address; download the image first, and give its file")
             path = Path(argument)
-            found = find_files(path, recursive=recursive, without=output, on_error=totals.fail)
+            found = find_files(path, recursive=recursive, on_error=totals.fail)
             if [file.path for file in found] != [path]:
                 images = [file for file in found if not is_result(file.path)]
                 if left_out := len(found) - len(images):

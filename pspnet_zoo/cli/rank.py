@@ -125,7 +125,7 @@ def _read(
                 raise
             return error
 
-    own, listed = os.path.realpath(sheet), find_files(folder, recursive=recursive, without=None, on_error=fail)
+    own, listed = os.path.realpath(sheet), find_files(folder, recursive=recursive, on_error=fail)
     files = [file.path for file in listed if os.path.realpath(file.path) != own]
     network = predictor.model if isinstance(predictor.model, PSPNet) and by != "uncertainty" else None
     task = bar.add_task(cell(f"reading {folder.name}"), total=len(files))

@@ -119,13 +119,17 @@ def check_name(model: str) -> None:
 
 
 def check_targets(*files: Path | None) -> None:
-    """Complain about files that cannot be written since folders are where they are to be, or files where folders are.
+    """Complain about files that cannot be written since something is in their place or in their folder's, or one is named twice.
 
     It is for files that are written after long work. None is a file that was not asked for.
 
     Raises:
         OSError: If one of them cannot be written.
+        ValueError: If two are the same file.
     """
+    named = [os.path.realpath(file) for file in files if file and not (file.exists() and not file.is_file())]
+    if len({*named}) < len(named):
+        raise ValueError(f"'{files[0]}' is given twice, and the second would replace the first; choose another name for one")
     for file in filter(None, files):
         if file.is_dir():
             raise IsADirectoryError(errno.EISDIR, "", str(file))

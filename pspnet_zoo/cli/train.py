@@ -19,6 +19,7 @@ from .terminal import check_name, err, refuse_idle, say, torchrun_process
 from .training_run import StartOptions, TeacherOptions, TrainingData, TrainingRun
 
 if TYPE_CHECKING:
+    from ..models.pspnet import PSPNet
     from ..training.train import TrainingResult
 
 DISTILLATION = "Knowledge distillation"
@@ -154,7 +155,10 @@ def train(
                     last = "none" if result.last_miou is None else f"{result.last_miou:.4f}"
                     say(f"Best mIoU {result.best_miou:.4f} in {result.best}, last {last}")
                     _say_start(result, init)
-                say(f"Wrote {training.network.save_pretrained(folder / 'model')}")
+                if resume and _is_saved(training.network, folder / "model"):  # perhaps with a threshold since
+                    say(f"'{folder / 'model'}' holds these weights already")
+                else:
+                    say(f"Wrote {training.network.save_pretrained(folder / 'model')}")
             if trainer.signal is not None:
                 raise _stopped(trainer, "after the last step; the run is complete")
             return result.last_miou
@@ -163,6 +167,8 @@ def train(
         run(output, given)
         return
     first = given.get("seed", named.recipe.seed if named else 0)
+    if resume and not any(_has_run(output / f"seed-{seed}") for seed in range(first, first + seeds)):
+        raise ValueError(f"'{output}' holds no run to continue; leave out --resume")
     _say_spread(output, {seed: run(output / f"seed-{seed}", {**given, "seed": seed}) for seed in range(first, first + seeds)})
 
 
@@ -172,12 +178,27 @@ def _has_run(folder: Path) -> bool:
     return (folder / CHECKPOINT).exists()
 
 
+def _is_saved(network: "PSPNet", folder: Path) -> bool:
+    """Whether a folder holds the network's weights."""
+    from ..storage.files import CONFIG_FILE, read_config, weights_digest
+
+    if not (folder / CONFIG_FILE).is_file():
+        return False
+    return read_config(folder).get("weights_sha256") == weights_digest(network.state_dict())
+
+
 def _say_spread(folder: Path, found: dict[int, float | None]) -> None:
     """Print and write the last mIoU of each seed, their mean and their spread."""
     from ..storage.files import write_atomically
 
     mious = [miou for miou in found.values() if miou is not None]
-    if torchrun_process()[0] or len(mious) < 2:
+    if torchrun_process()[0]:
+        return
+    if len(mious) < 2:
+        say(
+            f"Nothing to compare: {len(mious)} of {len(found)} seeds have an mIoU. Evaluate on a val split, by --evaluate-every",
+            err,
+        )
         return
     spread = {"mean": statistics.mean(mious), "standard_deviation": statistics.stdev(mious), "range": max(mious) - min(mious)}
     write_atomically(folder / "seeds.json", (json.dumps({"last_miou": found, **spread}, indent=2) + "\n").encode())

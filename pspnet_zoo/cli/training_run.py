@@ -1,5 +1,6 @@
 """A run made from the options of `pspnet-zoo train`: images, teachers, and the network to start from."""
 
+import logging
 import math
 import os
 import re
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _LINE_EVERY = 10  # seconds
 
+_log = logging.getLogger(__name__)
+
 
 class TrainingRun:
     """A run, loaded and ready."""
@@ -57,6 +60,8 @@ class TrainingRun:
         seed = settings.get("seed", start.recipe.recipe.seed if start.recipe else 0)
         self.network, self.is_start = start.network(self.images.labels, seed, getattr(self.images, "preprocess", None))
         self.recipe = replace(self._recipe(start), **settings)
+        if start.drop_path_rate and self.recipe.freeze == "encoder":
+            raise ValueError(f"--drop-path-rate is {start.drop_path_rate:g}, which does nothing in a frozen encoder; leave it out")
         aux = self.network.auxiliary_head is not None
         check_effects(self.recipe, settings, masks=masked is not None, teacher=bool(teachers.names), aux_head=aux)
         factor, (low, high) = self.network.preprocess.input_scale, self.recipe.scale
@@ -289,6 +294,9 @@ class StartOptions:
             network = load(self.init, **options)
             is_same = network.labels is not None and network.labels.names == labels.names
             if network.labels is not None and network.labels.names != labels.names:
+                others = [name for name in labels.names if name not in network.labels.names] or ["the order"]
+                shown = ", ".join(others[:5]) + (" ..." if len(others) > 5 else "")
+                _log.warning("The classes of '%s' are others, by %s: its classifier is made anew", self.init, shown)
                 network.reset_classifier(len(labels))
         else:
             named = self.recipe or RECIPES["finetune"]

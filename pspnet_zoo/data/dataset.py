@@ -77,6 +77,8 @@ class CheckedDataset(Dataset):
         self.labels = found
         self.preprocess: Preprocess | None = getattr(base, "preprocess", None)
         """Preprocessing of images that are not 8-bit RGB."""
+        self.ids: Mapping[int, int] | None = getattr(base, "ids", None)
+        """The class id, 255 if ignored, of each id that the files of masks may hold; None where that is not known."""
         self.channels = len(self.preprocess.mean) if self.preprocess else channels
         self.images: Sequence[Path] = self._files("images", [Path(f"item {i}") for i in chosen])
         """The file of each image, or its number in the dataset where that does not tell files."""

@@ -24,7 +24,6 @@ def find_files(
     *,
     recursive: bool = False,
     suffixes: Iterable[str] = SUFFIXES,
-    without: Path | None = None,
     on_error: Callable[[OSError], object] | None = None,
 ) -> list[Found]:
     """List the files that an argument of the command line names, sorted.
@@ -36,7 +35,6 @@ def find_files(
             begins with a dot, such as macOS's ._a.jpg; or a pattern with `*`, `?`, `[...]`, and `**` for folders at any depth.
         recursive: Also take the files of the folders below.
         suffixes: Name endings of files in folders, lower case. Of a folder without an image, .dcm, .npy and .npz files are taken.
-        without: A folder whose files are left out, such as the one for results.
         on_error: Called with the error of each folder that cannot be read; None raises the first.
 
     Raises:
@@ -58,8 +56,7 @@ def find_files(
     known = frozenset(suffixes)
     if known == SUFFIXES and not any(f.path.suffix.lower() in SUFFIXES for f in found):
         known = RASTERS
-    left_out = os.path.realpath(without) if without else None  # Path.resolve raises a RuntimeError for a loop of links
-    found = [f for f in found if f.path.suffix.lower() in known and not (left_out and _is_below(f.path, left_out))]
+    found = [f for f in found if f.path.suffix.lower() in known]
     if not found:
         raise ValueError(f"No {kind} in '{argument}'")
     return found
@@ -84,7 +81,3 @@ def _check_folders(pattern: Path, on_error: Callable[[OSError], object]) -> None
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _is_below(path: Path, folder: str) -> bool:
-    return folder in map(str, Path(os.path.realpath(path)).parents)

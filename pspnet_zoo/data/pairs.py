@@ -54,14 +54,14 @@ class PairedFiles(Dataset):
     def __init__(self, pairs: Pairs) -> None:
         for image, mask in zip(pairs.images, pairs.masks, strict=bool(pairs.masks)):
             _require_mask(image, mask)
-        self.images, self.masks, self.labels, self._ids = pairs.images, pairs.masks, pairs.labels, pairs.ids
+        self.images, self.masks, self.labels, self.ids = pairs.images, pairs.masks, pairs.labels, pairs.ids
         self.preprocess = pairs.preprocess
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        image, mask = read_pair(self.images[index], self._mask_file(index), self.labels, self._ids, self.preprocess)
+        image, mask = read_pair(self.images[index], self._mask_file(index), self.labels, self.ids, self.preprocess)
         return tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)), tv_tensors.Mask(torch.from_numpy(mask))
 
     def window_size(self, index: int) -> tuple[int, int] | None:
@@ -86,11 +86,11 @@ class PairedFiles(Dataset):
                 known = valid.any(axis=0)
             size = raster.shape[1:]
         if self.labels.multilabel:
-            whole = read_ids(mask_file, self.labels, self._ids)
+            whole = read_ids(mask_file, self.labels, self.ids)
             _require_size(whole.shape[-2:], mask_file, size)
             ids = whole[:, region.top : region.top + region.height, region.left : region.left + region.width]
         else:
-            ids = _translate(_read_mask_window(mask_file, region, size), mask_file, self._ids)
+            ids = _translate(_read_mask_window(mask_file, region, size), mask_file, self.ids)
         ids = np.where(known, ids, np.uint8(IGNORE))
         return tv_tensors.Image(torch.from_numpy(pixels)), tv_tensors.Mask(torch.from_numpy(ids))
 
@@ -108,7 +108,7 @@ class PairedFiles(Dataset):
 
     def mask(self, index: int) -> tv_tensors.Mask:
         """The second of an item, without reading the image."""
-        return tv_tensors.Mask(torch.from_numpy(read_ids(self._mask_file(index), self.labels, self._ids)))
+        return tv_tensors.Mask(torch.from_numpy(read_ids(self._mask_file(index), self.labels, self.ids)))
 
     def _mask_file(self, index: int) -> Path:
         if not self.masks:

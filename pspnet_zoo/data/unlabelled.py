@@ -58,6 +58,7 @@ class Joined:
         self.labels = parts[0].labels
         self.images: Sequence[Path] = [image for part in parts for image in part.images]
         self.masks: Sequence[Path] = [mask for part in parts for mask in part.masks]
+        self.ids: Any = next((ids for part in parts if (ids := getattr(part, "ids", None))), None)
 
     def __len__(self) -> int:
         return len(self.images)

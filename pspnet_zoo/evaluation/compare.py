@@ -10,7 +10,7 @@ from torch import Tensor
 from .details import interval, iou_of, measures, resampled
 
 _SAME = {"data_sha256": "images", "split": "split", "protocol": "protocol", "mapping": "mapping"}
-_WITHOUT_INTERVAL = ("loss", "ece", "mean_boundary_f1")
+_WITHOUT_INTERVAL = ("category_miou", "loss", "ece", "mean_boundary_f1")
 
 
 @dataclass(frozen=True)

@@ -168,12 +168,12 @@ def bootstrap(counts: Tensor) -> tuple[dict[str, list[float]], list[list[float] 
 
 def resampled(counts: Tensor) -> Tensor:
     """(RESAMPLES, classes, 3) float64 sums over samples of the images."""
-    images = len(counts)
-    chosen = torch.randint(images, (RESAMPLES, images), generator=torch.Generator().manual_seed(0))
-    times = torch.zeros(RESAMPLES, images, dtype=torch.float64).scatter_add_(
-        1, chosen, torch.ones(chosen.shape, dtype=torch.float64)
-    )
-    return (times @ counts.flatten(1).double()).view(RESAMPLES, *counts.shape[1:])
+    images, generator = len(counts), torch.Generator().manual_seed(0)
+    numbers, found = counts.flatten(1).double(), []
+    for _ in range(RESAMPLES):  # one at a time: all together would be thousands of numbers for each image
+        times = torch.bincount(torch.randint(images, (images,), generator=generator), minlength=images)
+        found.append(times.double() @ numbers)
+    return torch.stack(found).view(RESAMPLES, *counts.shape[1:])
 
 
 def measures(sums: Tensor) -> dict[str, Tensor]:

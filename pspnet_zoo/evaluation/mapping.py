@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 
 from ..data.dataset import SegmentationDataset
 from ..data.layouts.classes import DROPPED, Classes
-from ..inference.scores import SegmentationModel, as_logits, decision_of, labels_of
+from ..inference.scores import SegmentationModel, as_logits, decision_of, gives_ids, labels_of
 from ..meta import IGNORE, Labels
 
 _log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class MappedNetwork:
         self.labels: Labels | None = classes.labels
         self.classes = len(classes.labels)
         self.activation = None
-        self.gives_ids = network.activation in ("argmax", "argmax2d")
+        self.gives_ids = gives_ids(network)
         self.mapping = _content(classes)
         self.threshold = decision_of(network).threshold
         if self.threshold is not None and self._groups != [[i] for i in range(len(own))]:

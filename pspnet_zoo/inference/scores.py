@@ -259,6 +259,11 @@ def protocol_for(model: SegmentationModel, protocol: InferenceProtocol) -> Infer
     return replace(protocol, crop=crop, stride=(-(-crop[0] * 2 // 3), -(-crop[1] * 2 // 3)))
 
 
+def gives_ids(model: SegmentationModel) -> bool:
+    """Whether a model gives class ids, perhaps with rounded probabilities, so that there is no loss of its scores."""
+    return getattr(model, "gives_ids", model.activation in ("argmax", "argmax2d"))
+
+
 def number_of_ids(model: SegmentationModel) -> int:
     """Number of ids in the masks of a network: its classes, or background and foreground of a binary one."""
     return model.classes if decision_of(model).multilabel else max(model.classes, 2)

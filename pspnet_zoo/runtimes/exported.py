@@ -175,6 +175,11 @@ class ExportedRuntime:
         return file_digest(files_of(self.path)[-1], "sha256")
 
     @property
+    def gives_ids(self) -> bool:
+        """Whether the file gives ids, perhaps with a rounded probability of each."""
+        return self.spec.output != "logits"
+
+    @property
     def upsamples(self) -> bool:
         """Whether the file upsamples its images itself, and so any part of one that it is given."""
         return self.spec.input == "uint8" and self.spec.preprocess.input_scale != 1

@@ -23,7 +23,7 @@ from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
 from ..data.importers.sample import image_header
 from ..inference.protocols import InferenceProtocol
-from ..inference.scores import class_probabilities, labels_of, named_image
+from ..inference.scores import class_probabilities, decision_of, labels_of, named_image, reads_photos, to_luma
 from ..meta import Labels
 from ..runtimes.open import Runtime
 from ..storage.errors import WeightsError
@@ -60,15 +60,23 @@ def network_teacher(
             where the teacher does not have the class. None where both have the same classes.
 
     Raises:
-        ValueError: If the teacher has no labels, the classes differ without a mapping, or the mapping does not fit both.
+        ValueError: If the teacher is multi-label, reads something else than photos or has no labels, the classes differ without a
+            mapping, or the mapping does not fit both.
     """
+    if decision_of(model).multilabel:
+        raise ValueError("The teacher is multi-label, and soft labels are of one class a pixel; choose another")
+    if not reads_photos(model.preprocess):
+        raise ValueError(
+            f"The teacher reads {len(model.preprocess.mean)} bands, and soft labels are made of photos; choose another"
+        )
+    is_gray = len(model.preprocess.mean) == 1
     own = labels_of(model)
     if own is None:
         raise ValueError("The teacher has no labels, so its classes have no names; set model.labels to pspnet_zoo.Labels")
     matrix = _matrix(own.names, labels.names, mapping)
 
     def probabilities(image: Tensor) -> Tensor:
-        scores = class_probabilities(model, image[None], protocol)[0]
+        scores = class_probabilities(model, (to_luma(image) if is_gray else image)[None], protocol)[0]
         return torch.einsum("sc,chw->shw", matrix.to(scores.device), scores)
 
     settings = [model.weights_sha256, repr(protocol), repr(model.preprocess), matrix.tolist()]
@@ -128,7 +136,8 @@ class TeacherScores:
         progress: Told of the images that `prepare` computes.
 
     Raises:
-        ValueError: If there is no teacher, they predict different classes, or the stride is not positive.
+        ValueError: If there is no teacher, they predict different classes, the stride is not positive, or the dataset states images
+            that are no photos.
     """
 
     def __init__(
@@ -140,6 +149,11 @@ class TeacherScores:
         stride: int = 1,
         progress: Progress | None = None,
     ) -> None:
+        stated = getattr(dataset, "preprocess", None)
+        if stated is not None and not reads_photos(stated):
+            raise ValueError(
+                "A teacher is given photos, 8-bit RGB, and the dataset states other images in preprocess.json; leave it out"
+            )
         if not teachers or len({t.known for t in teachers}) > 1:
             raise ValueError(f"{len(teachers)} teachers were given; it takes one or more, with the same classes")
         if stride < 1:

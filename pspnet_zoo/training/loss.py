@@ -36,7 +36,8 @@ def segmentation_loss(
         ohem_min_kept: Least number of pixels an image that count, the least probable ones first.
         dice_weight: Weight of `dice_loss`, which is added for each head.
         ce_weight: Weight of the cross entropy.
-        label_smoothing: Part of the target that is spread over all classes, as torch has it, 0 to 1.
+        label_smoothing: Part of the target that is spread over all classes, 0 to 1: torch's without class weights. With them, torch
+            weighs the part of each class by that class; here all parts have the weight of the pixel's own class.
         library: More losses, which are added for each head, see `pspnet_zoo.training.methods.losses.LibraryLosses`.
 
     Returns:
@@ -72,8 +73,13 @@ def segmentation_loss(
         return logits.sum() * 0 + others
     if ohem_threshold:
         masks = _hard_pixels(logits.detach(), masks, ohem_threshold, ohem_min_kept)
-    options = {"weight": class_weights, "ignore_index": IGNORE, "label_smoothing": label_smoothing}
-    total = F.cross_entropy(logits, masks, **options, reduction="sum")
+    total = F.cross_entropy(logits, masks, weight=class_weights, ignore_index=IGNORE, reduction="sum")
+    if label_smoothing:
+        counted = masks != IGNORE
+        # by torch's weights a class that is nowhere, whose weight is large, would be learnt everywhere
+        weights = class_weights[masks.where(counted, 0)] * counted if class_weights is not None else counted
+        uniform = -(logits.log_softmax(dim=1).mean(dim=1) * weights).sum()
+        total = (1 - label_smoothing) * total + label_smoothing * uniform
     # torch's own mean is NaN where no pixel counts
     return ce_weight * total / pixel_mass(masks, class_weights).clamp(min=1e-6) + others
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from ..data.dataset import SegmentationDataset
+from ..data.dataset import CheckedDataset, SegmentationDataset
 from ..models.pspnet import PSPNet
 from ..storage.files import WeightsError, read_state, write_state
 from .optimizer import build_optimizer, build_schedule, optimizer_state, restore_optimizer
@@ -133,7 +133,7 @@ class Run:
         ]
         if _same_start(before.get("start"), now["start"]):
             before["start"] = now["start"]
-        for part in ("network", "preprocess", "classes", "dataset", "start", "start_sha256", "teacher"):
+        for part in ("network", "preprocess", "classes", "dataset", "mask_ids", "validation", "start", "start_sha256", "teacher"):
             if part in before and before[part] != now[part]:
                 differing += _difference(part, before[part], now[part])
         if differing:
@@ -179,21 +179,29 @@ class Run:
             self.model.load_state_dict(self.average.module.state_dict())
 
 
-def identity(model: PSPNet, dataset: SegmentationDataset, teacher: str | None) -> dict[str, Any]:
+def identity(
+    model: PSPNet, dataset: CheckedDataset, validation: CheckedDataset | None = None, teacher: str | None = None
+) -> dict[str, Any]:
     """The facts that must be the same when a run is resumed, beside its recipe, as JSON.
 
     A dataset is known by the number and names of its files, so that a folder may move and a damaged file be replaced.
     """
-    names = "\n".join(path.name for path in (*dataset.images, *dataset.masks))
     return {
         "network": model.config,
         "preprocess": asdict(model.preprocess),
         "classes": dataset.labels.names,
-        "dataset": f"{len(dataset)} images (names {hashlib.sha256(names.encode()).hexdigest()[:12]})",
+        "dataset": _files(dataset),
+        "validation": _files(validation) if validation else None,
+        "mask_ids": sorted(dataset.ids.items()) if dataset.ids else None,
         "start": (model.provenance or {}).get("start"),
         "start_sha256": (model.provenance or {}).get("start_sha256"),
         "teacher": teacher,
     }
+
+
+def _files(dataset: SegmentationDataset) -> str:
+    names = "\n".join(path.name for path in (*dataset.images, *dataset.masks))
+    return f"{len(dataset)} images (names {hashlib.sha256(names.encode(errors='surrogateescape')).hexdigest()[:12]})"
 
 
 def _same_start(before: Any, now: Any) -> bool:
@@ -212,6 +220,8 @@ def _difference(part: str, before: Any, now: Any) -> list[str]:
         return [f"{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key]]
     if part == "teacher":
         return ["the teachers, their protocol or mapping were others"]
+    if part == "mask_ids":
+        return ["the ids in masks meant other classes"]
     if part == "start_sha256":
         return ["the weights that it started from were others"]
     return [f"{part} was {before} and is {now}"]

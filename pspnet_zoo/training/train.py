@@ -20,7 +20,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from ..data.check import mask_doubts
-from ..data.dataset import SegmentationDataset, as_segmentation_dataset
+from ..data.dataset import CheckedDataset, SegmentationDataset, as_segmentation_dataset
 from ..evaluation.evaluate import Evaluation, EvaluationStopped, check_classes, evaluate
 from ..inference.protocols import PROTOCOLS
 from ..inference.scores import labels_of
@@ -161,7 +161,7 @@ def train(
         check_classes(model, each.labels)
         _check_pixels(model, each.preprocess)
     if model.multilabel:
-        _check_multilabel(recipe, has_teacher=teacher is not None)
+        check_multilabel(recipe, has_teacher=teacher is not None)
     with nullcontext(trainer) if trainer else Trainer(folder, leads=accelerator.is_main_process) as trainer:
         if accelerator.is_main_process:
             _check_masks(dataset)
@@ -178,10 +178,10 @@ class _Loop:
     trainer: Trainer
     accelerator: Accelerator
     model: PSPNet
-    dataset: SegmentationDataset
+    dataset: CheckedDataset
     recipe: Recipe
     folder: Path
-    validation: SegmentationDataset | None
+    validation: CheckedDataset | None
     teacher: TeacherScores | None
     measure_start: bool = False
     progress: Progress | None = None
@@ -190,7 +190,7 @@ class _Loop:
     def run(self, *, resume: bool, workers: int, compile: bool, log: Sequence[str], feature_cache: Path | None) -> TrainingResult:
         """Prepare and train."""
         accelerator, model, recipe, teacher = self.accelerator, self.model, self.recipe, self.teacher
-        known_by = identity(model, self.dataset, teacher.name if teacher else None)
+        known_by = identity(model, self.dataset, self.validation, teacher.name if teacher else None)
         threshold, model.threshold = model.threshold, None  # it is of the weights before the first step
         model.to(accelerator.device).to(memory_format=torch.channels_last)  # dilated depthwise: several times faster so on CPUs
         own_norms = _sync_norms(model) if accelerator.num_processes > 1 and accelerator.device.type == "cuda" else {}
@@ -325,7 +325,7 @@ def _check_pixels(model: PSPNet, stated: Preprocess | None) -> None:
         )
 
 
-def _check_multilabel(recipe: Recipe, *, has_teacher: bool) -> None:
+def check_multilabel(recipe: Recipe, *, has_teacher: bool) -> None:
     """Refuse what is of classes that exclude each other."""
     if has_teacher:
         raise ValueError("A teacher's soft labels are of one class a pixel, and this network is multi-label; train it on masks")

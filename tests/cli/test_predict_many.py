@@ -78,6 +78,16 @@ def test_results_inside_the_folder_are_no_images_of_the_next_run(run, model, pho
     assert len(masks(photos / "predictions")) == 9
 
 
+def test_images_in_the_results_folder_are_segmented_too(run, model, photos):
+    (photos / "may").mkdir()
+    shutil.copy(photos / "0.png", photos / "may" / "new.png")
+    run("predict", photos, "-r", "-o", photos / "may", "--model", model)
+    assert (photos / "may" / "may" / "new_mask.png").is_file()
+    code, out, err = run("predict", photos / "may", "-o", photos / "may", "--model", model)
+    assert code == 0 and "results of 1 file to" in out and "results of earlier runs" in err
+    assert (photos / "may" / "new_mask.png").is_file()
+
+
 def test_what_has_its_results_is_left_out_and_still_reported(run, model, photos, tmp_path):
     arguments = ["predict", photos / "x" / "y", photos, "-o", tmp_path / "out", "--model", model]
     assert run(*arguments, "--report", tmp_path / "first.csv")[0] == 0

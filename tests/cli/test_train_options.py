@@ -69,6 +69,51 @@ def test_a_run_is_not_resumed_after_the_weights_that_it_started_from_were_replac
     assert code == 2 and "is of another run: the weights that it started from were others" in err
 
 
+def test_a_complete_run_that_is_resumed_leaves_the_threshold_chosen_since(run, camvid, tmp_path):
+    command = ["train", "--data", camvid, "-o", tmp_path / "run", *TINY, *FEW, "--workers", 0, "--evaluate-every", 0]
+    assert run(*command)[0] == 0
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    (tmp_path / "run" / "model" / "config.json").write_text(json.dumps({**config, "mark": 1}))
+    code, out, _ = run(*command, "--resume")
+    assert code == 0 and "model' holds these weights already" in out
+    assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["mark"] == 1
+    code, out, _ = run(*command, "--resume", "--iterations", 3)
+    assert code == 0 and "Wrote" in out and "mark" not in json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+
+
+def test_seeds_without_runs_are_not_resumed_and_without_evaluations_say_so(run, camvid, tmp_path):
+    command = ["train", "--data", camvid, "-o", tmp_path / "runs", *TINY, *FEW, "--workers", 0, "--seeds", 2]
+    code, _, err = run(*command, "--resume")
+    assert code == 2 and "holds no run to continue; leave out --resume" in err and not (tmp_path / "runs").exists()
+    code, _, err = run(*command, "--evaluate-every", 0)
+    assert code == 0 and "Nothing to compare: 0 of 2 seeds have an mIoU" in err and not (tmp_path / "runs" / "seeds.json").exists()
+
+
+def test_a_drop_path_rate_of_a_frozen_encoder_is_refused(run, camvid, tmp_path):
+    command = ["train", "--data", camvid, "-o", tmp_path / "run", "--recipe", "finetune", "--dataset", "camvid", *FEW]
+    options = ["--model", "pspnet_test_efficientnet", "--freeze", "encoder", "--drop-path-rate", 0.5]
+    code, _, err = run(*command, *options)
+    assert code == 2 and "--drop-path-rate is 0.5, which does nothing in a frozen encoder" in err
+
+
+def test_a_first_step_that_is_not_finite_finds_no_learning_rate(run, camvid, net, tmp_path):
+    with torch.no_grad():
+        net.decoder.requires_grad_(False)
+        next(net.encoder.parameters()).fill_(torch.nan)
+    net.save_pretrained(tmp_path / "start")
+    command = ["train", "--data", camvid, "-o", tmp_path / "run", "--recipe", "finetune", "--dataset", "camvid", *FEW]
+    code, out, err = run(*command, "--init", tmp_path / "start", "--find-lr")
+    assert code == 2 and "Learning rate" not in out and "nan" in err.lower()
+
+
+def test_a_classifier_that_is_made_anew_is_said(run, camvid, net, tmp_path, caplog):
+    net.labels = Labels(tuple(name.upper() if name == "sky" else name for name in net.labels.names))
+    net.save_pretrained(tmp_path / "start")
+    command = ["train", "--data", camvid, "-o", tmp_path / "run", "--recipe", "finetune", "--dataset", "camvid", *FEW]
+    assert run(*command, "--init", tmp_path / "start", "--workers", 0, "--evaluate-every", 0)[0] == 0
+    assert "start' are others, by sky: its classifier is made anew" in caplog.text
+
+
 def test_a_learning_rate_is_found_and_nothing_is_trained(run, camvid, tmp_path, monkeypatch):
     from pspnet_zoo.training.methods import rates
 

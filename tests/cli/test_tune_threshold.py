@@ -30,6 +30,30 @@ def test_the_threshold_is_stored(run, folders):
     assert code == 0 and f"Threshold {threshold:g}: Dice" in text and PSPNet.from_pretrained(model).threshold == threshold
 
 
+def test_it_is_not_stored_with_weights_that_replaced_those_it_is_of(run, folders, monkeypatch):
+    from pspnet_zoo.evaluation import thresholds
+
+    model, data = folders
+    choose = thresholds.tune_threshold
+
+    def chosen(network, *arguments, **options):
+        other = PSPNet("test_efficientnet", None, classes=2, psp_out_channels=8)
+        other.labels = Labels(("background", "nucleus"))
+        other.save_pretrained(model)
+        return choose(network, *arguments, **options)
+
+    monkeypatch.setattr(thresholds, "tune_threshold", chosen)
+    code, _, err = run("evaluate", model, "--data", data, "--tune-threshold")
+    assert code == 2 and f"The weights in '{model}' were replaced while their threshold was chosen" in " ".join(err.split())
+    assert PSPNet.from_pretrained(model).threshold is None
+
+
+def test_one_file_is_not_given_for_two_reports(run, folders, tmp_path):
+    model, data = folders
+    code, _, err = run("evaluate", model, "--data", data, "--json", tmp_path / "a", "--html", tmp_path / "a")
+    assert code == 2 and "is given twice, and the second would replace the first" in err and not (tmp_path / "a").exists()
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [(("--split", "test"), "would leave nothing to measure"), ((), "is no folder of a checkpoint")],

@@ -21,7 +21,8 @@ from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.data.unlabelled import Joined, Unlabelled
 from pspnet_zoo.deployment.export import export
 from pspnet_zoo.inference.protocols import PROTOCOLS, InferenceProtocol
-from pspnet_zoo.inference.scores import class_ids, class_probabilities
+from pspnet_zoo.inference.scores import class_ids, class_probabilities, to_luma
+from pspnet_zoo.meta import Preprocess
 from pspnet_zoo.runtimes.open import open_runtime
 from pspnet_zoo.runtimes.torch import TorchRuntime
 from pspnet_zoo.training import distill
@@ -118,6 +119,30 @@ def test_an_image_that_cannot_be_opened_is_named_before_the_teacher_starts(teach
     os.mkfifo(tmp_path / "large.png")
     with pytest.raises(ImageError, match=r"large.png' cannot be read: it is a folder, a pipe"):
         scores.size(0)
+
+
+def test_a_multilabel_teacher_and_one_of_bands_are_refused(net):
+    several = PSPNet("test_efficientnet", None, classes=3, psp_out_channels=8, multilabel=True)
+    with pytest.raises(ValueError, match="The teacher is multi-label, and soft labels are of one class a pixel"):
+        network_teacher(TorchRuntime(several), WHOLE, CAMVID)
+    net.preprocess = replace(net.preprocess, mean=(0.5,) * 4, std=(0.2,) * 4)
+    with pytest.raises(ValueError, match="The teacher reads 4 bands, and soft labels are made of photos"):
+        network_teacher(TorchRuntime(net), WHOLE, CAMVID)
+
+
+def test_a_teacher_of_one_channel_is_given_the_luma(camvid, tmp_path):
+    gray = PSPNet("test_efficientnet", None, classes=len(CAMVID), psp_out_channels=8, in_channels=1)
+    gray.labels = CAMVID
+    image = torch.randint(0, 256, (3, 40, 56), dtype=torch.uint8)
+    expected = class_probabilities(gray, to_luma(image)[None], WHOLE)[0]
+    torch.testing.assert_close(network_teacher(TorchRuntime(gray), WHOLE, CAMVID).probabilities(image), expected)
+
+
+def test_images_that_are_no_photos_have_no_teacher(teacher, camvid, tmp_path):
+    dataset = open_dataset("camvid", camvid, "train")
+    dataset.preprocess = Preprocess((0.5,) * 3, (0.2,) * 3, bands=("red", "green", "blue"))
+    with pytest.raises(ValueError, match="A teacher is given photos, 8-bit RGB, and the dataset states other images"):
+        TeacherScores(tmp_path / "cache", [teacher], dataset)
 
 
 def test_an_image_whose_values_a_teacher_cannot_take_is_named(teacher, camvid, tmp_path):

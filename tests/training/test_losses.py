@@ -56,11 +56,24 @@ def test_each_loss_is_the_librarys(channels):
     assert not LibraryLosses()
 
 
-def test_smoothed_labels_are_torchs():
-    logits, masks, weights = torch.randn(2, 5, 8, 9), torch.randint(0, 5, (2, 8, 9)), torch.rand(5)
+def test_smoothed_labels_are_torchs_where_classes_weigh_alike():
+    logits, masks = torch.randn(2, 5, 8, 9), torch.randint(0, 5, (2, 8, 9))
     masks[0, :3] = 255
-    expected = cross_entropy(logits, masks, weights, ignore_index=255, label_smoothing=0.3)
-    torch.testing.assert_close(segmentation_loss(logits, masks, class_weights=weights, label_smoothing=0.3), expected)
+    expected = cross_entropy(logits, masks, ignore_index=255, label_smoothing=0.3)
+    for weights in (None, torch.full((5,), 3.0)):
+        torch.testing.assert_close(segmentation_loss(logits, masks, class_weights=weights, label_smoothing=0.3), expected)
+
+
+def test_smoothed_labels_have_the_weight_of_the_pixels_class_so_that_an_absent_class_is_not_learnt():
+    weights, masks = torch.tensor([1.0, 2.0, 1000.0]), torch.tensor([[[0, 0, 1, 255]]])
+    target = torch.tensor([[0.9, 0.05, 0.05], [0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [1.0, 0.0, 0.0]]).T[None, :, None]
+    logits = target.clamp(min=1e-4).log().requires_grad_()
+    segmentation_loss(logits, masks, class_weights=weights, label_smoothing=0.15).backward()
+    torch.testing.assert_close(logits.grad, torch.zeros_like(logits))  # the least loss is at the smoothed target
+    logits = torch.randn(1, 3, 1, 4)
+    each = [cross_entropy(logits[..., i], masks[..., i], label_smoothing=0.15) * weights[masks[0, 0, i]] for i in range(3)]
+    found = segmentation_loss(logits, masks, class_weights=weights, label_smoothing=0.15)
+    torch.testing.assert_close(found, sum(each) / 4)  # the sum of the weights
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -172,6 +172,20 @@ def test_a_run_is_not_resumed_with_another_start_of_the_same_name(images, tmp_pa
         train(net, images, RECIPE, tmp_path, resume=True)
 
 
+def test_a_run_is_not_resumed_with_other_ids_in_masks_or_other_images_to_evaluate_on(camvid, images, tmp_path):
+    validation = open_dataset("camvid", camvid, "val")
+    recipe = replace(RECIPE, iterations=1, evaluate_every=1)
+    train(network(), images, recipe, tmp_path, validation=validation)
+    longer = replace(recipe, iterations=2)
+    with pytest.raises(WeightsError, match=r"validation was 3 images \(names .*\) and is 2 images"):
+        train(network(), images, longer, tmp_path, validation=Subset(validation, [0, 1]), resume=True)
+    swapped = open_dataset("camvid", camvid, "train")
+    swapped.ids = {**swapped.ids, 0: 1, 1: 0}
+    with pytest.raises(WeightsError, match="the ids in masks meant other classes"):
+        train(network(), swapped, longer, tmp_path, validation=validation, resume=True)
+    assert train(network(), images, longer, tmp_path, validation=validation, resume=True).steps == 2
+
+
 def test_images_of_full_size_are_evaluated_by_windows(images, tmp_path, monkeypatch):
     seen = []
 

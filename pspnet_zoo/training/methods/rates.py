@@ -21,7 +21,7 @@ from ...storage.files import write_atomically
 from ..recipes import Recipe
 from ..run import Run
 from ..stream import Stream, batches, read_ahead
-from ..train import check_network, frozen, open_accelerator
+from ..train import check_multilabel, check_network, frozen, open_accelerator
 from ..trainer import Stopped, Trainer
 from .lora import lora_added
 from .step import OptimizerStep
@@ -62,13 +62,15 @@ def find_learning_rate(
     recipe = replace(recipe, iterations=STEPS)
     accelerator = open_accelerator(recipe, cpu)
     check_network(model, recipe, accelerator, evaluates=False)
+    if model.multilabel:
+        check_multilabel(recipe, has_teacher=False)
     with lora_added(model, recipe.lora_rank, recipe.lora_alpha, recipe.seed), frozen(model, recipe.freeze):
         tried = _trial(model, dataset, recipe, accelerator, folder, progress, trainer)
     if accelerator.is_main_process:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([("learning_rate", "loss", "smoothed_loss"), *tried])
         write_atomically(folder / RATES, text.getvalue().encode())
-    return min(tried, key=lambda each: each[2], default=(recipe.lr, 0.0, 0.0))[0] / 10
+    return min(tried, key=lambda each: each[2])[0] / 10
 
 
 def _trial(
@@ -99,6 +101,8 @@ def _trial(
             try:
                 loss = run.mean(step([next(micro_batches) for _ in range(recipe.accumulation)])).item()
             except FloatingPointError:
+                if not tried:  # no rate is to blame
+                    raise
                 break
             average = 0.9 * average + 0.1 * loss
             tried.append((rate, loss, average / (1 - 0.9 ** (number + 1))))
