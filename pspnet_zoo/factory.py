@@ -27,7 +27,7 @@ def create(
     name: str,
     *,
     pretrained: bool | str = False,
-    encoder_weights: str | bool | None = None,
+    encoder_weights: str | PathLike[str] | bool | None = None,
     classes: int | None = None,
     in_channels: int = 3,
     **options: Any,

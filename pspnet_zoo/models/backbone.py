@@ -2,6 +2,8 @@
 
 import difflib
 import fnmatch
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +24,10 @@ Mechanism = Literal["dilated", "resized"]
 """The way in which later strides are bounded: "dilated" evaluates the network densely, see `pspnet_zoo.models.dilated`; "resized"
 resizes the features that timm gives, see `pspnet_zoo.models.resized`."""
 
-_LOADED = 0.7
-"""Least part of a model's weights that a file of weights must hold, 0 to 1: timm resizes some for other sizes of image."""
+_log = logging.getLogger(__name__)
+
+_LOADED = 0.9
+"""Least part of a model's numbers that a file of weights must hold, 0 to 1: timm resizes some tensors, which are small."""
 
 # fmt: off
 CONVOLUTIONAL = (
@@ -68,7 +72,9 @@ class Backbone:
         return build_backbone(self.tagged_name, self.in_channels, options, self.pretrained, self.file)
 
 
-def find_backbone(name: str, weights: str | bool | None, *, in_channels: int, drop_path_rate: float = 0.0) -> Backbone:
+def find_backbone(
+    name: str, weights: "str | os.PathLike[str] | bool | None", *, in_channels: int, drop_path_rate: float = 0.0
+) -> Backbone:
     """The timm model of a name, and where its weights are; nothing is built or downloaded.
 
     Args:
@@ -195,9 +201,11 @@ def build_backbone(
         file: A .safetensors file with timm's keys.
 
     Raises:
-        ValueError: If the weights do not load for the size of image in `options`.
+        ValueError: If the weights do not load for the size of image in `options`, or for the channels.
         WeightsError: If the file is damaged, or of another model.
     """
+    if pretrained and in_channels != 3:
+        _check_first_layer(name, in_channels)
     options = dict(options)
     tensors = read_safetensors(Path(file)) if file else {}
     fuse = options.pop("fuse", None)
@@ -227,7 +235,7 @@ def build_backbone(
             raise WeightsError(f"'{file}' is not of '{name}': {str(error).strip().splitlines()[-1].strip()}") from None
         raise
     if file:
-        _check_loaded(net, name, file, tensors)
+        _check_loaded(net, name, file, tensors, in_channels)
     if isinstance(getattr(net, "blocks", None), nn.Sequential):  # EfficientNets keep the stages after the last feature
         net.blocks = net.blocks[: net.feature_info.get_dicts()[-1]["stage"]]
     for path, module in net.named_modules():
@@ -237,19 +245,43 @@ def build_backbone(
     return net
 
 
-def _check_loaded(net: nn.Module, name: str, file: str, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse a file that holds little of a model: timm passes over names that only one of the two has."""
+def _check_loaded(net: nn.Module, name: str, file: str, tensors: Mapping[str, Tensor], in_channels: int) -> None:
+    """Refuse a file that does not hold a model: timm passes over names that only one of the two has.
+
+    Nearly all numbers must be found, since timm resizes tables of positions, but for the first layer where it is adapted to other
+    channels; and all biases and norms with their statistics.
+    """
 
     def mark(tensor: Tensor) -> tuple[int, float]:
         return tensor.numel(), tensor.detach().float().sum().item()
 
     known = {mark(tensor) for tensor in tensors.values()}
-    weights = [weight for weight in net.parameters() if weight.ndim > 1]
-    loaded = sum(mark(weight) in known for weight in weights)
-    if loaded < _LOADED * len(weights):
+    own = [tensor for tensor in net.state_dict().values() if tensor.is_floating_point()]
+    adapted = None if in_channels == 3 else in_channels
+    missing = [tensor for tensor in own if mark(tensor) not in known and tensor.shape[1:2] != (adapted,)]
+    numbers = sum(tensor.numel() for tensor in own)
+    found = numbers - sum(tensor.numel() for tensor in missing)
+    if found < _LOADED * numbers or any(tensor.ndim == 1 for tensor in missing):
         raise WeightsError(
-            f"'{file}' holds {loaded} of the {len(weights)} weights of '{name}' under timm's names; give timm's own file of this "
-            "model, or start from a checkpoint of this package by --init or load()"
+            f"'{file}' holds {len(own) - len(missing)} of the {len(own)} tensors of '{name}' under timm's names; give timm's own "
+            "file of this model, or start from a checkpoint of this package by --init or load()"
+        )
+
+
+def _check_first_layer(name: str, in_channels: int) -> None:
+    """Refuse other channels for weights whose first layer timm cannot adapt, and would leave random.
+
+    Raises:
+        ValueError: If that layer is no convolution of three channels.
+    """
+    with torch.device("meta"):
+        model: Any = timm.create_model(name)
+    first = model.pretrained_cfg.get("first_conv") or ()
+    layers = [model.get_submodule(each) for each in ([first] if isinstance(first, str) else first)]
+    if any(layer.weight.ndim != 4 or layer.weight.shape[1] != 3 for layer in layers):
+        raise ValueError(
+            f"in_channels is {in_channels}, and timm cannot adapt the first layer of '{name}', which reads 3; leave out the "
+            "weights of the encoder, or choose another backbone"
         )
 
 
@@ -309,12 +341,18 @@ def _check_available(name: str) -> None:
     if not is_cached_or_reachable(config.hf_hub_id, files):
         raise WeightsError(
             f"timm's weights of '{name}' are not in the cache, and the Hub is not reached. Without the network: fetch {files[0]} "
-            f"of the Hub's repository {config.hf_hub_id} elsewhere, and give its path as encoder_weights"
+            f"of the Hub's repository {config.hf_hub_id} elsewhere, and build '{name}' with its path as encoder_weights"
         )
 
 
-def _source(name: str, tag: str, weights: str | bool | None) -> tuple[str | None, str]:
+def _source(name: str, tag: str, weights: "str | os.PathLike[str] | bool | None") -> tuple[str | None, str]:
     """The file that weights are in, or None; and the tag that timm is to be asked for, "" for its default."""
+    if isinstance(weights, os.PathLike):
+        weights = os.fspath(weights)
+        if not weights.endswith(".safetensors"):
+            raise ValueError(f"encoder_weights is '{weights}'; a file of weights ends in .safetensors")
+    if not isinstance(weights, str | bool | None):
+        raise TypeError(f"encoder_weights is a {type(weights).__name__}; it can be None, a bool, 'imagenet', a tag or a path")
     if not isinstance(weights, str) or weights == "imagenet":
         if weights and not tag and not _tags(name):
             raise ValueError(
@@ -325,6 +363,14 @@ def _source(name: str, tag: str, weights: str | bool | None) -> tuple[str | None
     if weights.endswith(".safetensors"):
         if not Path(weights).is_file():
             raise FileNotFoundError(f"No encoder weights at '{weights}'")
+        configs: list[Any] = [timm.get_pretrained_cfg(f"{name}.{each}") for each in _tags(name)] if not tag else []
+        if len({(config.mean, config.std) for config in configs}) > 1:
+            default: Any = timm.get_pretrained_cfg(name)
+            _log.warning(
+                "timm's weights of '%s' do not all normalise alike; '%s' is read with mean %s and std %s, those of '%s'. Name the "
+                "encoder NAME.TAG if it is another",
+                name, weights, default.mean, default.std, default.tag,
+            )  # fmt: skip
         return weights, tag
     _check_tag(name, weights)
     return None, weights

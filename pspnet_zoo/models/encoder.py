@@ -4,6 +4,7 @@
 any other. Both have the interface of `Encoder`.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any, ClassVar, get_args
 
@@ -22,7 +23,7 @@ from .resized import measure
 
 def build_encoder(
     name: str,
-    weights: str | bool | None = None,
+    weights: str | os.PathLike[str] | bool | None = None,
     *,
     in_channels: int = 3,
     depth: int = 5,

@@ -6,6 +6,7 @@ hold here, its arithmetic does not.
 """
 
 import math
+import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +80,7 @@ class PSPNet(Pretrained):
     def __init__(
         self,
         encoder_name: str = "resnet34",
-        encoder_weights: str | bool | None = "imagenet",
+        encoder_weights: str | os.PathLike[str] | bool | None = "imagenet",
         encoder_depth: int = 5,
         psp_out_channels: int = 512,
         decoder_use_norm: bool | str | dict[str, Any] = "batchnorm",

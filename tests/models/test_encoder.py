@@ -8,7 +8,7 @@ from torch import nn
 from pspnet_zoo import PSPNet, WeightsError
 from pspnet_zoo.models.backbone import list_backbones
 from pspnet_zoo.models.encoder import build_encoder
-from pspnet_zoo.storage.files import write_safetensors
+from pspnet_zoo.storage.files import read_shapes, write_safetensors
 
 SMALL = ["resnet18", "resnet10t", "tf_efficientnet_lite0", "mobilenetv2_035", "test_efficientnet"]
 
@@ -143,24 +143,69 @@ def test_encoder_weights_come_from_a_safetensors_file(tmp_path):
         build_encoder("resnet18", str(tmp_path / "nowhere.safetensors"))
 
 
+def trained(name):
+    """State of a timm model as of a trained one, in which no two tensors are equal."""
+    state = timm.create_model(name).state_dict()
+    return {key: torch.rand_like(each) if each.is_floating_point() else each for key, each in state.items()}
+
+
 @pytest.mark.parametrize(
     ("of", "prefix", "message"),
     [
-        ("resnet18", "", "holds 20 of the 36 weights of 'resnet34' under timm's names"),
-        ("resnet34", "model.", "holds 0 of the 36 weights of 'resnet34' under timm's names"),
+        ("resnet18", "", "holds .* of the 180 tensors of 'resnet34' under timm's names"),
+        ("resnet34", "model.", "holds 0 of the 180 tensors of 'resnet34' under timm's names"),
         ("resnet50", "", "is not of 'resnet34': size mismatch for "),
-        ("test_vit", "", "holds 0 of the 36 weights"),
+        ("test_vit", "", "holds 0 of the 180 tensors"),
         (None, "", "cut.safetensors' is not a whole safetensors file"),
     ],
 )
 def test_a_file_of_another_model_or_naming_is_refused(tmp_path, of, prefix, message):
     path = tmp_path / "cut.safetensors"
     if of:
-        write_safetensors(path, {prefix + name: each for name, each in timm.create_model(of).state_dict().items()})
+        write_safetensors(path, {prefix + name: each for name, each in trained(of).items()})
     else:
         path.write_bytes(b"1234567890" * 10)
     with pytest.raises(WeightsError, match=message):
         build_encoder("resnet34", str(path))
+
+
+def test_a_file_without_a_stage_or_statistics_is_refused(tmp_path):
+    state, path = trained("resnet18"), tmp_path / "a.safetensors"
+    for kept in (lambda name: "layer4" not in name, lambda name: "running_mean" not in name):
+        write_safetensors(path, {name: each for name, each in state.items() if kept(name)})
+        with pytest.raises(WeightsError, match="holds .* of the 100 tensors of 'resnet18'"):
+            build_encoder("resnet18", str(path))
+        assert build_encoder("resnet18", str(path), depth=4) if "layer4" not in "".join(read_shapes(path)) else True
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_a_file_may_be_a_path_and_its_first_layer_is_adapted(tmp_path, name):
+    write_safetensors(tmp_path / "a.safetensors", timm.create_model(name).state_dict())
+    assert build_encoder(name, tmp_path / "a.safetensors", in_channels=5)(torch.randn(1, 5, 160, 160))
+
+
+def test_weights_that_cannot_be_what_they_are_given_as_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No encoder weights at '.*nowhere.safetensors'"):
+        build_encoder("resnet18", tmp_path / "nowhere.safetensors")
+    with pytest.raises(ValueError, match="a file of weights ends in .safetensors"):
+        build_encoder("resnet18", tmp_path / "a.pth")
+    with pytest.raises(TypeError, match="encoder_weights is a dict; it can be None, a bool, 'imagenet', a tag or a path"):
+        build_encoder("resnet18", dict(trained("resnet18")))
+
+
+def test_other_channels_are_refused_where_timm_would_leave_the_first_layer_random(tmp_path):
+    write_safetensors(tmp_path / "a.safetensors", timm.create_model("tresnet_m").state_dict())
+    with pytest.raises(ValueError, match="in_channels is 4, and timm cannot adapt the first layer of 'tresnet_m'"):
+        build_encoder("tresnet_m", tmp_path / "a.safetensors", in_channels=4)
+
+
+def test_a_file_of_a_model_whose_weights_normalise_differently_is_warned_of(tmp_path, caplog):
+    write_safetensors(tmp_path / "a.safetensors", timm.create_model("efficientnet_b0").state_dict())
+    build_encoder("efficientnet_b0", tmp_path / "a.safetensors")
+    assert "timm's weights of 'efficientnet_b0' do not all normalise alike" in caplog.text and "NAME.TAG" in caplog.text
+    caplog.clear()
+    build_encoder("efficientnet_b0.ra4_e3600_r224_in1k", tmp_path / "a.safetensors")
+    assert "normalise alike" not in caplog.text
 
 
 @pytest.mark.parametrize(("name", "depth"), [("tf_efficientnet_lite0", 3), ("tf_efficientnet_lite0", 4), ("resnet18", 5)])
