@@ -32,7 +32,7 @@ from ..storage.files import (
     write_checkpoint,
 )
 from ..storage.publish import CARD_FILE, push, stage
-from .heads import initialize
+from .heads import check_counts, initialize
 
 _log = logging.getLogger(__name__)
 _Network = TypeVar("_Network", bound="Pretrained")
@@ -83,9 +83,11 @@ class Pretrained(nn.Module):
         Raises:
             WeightsError: If the checkpoint cannot be had, is not what the Hub says it is, or does not fit its own config.
             FileNotFoundError: If the folder does not exist.
-            ValueError: If two revisions are asked for, or one of a folder, or it is neither folder nor repository.
+            ValueError: If two revisions are asked for, or one of a folder, it is neither folder nor repository, or `classes` is no
+                whole number of 1 or more.
             TypeError: If an option is no argument of PSPNet.
         """
+        check_counts({"classes": classes})
         found = parse(source)
         if isinstance(found, Folder):
             if revision is not None:

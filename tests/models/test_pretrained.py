@@ -96,6 +96,27 @@ def test_a_classifier_that_was_reset_is_saved_and_loaded(tmp_path):
     assert from_pretrained(from_pretrained(tmp_path, classes=3).save_pretrained(tmp_path / "again")).classes == 3
 
 
+def test_metrics_are_not_claimed_for_another_classifier_and_the_licence_still_holds(tmp_path):
+    net = network()
+    mean_iou = {"name": "miou", "value": 0.777, "dataset": "theirs", "split": "val", "protocol": "whole", "origin": "claimed"}
+    net.provenance = before = {"license": "MIT", "metrics": [mean_iou]}
+    tuned = from_pretrained(net.save_pretrained(tmp_path), classes=5)
+    tuned.reset_classifier(4)
+    assert tuned.provenance == {"start_provenance": before}
+    card = (tuned.save_pretrained(tmp_path / "tuned", dataset="mine") / "README.md").read_text()
+    assert "model-index" not in card and "license: mit" in card
+
+
+@pytest.mark.parametrize("classes", [0, -1, 2.0, True, "7"])
+def test_what_is_no_number_of_classes_is_refused(tmp_path, classes):
+    net = network()
+    net.save_pretrained(tmp_path)
+    for refuse in (net.reset_classifier, lambda classes: from_pretrained(tmp_path, classes=classes)):
+        with pytest.raises(ValueError, match=f"classes is {classes!r}; it must be a whole number of 1 or more"):
+            refuse(classes)
+    assert net.classes == 2
+
+
 def fuzz(tmp_path, seeds):
     config = json.loads((network().save_pretrained(tmp_path) / CONFIG_FILE).read_text())
     before, start, refused = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time(), 0
