@@ -130,7 +130,7 @@ class Pretrained(nn.Module):
 
         Args:
             folder: Made if it does not exist. Each file is replaced whole or not at all.
-            dtype: Of the floating-point tensors in the file; None keeps theirs.
+            dtype: Of the floating-point tensors in the file; None keeps theirs. One with values beyond its range keeps its own.
             dataset: For the card: what the network was measured on.
             metrics: For the card: numbers by name, measured by whoever saves, under a protocol that is not stated.
             model_card_kwargs: For the card: `license`, of the weights.
@@ -161,7 +161,7 @@ class Pretrained(nn.Module):
         tensors = self.state_dict()
         self._check_loadable(tensors)
         if dtype is not None:
-            tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
+            tensors = {k: _converted(v, dtype) if v.is_floating_point() else v for k, v in tensors.items()}
         write_checkpoint(Path(folder), tensors, config)
         if dataset or metrics or model_card_kwargs or push_to_hub:
             unstated = (dataset or "not stated", "not stated", "not stated", "measured")
@@ -227,6 +227,12 @@ class Pretrained(nn.Module):
     def reset_classifier(self, classes: int) -> list[str]:
         """Give the network new classifiers; implemented by PSPNet."""
         raise NotImplementedError
+
+
+def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in another type; as it is, if a number would become Inf."""
+    converted = tensor.to(dtype)
+    return tensor if (converted.isinf() & tensor.isfinite()).any() else converted
 
 
 def _read_folder(cls: type[_Network], folder: Path, strict: bool, options: dict[str, Any], is_verified: bool) -> _Network:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pspnet_zoo import Labels, PSPNet, WeightsError, from_pretrained
-from pspnet_zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE, file_digest
+from pspnet_zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE, file_digest, read_safetensors
 from tests.changed_json import changed
 
 
@@ -115,6 +115,17 @@ def test_what_is_no_number_of_classes_is_refused(tmp_path, classes):
         with pytest.raises(ValueError, match=f"classes is {classes!r}; it must be a whole number of 1 or more"):
             refuse(classes)
     assert net.classes == 2
+
+
+def test_a_tensor_beyond_the_range_of_half_precision_keeps_its_own(tmp_path):
+    net = network()
+    name = next(name for name, _ in net.named_buffers() if name.endswith("running_var"))
+    net.get_buffer(name)[0] = 1e5
+    loaded = from_pretrained(net.save_pretrained(tmp_path, dtype=torch.float16)).state_dict()
+    for key, tensor in net.state_dict().items():
+        assert torch.equal(loaded[key], tensor if key == name else tensor.half().to(tensor.dtype)), key
+    stored = read_safetensors(tmp_path / WEIGHTS_FILE)
+    assert [key for key, tensor in stored.items() if tensor.dtype == torch.float32] == [name]
 
 
 def fuzz(tmp_path, seeds):
