@@ -83,11 +83,13 @@ class Pretrained(nn.Module):
         Raises:
             WeightsError: If the checkpoint cannot be had, is not what the Hub says it is, or does not fit its own config.
             FileNotFoundError: If the folder does not exist.
-            ValueError: If two revisions are asked for, or one of a folder, it is neither folder nor repository, or `classes` is no
-                whole number of 1 or more.
+            ValueError: If two revisions are asked for, or one of a folder, it is neither folder nor repository, `classes` is no
+                whole number of 1 or more, or `encoder_weights` are asked for.
             TypeError: If an option is no argument of PSPNet.
         """
         check_counts({"classes": classes})
+        if weights := options.pop("encoder_weights", None):
+            raise ValueError(f"'{source}' has weights for the encoder too; leave out encoder_weights={weights!r}")
         found = parse(source)
         if isinstance(found, Folder):
             if revision is not None:
