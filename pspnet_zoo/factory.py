@@ -80,6 +80,9 @@ def _with_hint(name: str) -> str:
     return f"'{name}' (did you mean '{meant}'?)" if meant else f"'{name}'"
 
 
+_OF_FILES = signature(PSPNet.from_pretrained).parameters.keys() - signature(create).parameters.keys() - {"source"}
+
+
 def load(source: PSPNet | str | PathLike[str], **options: Any) -> PSPNet:
     """Load a network from a folder, from the Hub ("org/repo", "org/repo@revision") or by its name in the zoo.
 
@@ -89,15 +92,20 @@ def load(source: PSPNet | str | PathLike[str], **options: Any) -> PSPNet:
 
     Raises:
         ValueError: If the name is unknown or without weights, or it is an exported file.
+        TypeError: If an option is not for this source, or no argument of PSPNet.
         FileNotFoundError: If it is a path that does not exist.
         WeightsError: If the weights cannot be loaded.
     """
     if isinstance(source, PSPNet):
+        if options:
+            raise TypeError(f"load() returns a network as it is; leave out {', '.join(options)}, which names and folders take")
         return source
     found = parse_weights(source)
     if isinstance(found, ExportedFile):
         raise ValueError(f"'{source}' is an exported file, and no PyTorch network: pspnet_zoo.Predictor runs it")
     if isinstance(found, Checkpoint):
+        if others := [name for name in options if name in _OF_FILES]:
+            raise TypeError(f"'{source}' is a name of the zoo; leave out {', '.join(others)}, which folders and the Hub take")
         return create(found.name, **options)
     return PSPNet.from_pretrained(source, **options)
 

@@ -91,7 +91,7 @@ class Preprocess:
     input_scale: float = 1.0
     """Input scale factor, 1 or more: images are upsampled by it to the scale of training, up to `max_pixels`."""
     order: Literal["RGB", "BGR"] = "RGB"
-    """Order of the channels that the network reads, and of `mean` and `std`."""
+    """Order of the first three channels that the network reads, and of `mean` and `std`."""
     white: float = 255.0
     """The pixel value that means white, or 1.0 where values have a unit of their own: 255 of 8 bits, 65535 of 16 bits."""
     bands: tuple[str, ...] = ()
@@ -116,7 +116,7 @@ class Preprocess:
     def mean_color(self) -> tuple[float, ...]:
         """The pixel value that becomes 0, for each channel of the image (of RGB in this order), 0 to `white`."""
         mean = tuple(m * self.white / self.range for m in self.mean)
-        return mean[::-1] if self.order == "BGR" else mean
+        return self._as_rgb(mean)
 
     @property
     def is_rgb(self) -> bool:
@@ -127,7 +127,10 @@ class Preprocess:
     def std_color(self) -> tuple[float, ...]:
         """Standard deviation of each channel in pixel values, in the order of `mean_color`."""
         std = tuple(s * self.white / self.range for s in self.std)
-        return std[::-1] if self.order == "BGR" else std
+        return self._as_rgb(std)
+
+    def _as_rgb(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        return values[2::-1] + values[3:] if self.order == "BGR" else values
 
     def input_scale_for(self, height: int, width: int) -> float:
         """Input scale factor for an image of that size, 1 or more."""
@@ -168,7 +171,9 @@ class Preprocess:
         import torch
 
         mean, std = (torch.tensor(v, device=pixels.device).view(-1, 1, 1) for v in (self.mean, self.std))
-        if self.order == "BGR":
+        if self.order == "BGR" and len(self.mean) > 3:
+            pixels = torch.cat([pixels[..., :3, :, :].flip(-3), pixels[..., 3:, :, :]], dim=-3)
+        elif self.order == "BGR":
             pixels = pixels.flip(-3)
         return (pixels.float() * (self.range / self.white) - mean) / std
 

@@ -60,6 +60,18 @@ def test_contradictions_are_refused():
         pspnet_zoo.create("pspnet_resnet50_gn", pretrained=True)
 
 
+def test_options_of_load_that_are_for_another_source_are_refused(net, tmp_path):
+    with pytest.raises(TypeError, match="returns a network as it is; leave out classes, strict"):
+        pspnet_zoo.load(net, classes=7, strict=False)
+    for option in ({"strict": False}, {"local_files_only": True}, {"token": "secret"}, {"revision": "main"}, {"cache_dir": "x"}):
+        with pytest.raises(TypeError, match=f"is a name of the zoo; leave out {next(iter(option))}, which folders"):
+            pspnet_zoo.load("pspnet_lite0.camvid", **option)
+    net.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has weights for the encoder too; leave out encoder_weights='imagenet'"):
+        pspnet_zoo.load(tmp_path, encoder_weights="imagenet")
+    assert pspnet_zoo.load(tmp_path, encoder_weights=None).classes == net.classes
+
+
 def test_building_needs_no_network():
     import subprocess
     import sys

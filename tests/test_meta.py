@@ -61,6 +61,15 @@ def test_the_mean_colour_is_rgb_from_0_to_255():
     assert replace(PLAIN, mean=(10, 20, 30), range=255, order="BGR").mean_color == pytest.approx((30, 20, 10))
 
 
+def test_channels_beyond_bgr_stay_where_they_are():
+    bgr = Preprocess((10, 20, 30, 40, 50), (1, 2, 3, 4, 5), range=255, order="BGR")
+    assert bgr.mean_color == (30, 20, 10, 40, 50) and bgr.std_color == (3, 2, 1, 4, 5)
+    pixels = torch.tensor([30, 20, 10, 40, 50], dtype=torch.uint8).view(5, 1, 1)
+    offset = torch.tensor([1, 2, 3, 4, 5], dtype=torch.uint8).view(5, 1, 1)
+    assert bgr(pixels).flatten().tolist() == [0] * 5
+    assert bgr(pixels + offset).flatten().tolist() == pytest.approx([3, 1, 1 / 3, 1, 1])
+
+
 def test_sixteen_bit_pixels_are_scaled_by_their_own_white():
     eight, sixteen = Preprocess((0.5,) * 2, (0.25,) * 2), Preprocess((0.5,) * 2, (0.25,) * 2, white=65535)
     pixels = torch.arange(24, dtype=torch.uint8).view(1, 2, 3, 4)

@@ -163,19 +163,27 @@ class Encoder(nn.Module):
         """Channels of the output of the module `name` of `model`.
 
         Raises:
-            ValueError: If there is no such module.
+            ValueError: If there is no such module, or its output is not (N, C, H, W).
         """
-        channels: list[int] = []
+        shapes: list[tuple[int, ...]] = []
         try:
             module = self.model.get_submodule(name)
         except AttributeError:
             raise ValueError(f"The encoder has no module '{name}'. See dict(net.encoder.model.named_modules())") from None
-        handle = module.register_forward_hook(lambda module, inputs, output: channels.append(output.shape[1]))
+        handle = module.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(getattr(output, "shape", ()))))
         try:
             run_without_data(self.model, self.out_channels[0])
         finally:
             handle.remove()
-        return channels[0]
+        shape = shapes[0] if shapes else ()
+        # of a square image: (N, C, S, S), or (N, S, S, C); the model's own layout decides where all sides are equal
+        is_nhwc = getattr(self.model, "output_fmt", Format.NCHW) == Format.NHWC
+        if len(shape) != 4 or shape[2] != shape[3] or (is_nhwc and shape[1] == shape[2]):
+            raise ValueError(
+                f"aux_from is '{name}', whose output is {shape or 'no tensor'}, not (N, C, H, W) as the auxiliary head reads it. "
+                "Choose another module of dict(net.encoder.model.named_modules()), or leave it out"
+            )
+        return shape[1]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute the features again in the backward pass instead of keeping them: less memory, more time.

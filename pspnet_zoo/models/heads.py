@@ -1,6 +1,7 @@
 """The heads: the pixel classifier, the auxiliary head and the image-level head."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -166,6 +167,17 @@ def make_activation(activation: Activation) -> nn.Module:
             f"activation is {activation!r}; it can be None, a callable, or one of {', '.join(filter(None, _ACTIVATIONS))}"
         )
     return Activated(_ACTIVATIONS[activation]())
+
+
+_COUNTS = ("psp_out_channels", "in_channels", "classes", "upsampling", "aux_channels", "psp_bin_channels", "encoder_stem_width")
+
+
+def check_counts(arguments: Mapping[str, Any]) -> None:
+    """Raise a ValueError if an argument of PSPNet that counts something is neither None nor a whole number of 1 or more."""
+    for name in _COUNTS:
+        count = arguments.get(name)
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            raise ValueError(f"{name} is {count!r}; it must be a whole number of 1 or more")
 
 
 def initialize(part: nn.Module) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from ..meta import Labels, Metric, Preprocess
@@ -32,7 +31,8 @@ from ..storage.files import (
     write_checkpoint,
 )
 from ..storage.publish import CARD_FILE, push, stage
-from .heads import initialize
+from .heads import check_counts, initialize
+from .input_channels import adapt_preprocess, adapt_tensors
 
 _log = logging.getLogger(__name__)
 _Network = TypeVar("_Network", bound="Pretrained")
@@ -83,9 +83,13 @@ class Pretrained(nn.Module):
         Raises:
             WeightsError: If the checkpoint cannot be had, is not what the Hub says it is, or does not fit its own config.
             FileNotFoundError: If the folder does not exist.
-            ValueError: If two revisions are asked for, or one of a folder, or it is neither folder nor repository.
+            ValueError: If two revisions are asked for, or one of a folder, it is neither folder nor repository, `classes` is no
+                whole number of 1 or more, or `encoder_weights` are asked for.
             TypeError: If an option is no argument of PSPNet.
         """
+        check_counts({"classes": classes})
+        if weights := options.pop("encoder_weights", None):
+            raise ValueError(f"'{source}' has weights for the encoder too; leave out encoder_weights={weights!r}")
         found = parse(source)
         if isinstance(found, Folder):
             if revision is not None:
@@ -128,7 +132,7 @@ class Pretrained(nn.Module):
 
         Args:
             folder: Made if it does not exist. Each file is replaced whole or not at all.
-            dtype: Of the floating-point tensors in the file; None keeps theirs.
+            dtype: Of the floating-point tensors in the file; None keeps theirs. One with values beyond its range keeps its own.
             dataset: For the card: what the network was measured on.
             metrics: For the card: numbers by name, measured by whoever saves, under a protocol that is not stated.
             model_card_kwargs: For the card: `license`, of the weights.
@@ -140,7 +144,8 @@ class Pretrained(nn.Module):
 
         Raises:
             WeightsError: If the config cannot be written as JSON, as with a callable activation; or the Hub refuses.
-            ValueError: If `push_to_hub` goes without `repo_id`, or layers or labels do not fit `config`, so that it would not load.
+            ValueError: If `push_to_hub` goes without `repo_id`, or layers, labels or preprocessing do not fit `config`, so that it
+                would not load.
             TypeError: If `model_card_kwargs` has something else than a license.
             OSError: If the folder cannot be written.
         """
@@ -159,7 +164,7 @@ class Pretrained(nn.Module):
         tensors = self.state_dict()
         self._check_loadable(tensors)
         if dtype is not None:
-            tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
+            tensors = {k: _converted(v, dtype) if v.is_floating_point() else v for k, v in tensors.items()}
         write_checkpoint(Path(folder), tensors, config)
         if dataset or metrics or model_card_kwargs or push_to_hub:
             unstated = (dataset or "not stated", "not stated", "not stated", "measured")
@@ -216,6 +221,8 @@ class Pretrained(nn.Module):
             )
         if self.labels is not None and not _fit(self.labels, self.config["classes"]):
             raise ValueError(f"The network has {len(self.labels)} labels for {self.config['classes']} classes; set .labels anew")
+        if (numbers := len(self.preprocess.mean)) != (channels := self.config["in_channels"]):
+            raise ValueError(f"The network's preprocess is of {numbers} channels, and it reads {channels}; set .preprocess anew")
 
     @property
     def multilabel(self) -> bool:
@@ -227,11 +234,19 @@ class Pretrained(nn.Module):
         raise NotImplementedError
 
 
+def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in another type; as it is, if a number would become Inf."""
+    converted = tensor.to(dtype)
+    return tensor if (converted.isinf() & tensor.isfinite()).any() else converted
+
+
 def _read_folder(cls: type[_Network], folder: Path, strict: bool, options: dict[str, Any], is_verified: bool) -> _Network:
     config = read_config(folder)
-    own: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in config["model"].items()}
+    parameters = signature(cls).parameters
+    own: dict[str, Any] = {name: p.default for name, p in parameters.items() if p.default is not p.empty}  # for what it leaves out
+    own |= {key: tuple(value) if isinstance(value, list) else value for key, value in config["model"].items()}
     own.pop("encoder_weights", None)  # smp's configs have it; the checkpoint has all weights
-    if unknown := options.keys() - signature(cls).parameters.keys():
+    if unknown := options.keys() - parameters.keys():
         raise TypeError(f"{cls.__name__} has no argument {', '.join(map(repr, sorted(unknown)))}")
     weights = folder / WEIGHTS_FILE
     _check_numbers(own, read_shapes(weights), folder / CONFIG_FILE)
@@ -239,24 +254,22 @@ def _read_folder(cls: type[_Network], folder: Path, strict: bool, options: dict[
     try:
         with torch.device("meta" if strict else "cpu"):
             model = cls(encoder_weights=None, **{**own, **options})
-        model.preprocess = _preprocess(config["preprocess"], model.config["in_channels"])
-        model.labels = _labels(config["labels"], own["classes"])
-        if model.multilabel == own.get("multilabel", False):  # else the thresholds are of another decision
-            model.threshold = checked_threshold(config.get("threshold"), own["classes"], model.multilabel)
     except Exception as error:  # what a foreign config asks of torch and timm can fail in any way
         if options and isinstance(error, TypeError | ValueError | KeyError):
             raise
         raise WeightsError(f"'{folder / CONFIG_FILE}' describes a network that cannot be built: {error}") from error
+    try:
+        preprocess = _preprocess(config["preprocess"], own["in_channels"])
+        model.labels = _labels(config["labels"], own["classes"])
+        if model.multilabel == own["multilabel"]:  # else the thresholds are of another decision
+            model.threshold = checked_threshold(config.get("threshold"), own["classes"], model.multilabel)
+    except Exception as error:
+        raise WeightsError(f"'{folder / CONFIG_FILE}' describes a network that cannot be built: {error}") from error
+    model.preprocess = adapt_preprocess(preprocess, model.config["in_channels"], folder)
     model.provenance = config["provenance"]
     tensors = read_safetensors(weights)
     if model.config["in_channels"] != own["in_channels"]:
-        tensors = _adapted(tensors, own["in_channels"], model)
-        _log.warning(
-            "The first convolution reads %d channels in '%s', and is adapted to %d as timm does: repeated over them, and scaled",
-            own["in_channels"],
-            folder,
-            model.config["in_channels"],
-        )
+        tensors = adapt_tensors(tensors, own["in_channels"], model, folder)
     if strict:
         misfit = f"'{weights}' does not fit the network of its {CONFIG_FILE}"
         load_tensors(model, tensors, misfit, aux_head_switched=model.config["aux_head"] != own["aux_head"])
@@ -288,8 +301,12 @@ def _check_numbers(config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]
 
 
 def _preprocess(values: dict[str, Any], channels: int) -> Preprocess:
-    mean, std = (tuple(values[key][i % len(values[key])] for i in range(channels)) for key in ("mean", "std"))
-    return Preprocess.from_dict({**values, "mean": mean, "std": std})
+    for key in ("mean", "std"):
+        if not isinstance(values.get(key), list) or len(values[key]) != channels:
+            raise ValueError(
+                f"{key} of its preprocess is {values.get(key)!r}; it must be a list of {channels} numbers, one a channel"
+            )
+    return Preprocess.from_dict(values)
 
 
 def _labels(values: dict[str, Any] | None, classes: int) -> Labels | None:
@@ -327,17 +344,6 @@ def checked_threshold(threshold: Any, classes: int, multilabel: bool = False) ->
 
 def _fit(labels: Labels, classes: int) -> bool:
     return len(labels) in (classes, max(classes, 2))  # a binary network may name its background
-
-
-def _adapted(tensors: dict[str, Tensor], channels: int, model: nn.Module) -> dict[str, Tensor]:
-    """The tensors with the first convolution's adapted to the network's number of input channels."""
-    own = model.state_dict()
-    adapted = dict(tensors)
-    for key, tensor in tensors.items():
-        shape = own[key].shape if key in own else tensor.shape
-        if tensor.ndim == 4 and tensor.shape[1] == channels and shape != tensor.shape:
-            adapted[key] = adapt_input_conv(shape[1], tensor)
-    return adapted
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], misfit: str, *, aux_head_switched: bool = False) -> None:

@@ -17,10 +17,10 @@ import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from ..meta import Labels, Preprocess
+from ..meta import Preprocess
 from ..zoo.policies import Dilation, ShortcutPool
 from .encoder import build_encoder
-from .heads import Activation, AuxiliaryHead, ClassificationHead, SegmentationHead, initialize
+from .heads import Activation, AuxiliaryHead, ClassificationHead, SegmentationHead, check_counts, initialize
 from .pretrained import Pretrained
 from .pyramid import BatchNorm2d, PyramidPooling
 
@@ -108,11 +108,7 @@ class PSPNet(Pretrained):
         super().__init__()
         # the arguments as they came; weights are loaded, not rebuilt
         self.config = {name: value for name, value in locals().items() if name not in ("self", "encoder_weights", "__class__")}
-        counts = {"psp_out_channels": psp_out_channels, "in_channels": in_channels, "classes": classes, "upsampling": upsampling}
-        counts |= {"aux_channels": aux_channels, "psp_bin_channels": psp_bin_channels, "encoder_stem_width": encoder_stem_width}
-        for name, count in counts.items():
-            if count is not None and (not isinstance(count, int) or count < 1):
-                raise ValueError(f"{name} is {count!r}; it must be a whole number of 1 or more")
+        check_counts(self.config)
         self.name = f"psp-{encoder_name}"
         norm = _norm(decoder_use_norm)
         self.encoder = build_encoder(
@@ -160,8 +156,7 @@ class PSPNet(Pretrained):
         for part in filter(None, (self.decoder, self.segmentation_head, self.auxiliary_head, self.classification_head)):
             initialize(part)
         self.preprocess = Preprocess(self.encoder.mean, self.encoder.std)
-        self.labels: Labels | None = None
-        self.provenance = None
+        self.labels = self.provenance = None
         self._aux_from, self._is_upsampled = aux_from, upsampling is not None
         self.encoder_is_frozen = self.norms_are_frozen = False
         self._built_shapes = {key: tuple(tensor.shape) for key, tensor in self.state_dict().items()}
@@ -227,11 +222,15 @@ class PSPNet(Pretrained):
         return self.eval()(x)
 
     def reset_classifier(self, classes: int) -> list[str]:
-        """Give the network fresh classifiers for another number of classes; labels and threshold no longer hold.
+        """Give the network fresh classifiers for another number of classes; labels, threshold and metrics no longer hold.
 
         Returns:
             The state-dict keys of the tensors that were made anew.
+
+        Raises:
+            ValueError: If `classes` is no whole number of 1 or more.
         """
+        check_counts({"classes": classes})
         heads = ["segmentation_head.0", *(["auxiliary_head.0.4"] if self.auxiliary_head else [])]
         for name in heads:
             old: Any = self.get_submodule(name)
@@ -240,6 +239,8 @@ class PSPNet(Pretrained):
             self.set_submodule(name, new)
         self.config["classes"] = classes
         self.labels = self.threshold = None
+        if self.provenance and self.provenance.keys() != {"start_provenance"}:
+            self.provenance = {"start_provenance": self.provenance}  # its metrics are of another network, its licence holds
         remade = [f"{name}.{tensor}" for name in heads for tensor in ("weight", "bias")]
         self._built_shapes |= {key: tuple(tensor.shape) for key, tensor in self.state_dict().items() if key in remade}
         return remade
@@ -397,5 +398,4 @@ def _norm(use_norm: bool | str | dict[str, Any]) -> Callable[[int], nn.Module] |
             f"decoder_use_norm is {use_norm!r}; it can be True, False, {', '.join(_NORMS)}, or a dict with one of them as 'type'. "
             "An instance norm is not among them: it has nothing to normalise in the 1x1 bin"
         )
-    make = _NORMS[kind]
-    return partial(make, **options) if make else None
+    return partial(make, **options) if (make := _NORMS[kind]) else None

@@ -85,7 +85,8 @@ def measure(
         fuse: Blocks of a plain vision transformer that are fused, see `FusedBlocks`; None for none.
 
     Raises:
-        ValueError: If the model has too few stages, cannot be built for `image_size`, or gives no maps.
+        ValueError: If the model has too few stages, cannot be built for `image_size`, or gives no maps, or `depth` is not 5 beside
+            `fuse`.
     """
     config: Any = timm.get_pretrained_cfg(name)
     if config is None:
@@ -98,6 +99,8 @@ def measure(
         choices = [{"img_size": size}]
     else:
         raise ValueError(f"'{name}' takes images of any size; leave out encoder_image_size={image_size}")
+    if fuse is not None and depth != 5:
+        raise ValueError(f"encoder_depth is {depth}, but encoder_fuse={fuse} chooses the blocks that are read; use 5")
     if fuse is not None:
         options, net = _build(name, [{**options, "fuse": fuse} for options in choices], in_channels)
     else:

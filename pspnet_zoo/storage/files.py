@@ -183,8 +183,15 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
 
 
 def _serialize(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
+    own: dict[str, Tensor] = {}
+    storages = set()
+    for key, tensor in tensors.items():
+        tensor = tensor.detach().contiguous().cpu()
+        storage = tensor.untyped_storage().data_ptr()
+        own[key] = tensor.clone() if storage in storages else tensor  # safetensors refuses what shares memory
+        storages.add(storage)
     # one entry of metadata only: safetensors writes several in random order
-    return save({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, metadata)
+    return save(own, metadata)
 
 
 def file_digest(path: Path, algorithm: str) -> str:

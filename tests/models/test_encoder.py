@@ -266,3 +266,17 @@ def test_auxiliary_head_reads_the_module_it_is_given():
 def test_an_unknown_module_for_the_auxiliary_head_is_refused():
     with pytest.raises(ValueError, match="no module 'blocks.9'"):
         PSPNet("mobilenetv2_035", None, aux_head=True, aux_from="blocks.9")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "module"),
+    [("test_mambaout", "stages_1"), ("test_vit", "model.blocks.2"), ("test_efficientnet", "blocks.1.0.drop_path")],
+)
+def test_a_module_whose_output_is_no_feature_map_is_refused_for_the_auxiliary_head(encoder, module):
+    with pytest.raises(ValueError, match=rf"aux_from is '{module}', whose output is .* not \(N, C, H, W\)"):
+        PSPNet(encoder, None, aux_head=True, aux_from=module)
+
+
+def test_the_auxiliary_head_reads_a_feature_map_inside_a_model_with_channels_last():
+    net = PSPNet("test_mambaout", None, classes=2, aux_head=True, aux_from="stages_1.blocks.0.conv")
+    assert net(torch.randn(2, 3, 64, 64), return_aux=True)[1].shape == (2, 2, 64, 64)

@@ -9,10 +9,12 @@ import time
 
 import pytest
 import torch
+from timm.models import adapt_input_conv
 from torch import nn
 
 from pspnet_zoo import Labels, PSPNet, WeightsError, from_pretrained
-from pspnet_zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE, file_digest
+from pspnet_zoo.meta import Preprocess
+from pspnet_zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE, file_digest, read_safetensors
 from tests.changed_json import changed
 
 
@@ -94,6 +96,84 @@ def test_a_classifier_that_was_reset_is_saved_and_loaded(tmp_path):
     net.reset_classifier(5)
     assert from_pretrained(net.save_pretrained(tmp_path)).classes == 5
     assert from_pretrained(from_pretrained(tmp_path, classes=3).save_pretrained(tmp_path / "again")).classes == 3
+
+
+def test_metrics_are_not_claimed_for_another_classifier_and_the_licence_still_holds(tmp_path):
+    net = network()
+    mean_iou = {"name": "miou", "value": 0.777, "dataset": "theirs", "split": "val", "protocol": "whole", "origin": "claimed"}
+    net.provenance = before = {"license": "MIT", "metrics": [mean_iou]}
+    tuned = from_pretrained(net.save_pretrained(tmp_path), classes=5)
+    tuned.reset_classifier(4)
+    assert tuned.provenance == {"start_provenance": before}
+    card = (tuned.save_pretrained(tmp_path / "tuned", dataset="mine") / "README.md").read_text()
+    assert "model-index" not in card and "license: mit" in card
+
+
+@pytest.mark.parametrize("classes", [0, -1, 2.0, True, "7"])
+def test_what_is_no_number_of_classes_is_refused(tmp_path, classes):
+    net = network()
+    net.save_pretrained(tmp_path)
+    for refuse in (net.reset_classifier, lambda classes: from_pretrained(tmp_path, classes=classes)):
+        with pytest.raises(ValueError, match=f"classes is {classes!r}; it must be a whole number of 1 or more"):
+            refuse(classes)
+    assert net.classes == 2
+
+
+def test_a_tensor_beyond_the_range_of_half_precision_keeps_its_own(tmp_path):
+    net = network()
+    name = next(name for name, _ in net.named_buffers() if name.endswith("running_var"))
+    net.get_buffer(name)[0] = 1e5
+    loaded = from_pretrained(net.save_pretrained(tmp_path, dtype=torch.float16)).state_dict()
+    for key, tensor in net.state_dict().items():
+        assert torch.equal(loaded[key], tensor if key == name else tensor.half().to(tensor.dtype)), key
+    stored = read_safetensors(tmp_path / WEIGHTS_FILE)
+    assert [key for key, tensor in stored.items() if tensor.dtype == torch.float32] == [name]
+
+
+@pytest.mark.parametrize(("before", "after"), [(3, 5), (4, 6), (1, 4), (4, 1), (1, 3), (4, 3), (6, 1), (6, 3)])
+def test_the_first_convolution_is_adapted_from_any_number_of_channels(tmp_path, caplog, before, after):
+    net = PSPNet("test_efficientnet", None, classes=2, psp_out_channels=8, in_channels=before).eval()
+    net.preprocess = Preprocess(
+        tuple(0.1 * i for i in range(before)), (0.5,) * before, bands=tuple(f"band{i}" for i in range(before))
+    )
+    loaded = from_pretrained(net.save_pretrained(tmp_path), in_channels=after)
+    first, adapted = (n.encoder.model.conv_stem.weight for n in (net, loaded))
+    places = [i % before for i in range(after)]
+    torch.testing.assert_close(adapted, first.sum(1, keepdim=True) if after == 1 else first[:, places] * before / after)
+    if before == 3:
+        assert torch.equal(adapted, adapt_input_conv(after, first))
+    assert loaded.preprocess == Preprocess(tuple(net.preprocess.mean[i] for i in places), (0.5,) * after)
+    assert f"reads {before} channels" in caplog.text and "The bands band0" in caplog.text
+
+
+@pytest.mark.parametrize("options", [{}, {"in_channels": 4}])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"mean": []}, r"mean of its preprocess is \[\]; it must be a list of 3 numbers"),
+        ({"mean": [0.5]}, r"mean of its preprocess is \[0.5\]; it must be a list of 3 numbers"),
+        ({"std": [0.5] * 4}, "std of its preprocess .* it must be a list of 3 numbers"),
+        ({"std": None}, "std of its preprocess is None"),
+    ],
+)
+def test_means_of_another_number_of_channels_are_refused(tmp_path, values, message, options):
+    config = json.loads((network().save_pretrained(tmp_path) / CONFIG_FILE).read_text())
+    config["preprocess"] |= values
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=f"config.json' describes a network that cannot be built: {message}"):
+        from_pretrained(tmp_path, **options)
+    net = network()
+    net.preprocess = Preprocess((0.5,), (0.5,))
+    with pytest.raises(ValueError, match="preprocess is of 1 channels, and it reads 3"):
+        net.save_pretrained(tmp_path)
+
+
+def test_a_config_that_leaves_arguments_out_has_the_defaults(tmp_path):
+    net = PSPNet("test_efficientnet", None, classes=1).eval()
+    config = json.loads((net.save_pretrained(tmp_path) / CONFIG_FILE).read_text())
+    config["model"] = {"encoder_name": "test_efficientnet"}
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(config))
+    assert from_pretrained(tmp_path).config == net.config
 
 
 def fuzz(tmp_path, seeds):

@@ -59,6 +59,7 @@ def test_depth_leaves_out_the_last_stages(depth, native):
     [
         ("test_vit", {"depth": 4}, "encoder_depth is 4, but 'test_vit' has too few stages"),
         ("efficientvit_m0", {"depth": 3}, "encoder_depth is 3"),
+        ("test_vit", {"depth": 3, "fuse": 2}, "encoder_depth is 3, but encoder_fuse=2 chooses the blocks"),
         ("pvt_v2_b0", {"image_size": 256}, "'pvt_v2_b0' takes images of any size"),
         ("levit_128s", {"image_size": "large"}, "timm .* does not build 'levit_128s'"),
     ],

@@ -104,6 +104,17 @@ def test_smp_does_not_take_the_folder_for_its_own(folder):
         smp.from_pretrained(folder)
 
 
+def test_tensors_that_share_memory_are_saved_as_equal_ones_are(tmp_path):
+    shared = torch.arange(6.0)
+    files.write_safetensors(tmp_path / "shared", {"a": shared, "b": shared, "c": shared[2:]})
+    files.write_safetensors(tmp_path / "apart", {"a": shared, "b": shared.clone(), "c": shared[2:].clone()})
+    assert (tmp_path / "shared").read_bytes() == (tmp_path / "apart").read_bytes()
+    net = PSPNet("coat_lite_tiny", None, classes=2, psp_out_channels=8).eval()
+    loaded = from_pretrained(net.save_pretrained(tmp_path / "net"))
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(loaded(x), net(x)) and len(list(loaded.parameters())) == len(list(net.parameters()))
+
+
 def test_a_state_comes_back_and_is_not_taken_for_weights(tmp_path):
     path = tmp_path / "state.safetensors"
     files.write_state(path, {"a": torch.ones(2)}, {"step": 3, "list": [1.5]})
