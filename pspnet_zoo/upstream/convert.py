@@ -84,7 +84,7 @@ def convert_files(files: Sequence[Path], entry: Checkpoint, upstream: Upstream) 
     """`convert` for files that are already found, in the order of `upstream.files`."""
     if upstream.same_weights_as:
         raise WeightsError(f"Files of '{entry.name}' are not supported; '{upstream.same_weights_as}' is the same in PyTorch")
-    digests = {file.name: _check_name(file, upstream.family) for file in files}
+    digests = {file.name: _check_name(file) for file in files}
     is_published = _is_published(files, upstream)
     if not is_published:
         what = f"digest is {upstream.hash}" if upstream.hash else f"name is '{upstream.files[0]}'"
@@ -195,24 +195,29 @@ def _read(files: Sequence[Path]) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     }, {}
 
 
-def _check_name(file: Path, family: str | None) -> str:
-    """The file's sha256, after a comparison with the digits of a digest in its name.
+def _check_name(file: Path) -> str:
+    """The file's sha256, after a comparison of the file with the digest that is published for its name.
 
-    mmseg's names end in the sha256, pytorchcv's in the sha1; without a family either will do.
+    Eight digits at the end of another name are a digest, as mmseg itself writes it, or a date: a difference is logged.
     """
-    algorithms = {"mmseg": ("sha256",), "pytorchcv": ("sha1",), None: ("sha256", "sha1")}.get(family, ())
-    match = _HASH_IN_NAME.search(file.name)
-    if match and algorithms and not any(matches(file, f"{algorithm}:{match[1]}") for algorithm in algorithms):
+    sources = [entry.upstream for entry in CHECKPOINTS if entry.upstream]
+    published = next((source.hash for source in sources if source.hash and file.name in source.files), None)
+    if published and not matches(file, published):
+        algorithm, _, digits = published.partition(":")
         raise WeightsError(
-            f"'{file}' is damaged: its {algorithms[0]} does not start with {match[1]}, as its name says. Fetch it again"
+            f"'{file}' is damaged: its {algorithm} does not start with {digits[:8]}, as that of the published file of this name. "
+            "Fetch it again, or rename it if it is your own"
         )
+    match = _HASH_IN_NAME.search(file.name)
+    if match and not published and not any(matches(file, f"{algorithm}:{match[1]}") for algorithm in ("sha256", "sha1")):
+        _log.warning("'%s' does not have the digest %s. If that is no date, the file is damaged: fetch it again", file, match[1])
     return file_digest(file, "sha256")
 
 
 def _candidates(files: Sequence[Path]) -> str:
     """List the checkpoints that the files could be, as the message of an error."""
     for file in files:
-        _check_name(file, None)
+        _check_name(file)
     state, _ = _read(files)
     family = _family(state, files[0])
     shapes = {key: tensor.shape for key, tensor in _to_ours(state, family).items()}
