@@ -75,6 +75,19 @@ def test_publishing_twice_makes_no_new_commit(hub, staged):
     assert len(hub.asked("PUT")) == 1
 
 
+@pytest.mark.parametrize("fault", [None, Fault("POST", "/commit/", times=1, status=503, after=True)], ids=["quiet", "answer lost"])
+def test_publishing_again_deletes_what_no_longer_belongs_to_the_weights(hub, staged, fault):
+    for name in ("LICENSE.md", "example.jpg", "notes.txt"):
+        (staged / name).write_bytes(b"of the first weights")
+    push(staged, NAME, token=WRITE)
+    for name in ("LICENSE.md", "example.jpg", "report.json", "notes.txt"):
+        (staged / name).unlink()
+    hub.faults += [fault] if fault else []
+    assert push(staged, NAME, token=WRITE).is_new and commits(hub) == 3
+    assert set(hub.repos[NAME].at("main")[1]) == {".gitattributes", "README.md", CONFIG_FILE, WEIGHTS_FILE, "notes.txt"}
+    assert not push(staged, NAME, token=WRITE).is_new
+
+
 def test_a_private_repository_is_read_back_with_the_token(hub, tiny, staged):
     push(staged, NAME, private=True, token=WRITE)
     assert hub.repos[NAME].private
