@@ -97,7 +97,7 @@ def convert_files(files: Sequence[Path], entry: Checkpoint, upstream: Upstream) 
             "Leave `like` out to see what the file could be"
         )
     if family == "mmseg" and isinstance(meta.get("config"), str):
-        check_config(meta["config"], entry.architecture, upstream.network)
+        check_config(meta["config"], entry.architecture, upstream.network, upstream.preprocess)
     model = build_network(entry)
     load_tensors(model, _to_ours(state, family), f"'{files[0]}' does not fit '{entry.name}'")
     for key, tensor in model.state_dict().items():
