@@ -159,9 +159,11 @@ def _slug(text: str) -> str:
 def _usage(model: PublishedModel, repo: str) -> str:
     lines = ["import pspnet_zoo", "", f'net = pspnet_zoo.from_pretrained("{repo}")  # "{repo}@COMMIT" pins it']
     if model.labels:
-        lines += ['prediction = pspnet_zoo.Predictor(net)("photo.jpg")', 'prediction.overlay(legend=True).save("overlay.png")']
+        image = "photo.jpg" if model.preprocess.is_rgb else "image.tif"
+        lines += [f'prediction = pspnet_zoo.Predictor(net)("{image}")', 'prediction.overlay(legend=True).save("overlay.png")']
     else:
-        lines += ["logits = net.predict(net.preprocess(image)[None])  # image: (3, H, W) uint8 RGB"]
+        channels = len(model.preprocess.mean)
+        lines += [f"logits = net.predict(net.preprocess(image)[None])  # image: ({channels}, H, W) {_pixels(model.preprocess)}"]
     return "```python\n" + "\n".join(lines) + "\n```"
 
 
@@ -180,10 +182,27 @@ def _numbers(metrics: Sequence[Metric]) -> str:
 def _network(model: PublishedModel) -> str:
     rows = [f"| {key} | {model.config[key]} |" for key in _POLICY]
     p = model.preprocess
-    rows.append(f"| input | {p.order}, 0 to {p.range:g}, minus {list(p.mean)}, divided by {list(p.std)} |")
+    scale = f"0 to {p.range:g}, " if p.is_rgb else f"{p.white:g} scaled to {p.range:g}, " if p.white != p.range else ""
+    channels = p.order if p.is_rgb else _channels(p)
+    rows.append(f"| input | {channels}, {scale}minus {list(p.mean)}, divided by {list(p.std)} |")
     if p.input_scale != 1:
         rows.append(f"| size | sides {p.input_scale:g} times the image's, up to {p.max_pixels:,} pixels |")
-    return "\n".join(["| | |", "|---|---|", *rows]) + "\n\n`net.preprocess` normalises a uint8 RGB image."
+    return "\n".join(["| | |", "|---|---|", *rows]) + f"\n\n`net.preprocess` normalises an image of {_pixels(p)}."
+
+
+def _pixels(p: Preprocess) -> str:
+    """The pixel values that a network reads, in words."""
+    if p.is_rgb:
+        return "uint8 RGB"
+    if p.white == 255:
+        return f"uint8 values of {_channels(p)}"
+    return f"values of {_channels(p)}, " + ("in their own unit" if p.white == 1 else f"in which white is {p.white:g}")
+
+
+def _channels(p: Preprocess) -> str:
+    if p.bands:
+        return f"the bands {', '.join(p.bands)}"
+    return f"{len(p.mean)} channel{'s' * (len(p.mean) > 1)} in the order of the file"
 
 
 def _labels(model: PublishedModel) -> str:

@@ -21,6 +21,7 @@ from .hub_errors import explained, is_passing
 
 CARD_FILE = "README.md"
 REPORT_FILE = "report.json"
+_OPTIONAL_FILES = (REPORT_FILE, LICENSE_FILE, EXAMPLE_FILE)
 
 _PAUSES = (1.0, 3.0, 9.0)  # seconds before another attempt at a commit, which the client does not repeat
 
@@ -138,6 +139,8 @@ def push(
 ) -> Published:
     """Send the files of a folder that differ from the repository's, in one commit, and read them back.
 
+    A report, a licence and an example of an earlier publication that the folder does not have are deleted by that commit.
+
     Args:
         folder: From `stage`.
         repo: "org/name"; made if it is not there.
@@ -156,7 +159,8 @@ def push(
     info, there = digests(repo, "main", token)
     paths = sorted(path for path in folder.iterdir() if path.is_file())
     changed = [path for path in paths if not _is_there(path, there)]
-    commit = _commit(api, repo, changed, info.sha, token, commit_message, _PAUSES) if changed else info.sha
+    stale = [name for name in _OPTIONAL_FILES if name in there and not (folder / name).is_file()]
+    commit = _commit(api, repo, changed, stale, info.sha, token, commit_message, _PAUSES) if changed or stale else info.sha
     _read_back(api if info.private or info.gated else hub_api(False), repo, commit, folder, token)
     weights = folder / WEIGHTS_FILE
     return Published(
@@ -165,7 +169,7 @@ def push(
         url=f"{api.endpoint}/{repo}/commit/{commit}",
         sha256=file_digest(weights, "sha256"),
         size=weights.stat().st_size,
-        is_new=bool(changed),
+        is_new=bool(changed or stale),
     )
 
 
@@ -234,15 +238,16 @@ def _commit(
     api: Any,
     repo: str,
     paths: Sequence[Path],
+    stale: Sequence[str],
     parent: str,
     token: str | None,
     message: str,
     pauses: Sequence[float],
 ) -> str:
     """One commit on top of `parent`. After a failure, look whether it was made nevertheless before another attempt."""
-    from huggingface_hub import CommitOperationAdd
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    operations = [CommitOperationAdd(path.name, str(path)) for path in paths]
+    operations = [*(CommitOperationAdd(path.name, str(path)) for path in paths), *map(CommitOperationDelete, stale)]
     with explained(f"The commit to '{repo}'", token):
         try:
             return api.create_commit(repo, operations, commit_message=message, parent_commit=parent).oid
@@ -254,8 +259,8 @@ def _commit(
     time.sleep(pauses[0])
     info, there = digests(repo, "main", token)
     if info.sha == parent:
-        return _commit(api, repo, paths, parent, token, message, pauses[1:])
-    if all(_is_there(path, there) for path in paths):
+        return _commit(api, repo, paths, stale, parent, token, message, pauses[1:])
+    if all(_is_there(path, there) for path in paths) and not any(name in there for name in stale):
         return info.sha  # the commit was made, and its answer was lost
     raise WeightsError(_moved(repo, parent))
 

@@ -23,15 +23,27 @@ from pathlib import Path
 from filelock import FileLock
 
 from ..storage.download import MAX_BYTES, DownloadError, Progress, download
-from ..storage.files import CONFIG_FILE, WEIGHTS_FILE, WeightsError, cache_folder, is_web_page, matches, read_safetensors
+from ..storage.files import (
+    WEIGHTS_FILE,
+    WeightsError,
+    cache_folder,
+    check_pair,
+    is_web_page,
+    matches,
+    read_config,
+    read_safetensors,
+    update_config,
+)
 from ..zoo.entries import Checkpoint, Upstream
-from .convert import convert_files
+from .convert import claims, convert_files
 
 _log = logging.getLogger(__name__)
 
 
 def cached(entry: Checkpoint, *, progress: Progress | None = None) -> Path:
     """The folder of an entry's converted weights, for `from_pretrained`; the first call fetches and converts them.
+
+    A damaged folder is fetched again. Into a whole one is written what the entry says now about its source, licence and numbers.
 
     Args:
         entry: Of another project's checkpoint.
@@ -45,12 +57,13 @@ def cached(entry: Checkpoint, *, progress: Progress | None = None) -> Path:
         raise ValueError(f"'{entry.name}' is not a checkpoint of another project")
     root, folder = cache_folder(), _folder(entry)
     downloads = root / "downloads" / folder.name
-    if _is_whole(folder):
+    if _is_whole(folder, compare=True):
         shutil.rmtree(downloads, ignore_errors=True)  # of a process that was killed at the very end
+        _update_claims(folder, entry, entry.upstream)
         return folder
     downloads.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(downloads.with_name(downloads.name + ".lock")):
-        if _is_whole(folder):  # another process was faster
+        if _is_whole(folder, compare=True):  # another process was faster
             return folder
         downloads.mkdir(exist_ok=True)
         new = root / f".{folder.name}.new"
@@ -70,27 +83,42 @@ def cached(entry: Checkpoint, *, progress: Progress | None = None) -> Path:
 
 
 def is_cached(entry: Checkpoint) -> bool:
-    """Whether `cached` would return without a request."""
+    """Whether `cached` would return without a request, as far as that is known without reading all of the weights."""
     return _is_whole(_folder(entry))
 
 
 def _folder(entry: Checkpoint) -> Path:
-    # what changes a byte of the folder: another policy for the same name must not find the weights of the old one
+    # another policy for the same name must not find the weights of the old one; texts about them need no other weights
     upstream = entry.upstream and replace(entry.upstream, id="", page="", same_weights_as=None)
     fingerprint = hashlib.sha256(repr((upstream, entry.labels)).encode()).hexdigest()[:8]
     return cache_folder() / f"{entry.name}-{fingerprint}"
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether both files are there and no tensor is cut short."""
-    if not (folder / CONFIG_FILE).is_file():
+def _is_whole(folder: Path, *, compare: bool = False) -> bool:
+    """Whether the config can be read and no tensor is cut short; with `compare`, whether the weights have their digest too."""
+    if not folder.is_dir():
         return False
     try:
+        config = read_config(folder)
         read_safetensors(folder / WEIGHTS_FILE)
+        if compare:
+            check_pair(config, folder / WEIGHTS_FILE)
     except WeightsError as error:
         _log.warning("%s. It is fetched again", error)
         return False
     return True
+
+
+def _update_claims(folder: Path, entry: Checkpoint, source: Upstream) -> None:
+    """Write what the entry says about its weights into a folder that was made when it said something else."""
+    old = read_config(folder)["provenance"] or {}
+    new = {**old, **claims(entry, source)}
+    if new == old:
+        return
+    try:
+        update_config(folder, provenance=new)
+    except OSError as error:  # of a cache that several people read
+        _log.warning("'%s' states what was known about '%s' earlier: it cannot be written (%s)", folder, entry.name, error)
 
 
 def _fetch(entry: Checkpoint, source: Upstream, index: int, downloads: Path, progress: Progress | None) -> Path:

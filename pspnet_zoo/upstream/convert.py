@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..meta import Labels
 from ..models.pretrained import load_tensors
 from ..models.pspnet import PSPNet
 from ..storage.files import WeightsError, file_digest, matches
@@ -45,7 +46,9 @@ _log = logging.getLogger(__name__)
 def convert(path: str | Path, *, like: str | None = None) -> PSPNet:
     """A published checkpoint's file as a network in evaluation mode, with `.labels`, `.preprocess` and `.provenance`.
 
-    Nothing in the file is run. Its name's hash, where it has one, and mmseg's config inside it are checked.
+    Nothing in the file is run. A published file's name and digest are checked, and mmseg's config inside it. Another file than the
+    published one, as of a network that somebody trained, gets none of the entry's claims: its provenance says what it is like, and
+    mmseg's own names of its classes are its labels. Where no digest is published, the name of the file decides.
 
     Args:
         path: The file as the upstream publishes it: torch.save's, or PaddlePaddle's .pdparams. Of CSAIL's two files either one, the
@@ -67,6 +70,13 @@ def convert(path: str | Path, *, like: str | None = None) -> PSPNet:
         raise WeightsError(
             f"'{entry.name}' is this project's own; nothing is like it. Load it with pspnet_zoo.create('{entry.name}')"
         )
+    if not entry.upstream.hash and _is_published(files, entry.upstream):
+        _log.warning(
+            "'%s' is taken for the published file of '%s' by its name, since no digest is published. If it is a network of your "
+            "own, rename it and convert it again, so that it gets none of the published claims",
+            files[0],
+            entry.name,
+        )
     return convert_files(files, entry, entry.upstream)
 
 
@@ -74,9 +84,11 @@ def convert_files(files: Sequence[Path], entry: Checkpoint, upstream: Upstream) 
     """`convert` for files that are already found, in the order of `upstream.files`."""
     if upstream.same_weights_as:
         raise WeightsError(f"Files of '{entry.name}' are not supported; '{upstream.same_weights_as}' is the same in PyTorch")
-    digests = {file.name: _check_name(file, upstream.family) for file in files}
-    if upstream.hash and not matches(files[0], upstream.hash):
-        _log.warning("'%s' is not the file that was published as '%s', whose digest is %s", files[0], entry.name, upstream.hash)
+    digests = {file.name: _check_name(file) for file in files}
+    is_published = _is_published(files, upstream)
+    if not is_published:
+        what = f"digest is {upstream.hash}" if upstream.hash else f"name is '{upstream.files[0]}'"
+        _log.warning("'%s' is not the file that was published as '%s', whose %s. It gets no claims", files[0], entry.name, what)
     state, meta = _read(files)
     family = _family(state, files[0])
     if family != upstream.family:
@@ -85,24 +97,28 @@ def convert_files(files: Sequence[Path], entry: Checkpoint, upstream: Upstream) 
             "Leave `like` out to see what the file could be"
         )
     if family == "mmseg" and isinstance(meta.get("config"), str):
-        check_config(meta["config"], entry.architecture, upstream.network)
+        check_config(meta["config"], entry.architecture, upstream.network, upstream.preprocess)
     model = build_network(entry)
     load_tensors(model, _to_ours(state, family), f"'{files[0]}' does not fit '{entry.name}'")
     for key, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
             raise WeightsError(f"'{files[0]}' is damaged: '{key}' has NaN or Inf. Download it again from its source")
     model.preprocess = upstream.preprocess
-    model.labels = entry.labels
-    model.provenance = {
+    model.labels = entry.labels if is_published else _own_labels(meta, entry, upstream)
+    model.provenance = {**claims(entry, upstream), "sha256": digests} if is_published else {"like": entry.name, "sha256": digests}
+    return model.eval()
+
+
+def claims(entry: Checkpoint, upstream: Upstream) -> dict[str, Any]:
+    """The provenance of an entry's published weights, as JSON has it, without the digests of their files."""
+    return {
         "name": entry.name,
         "upstream": upstream.id,
         "page": upstream.page,
         "urls": list(upstream.urls),
-        "sha256": digests,
         "license": entry.license,
         "metrics": [asdict(metric) for metric in entry.metrics],
     }
-    return model.eval()
 
 
 def build_network(entry: Checkpoint) -> PSPNet:
@@ -111,6 +127,29 @@ def build_network(entry: Checkpoint) -> PSPNet:
     network = asdict(entry.upstream.network) if entry.upstream else {}
     with torch.device("meta"):
         return PSPNet(encoder, None, **{**options, **network})
+
+
+def _is_published(files: Sequence[Path], upstream: Upstream) -> bool:
+    """Whether these are the published files: by their digest, or by their names where none is published."""
+    if upstream.hash:
+        return matches(files[0], upstream.hash)
+    return tuple(file.name for file in files) == upstream.files
+
+
+def _own_labels(meta: Mapping[str, Any], entry: Checkpoint, upstream: Upstream) -> Labels | None:
+    """The names of the classes that mmseg wrote into a file, `CLASSES` or since 1.0 `dataset_meta`; else the entry's labels."""
+    dataset = meta.get("dataset_meta")
+    names = (dataset.get("classes") if isinstance(dataset, Mapping) else None) or meta.get("CLASSES")
+    if not isinstance(names, tuple | list) or (entry.labels and tuple(names) == entry.labels.names):
+        return entry.labels
+    if len(names) != upstream.network.classes:
+        _log.warning("The file names %d classes and has %d, so they are not its labels", len(names), upstream.network.classes)
+        return entry.labels
+    try:
+        return Labels(tuple(names))
+    except ValueError as error:
+        _log.warning("The names of classes in the file are not its labels: %s", error)
+        return entry.labels
 
 
 def _to_ours(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
@@ -156,24 +195,29 @@ def _read(files: Sequence[Path]) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     }, {}
 
 
-def _check_name(file: Path, family: str | None) -> str:
-    """The file's sha256, after a comparison with the digits of a digest in its name.
+def _check_name(file: Path) -> str:
+    """The file's sha256, after a comparison of the file with the digest that is published for its name.
 
-    mmseg's names end in the sha256, pytorchcv's in the sha1; without a family either will do.
+    Eight digits at the end of another name are a digest, as mmseg itself writes it, or a date: a difference is logged.
     """
-    algorithms = {"mmseg": ("sha256",), "pytorchcv": ("sha1",), None: ("sha256", "sha1")}.get(family, ())
-    match = _HASH_IN_NAME.search(file.name)
-    if match and algorithms and not any(matches(file, f"{algorithm}:{match[1]}") for algorithm in algorithms):
+    sources = [entry.upstream for entry in CHECKPOINTS if entry.upstream]
+    published = next((source.hash for source in sources if source.hash and file.name in source.files), None)
+    if published and not matches(file, published):
+        algorithm, _, digits = published.partition(":")
         raise WeightsError(
-            f"'{file}' is damaged: its {algorithms[0]} does not start with {match[1]}, as its name says. Fetch it again"
+            f"'{file}' is damaged: its {algorithm} does not start with {digits[:8]}, as that of the published file of this name. "
+            "Fetch it again, or rename it if it is your own"
         )
+    match = _HASH_IN_NAME.search(file.name)
+    if match and not published and not any(matches(file, f"{algorithm}:{match[1]}") for algorithm in ("sha256", "sha1")):
+        _log.warning("'%s' does not have the digest %s. If that is no date, the file is damaged: fetch it again", file, match[1])
     return file_digest(file, "sha256")
 
 
 def _candidates(files: Sequence[Path]) -> str:
     """List the checkpoints that the files could be, as the message of an error."""
     for file in files:
-        _check_name(file, None)
+        _check_name(file)
     state, _ = _read(files)
     family = _family(state, files[0])
     shapes = {key: tensor.shape for key, tensor in _to_ours(state, family).items()}

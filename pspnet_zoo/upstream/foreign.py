@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ _DTYPES: Mapping[str, torch.dtype] = {
     "torch.BoolStorage": torch.bool,
 }
 _Bytes = Callable[[_Storage], bytes]
+_Numbers = Callable[[_Storage], Tensor]
 
 
 def _read_zip(archive: zipfile.ZipFile) -> tuple[Any, _Bytes]:
@@ -146,6 +148,11 @@ def _state_dict(content: Any, read: _Bytes, path: Path) -> tuple[dict[str, Tenso
             raise WeightsError(_foreign(path, content))
         raise WeightsError(f"'{path}' holds no state dict, but a {type(content).__name__}")
     left = _MOST_INFLATED * path.stat().st_size
+
+    @lru_cache(maxsize=1)  # many tensors may be views of one storage, which is copied once
+    def numbers(storage: _Storage) -> Tensor:
+        return torch.frombuffer(bytearray(read(storage)), dtype=storage.dtype)
+
     tensors: dict[str, Tensor] = {}
     for key, value in state.items():
         if key == "StructuredToParameterName@@":  # PaddlePaddle's table of its own names
@@ -154,7 +161,7 @@ def _state_dict(content: Any, read: _Bytes, path: Path) -> tuple[dict[str, Tenso
             entry = f"'{key[:80]}'" if isinstance(key, str) else f"of a {type(key).__name__}"
             raise WeightsError(f"'{path}' holds no state dict: its entry {entry} is a {type(value).__name__}, not a tensor")
         try:
-            tensor = _tensor(value, read, left)
+            tensor = _tensor(value, numbers, left)
         except (TypeError, ValueError, IndexError, RuntimeError, OverflowError) as error:
             raise WeightsError(
                 f"'{path}': '{key}' is no array of numbers ({error}). Download the file again from its source"
@@ -175,7 +182,7 @@ def _foreign(path: Path, value: Stand, key: str | None = None) -> str:
     return f"'{path}' is not opened: {where} for '{value.kind[:200]}', which is not plain data and could run code"
 
 
-def _tensor(value: Stand, read: _Bytes, most: int) -> Tensor | None:
+def _tensor(value: Stand, read: _Numbers, most: int) -> Tensor | None:
     """The dense tensor or NumPy array that a pickle describes; None if it describes something else.
 
     Raises:
@@ -193,18 +200,18 @@ def _tensor(value: Stand, read: _Bytes, most: int) -> Tensor | None:
     return None
 
 
-def _view(storage: _Storage, offset: Any, size: Any, stride: Any, read: _Bytes, most: int) -> Tensor:
+def _view(storage: _Storage, offset: Any, size: Any, stride: Any, read: _Numbers, most: int) -> Tensor:
     _check_numbers((offset, *size, *stride))
     count = math.prod(size)
     if count * storage.dtype.itemsize > most:
         raise ValueError(f"of {count:,} numbers, more than the file could hold")
     if count == 0:
         return torch.empty(size, dtype=storage.dtype)
-    numbers = torch.frombuffer(bytearray(read(storage)), dtype=storage.dtype)
+    numbers = read(storage)
     if offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) >= len(numbers):
         raise ValueError("larger than its storage")
-    view = numbers.as_strided(size, stride, offset)
-    return view.clone() if view.nbytes < numbers.nbytes else view  # or each small view would keep all of its storage
+    # a copy: a view would keep all of its storage, and two of one storage would change together
+    return numbers.as_strided(size, stride, offset).clone()
 
 
 def _array(state: Any, most: int) -> Tensor:

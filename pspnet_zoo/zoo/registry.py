@@ -72,7 +72,7 @@ def find_checkpoint(name: str, tag: str | None = None) -> Checkpoint:
     for entry in entries:
         if tag in (None, entry.tag):
             return entry
-    encoder, _ = parse_architecture(architecture)  # a wrong name gets the closest ones
+    encoder, options = parse_architecture(architecture)  # a wrong name gets the closest ones
     close = _close(str(tag), [entry.tag for entry in entries])[:1]
     if not close and _has_timm_weights(f"{encoder}.{tag}"):
         raise ValueError(
@@ -82,6 +82,10 @@ def find_checkpoint(name: str, tag: str | None = None) -> Checkpoint:
         tags = [entry.tag for entry in entries]
         hint = "".join(f" Did you mean '{architecture}.{other}'?" for other in close)
         raise ValueError(f"'{architecture}' has no weights '{tag}'.{hint} It has: {', '.join(tags)}")
+    same = [entry for entry in CHECKPOINTS if parse_architecture(entry.architecture) == (encoder, options)]
+    if same:
+        tags = ", ".join(entry.tag for entry in same)
+        raise ValueError(f"'{architecture}' has its published weights under the name '{same[0].architecture}'. It has: {tags}")
     known = ", ".join(sorted({entry.architecture for entry in CHECKPOINTS}, key=_natural))
     raise ValueError(f"'{architecture}' has no published weights yet. There are weights for: {known}")
 

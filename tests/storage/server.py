@@ -54,8 +54,10 @@ class Repo:
     def head(self) -> str:
         return self.commits[-1][0]
 
-    def commit(self, changes: dict[str, File]) -> str:
-        files = {**(self.commits[-1][1] if self.commits else {}), **changes}
+    def commit(self, changes: dict[str, File | None]) -> str:
+        """Add or replace files; None deletes one."""
+        old = self.commits[-1][1] if self.commits else {}
+        files = {path: file for path, file in {**old, **changes}.items() if file is not None}
         text = json.dumps([len(self.commits), {path: file.etag for path, file in sorted(files.items())}])
         self.commits.append((hashlib.sha1(text.encode()).hexdigest(), files))
         return self.head
@@ -295,6 +297,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(412, "", "A commit has happened since. Please refresh and try again.")
         for line in lines[1:]:
             value = line["value"]
+            if line["key"] == "deletedFile":
+                changes[value["path"]] = None
+                continue
             lfs = line["key"] == "lfsFile"
             data = self.hub.uploads[value["oid"]] if lfs else base64.b64decode(value["content"])
             changes[value["path"]] = File(data, lfs)

@@ -13,10 +13,12 @@ import typer
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from PIL import Image
 
-from pspnet_zoo import WeightsError, create, factory, from_pretrained
+from pspnet_zoo import PSPNet, WeightsError, create, factory, from_pretrained
 from pspnet_zoo.cli import publish as cli_publish
+from pspnet_zoo.data.labels import CAMVID
+from pspnet_zoo.meta import Preprocess
 from pspnet_zoo.storage import publish as publisher
-from pspnet_zoo.storage.card import check_card
+from pspnet_zoo.storage.card import check_card, model_card
 from pspnet_zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE, file_digest, weights_digest
 from pspnet_zoo.storage.publish import CARD_FILE, push, stage
 from pspnet_zoo.zoo import registry
@@ -73,6 +75,19 @@ def test_publishing_twice_makes_no_new_commit(hub, staged):
     second = push(staged, NAME, token=WRITE)
     assert not second.is_new and second.commit == first.commit and commits(hub) == 2
     assert len(hub.asked("PUT")) == 1
+
+
+@pytest.mark.parametrize("fault", [None, Fault("POST", "/commit/", times=1, status=503, after=True)], ids=["quiet", "answer lost"])
+def test_publishing_again_deletes_what_no_longer_belongs_to_the_weights(hub, staged, fault):
+    for name in ("LICENSE.md", "example.jpg", "notes.txt"):
+        (staged / name).write_bytes(b"of the first weights")
+    push(staged, NAME, token=WRITE)
+    for name in ("LICENSE.md", "example.jpg", "report.json", "notes.txt"):
+        (staged / name).unlink()
+    hub.faults += [fault] if fault else []
+    assert push(staged, NAME, token=WRITE).is_new and commits(hub) == 3
+    assert set(hub.repos[NAME].at("main")[1]) == {".gitattributes", "README.md", CONFIG_FILE, WEIGHTS_FILE, "notes.txt"}
+    assert not push(staged, NAME, token=WRITE).is_new
 
 
 def test_a_private_repository_is_read_back_with_the_token(hub, tiny, staged):
@@ -248,6 +263,37 @@ def test_the_card_says_what_is_needed_to_use_the_network(staged):
     assert data.datasets == ["camvid", "cityscapes"] and data.base_model is None
     for words in ("bicyclist", "| dilation | atrous |", "net.preprocess", "made up", "zhao2017pyramid", "sha256", "## Limits"):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "pixels", "scaled"),
+    [
+        (
+            Preprocess((0.1, 0.2), (1.0, 1.0), white=65535.0, bands=("red", "nir")),
+            "values of the bands red, nir, in which white is 65535",
+            "the bands red, nir, 65535 scaled to 1, minus [0.1, 0.2]",
+        ),
+        (
+            Preprocess((40.0, 9.0), (1.0, 1.0), white=1.0),
+            "values of 2 channels in the order of the file, in their own unit",
+            "2 channels in the order of the file, minus [40.0, 9.0]",
+        ),
+        (
+            Preprocess((0.5, 0.5), (1.0, 1.0), bands=("red", "nir")),
+            "uint8 values of the bands red, nir",
+            "the bands red, nir, 255 scaled to 1, minus [0.5, 0.5]",
+        ),
+    ],
+)
+def test_the_card_of_a_network_of_bands_says_which_values_it_reads(preprocess, pixels, scaled):
+    network = PSPNet("test_efficientnet", None, classes=len(CAMVID), psp_out_channels=8, in_channels=2).eval()
+    network.preprocess = preprocess
+    texts = [model_card(network, NAME, sha256="0" * 64, license=None)]
+    network.labels = CAMVID
+    texts.append(model_card(network, NAME, sha256="0" * 64, license=None))
+    assert f"# image: (2, H, W) {pixels}\n" in texts[0] and 'Predictor(net)("image.tif")' in texts[1]
+    for text in texts:
+        assert f"normalises an image of {pixels}.\n" in text and f"| input | {scaled}," in text and "RGB" not in text
 
 
 def test_the_use_in_the_card_works(hub, staged, tmp_path, monkeypatch):

@@ -140,6 +140,45 @@ def test_a_corrected_text_about_a_row_fetches_nothing(server):
     metrics = (Metric("miou", 0.5, "Cityscapes", "val", "whole image", "claimed"),)
     told = replace(entry, license="Apache-2.0", metrics=metrics, upstream=replace(entry.upstream, page="https://example.org/new"))
     assert cache.is_cached(told) and cache.cached(told) == folder and len(server.requests) == 1
+    provenance = pspnet_zoo.from_pretrained(folder).provenance
+    assert provenance["license"] == "Apache-2.0" and provenance["page"] == "https://example.org/new"
+    assert [metric["value"] for metric in provenance["metrics"]] == [0.5] and provenance["sha256"] == {"tiny.pth": SHA256}
+
+
+def test_a_corrected_text_that_cannot_be_written_is_said_so(server, monkeypatch, caplog):
+    entry = row_of(server)
+    folder = cache.cached(entry)
+
+    def refuse(*args, **options):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(cache, "update_config", refuse)
+    assert cache.cached(entry) == folder and not caplog.text
+    assert cache.cached(replace(entry, license="Apache-2.0")) == folder and "cannot be written (read-only)" in caplog.text
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: flip_a_byte(folder / "model.safetensors"),
+        lambda folder: (folder / "config.json").write_text(""),
+        lambda folder: (folder / "config.json").write_text("{}"),
+        lambda folder: (folder / "config.json").unlink(),
+        lambda folder: (folder / "model.safetensors").unlink(),
+    ],
+    ids=["flipped", "empty config", "other config", "no config", "no weights"],
+)
+def test_a_damaged_folder_is_fetched_again(server, caplog, damage):
+    entry = row_of(server)
+    damage(cache.cached(entry))
+    assert_right(cache.cached(entry))
+    assert len(server.requests) == 2 and "It is fetched again" in caplog.text
 
 
 def test_another_policy_under_the_same_name_is_converted_anew(server):

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pspnet_zoo
 from pspnet_zoo import WeightsError, convert
 from pspnet_zoo.upstream.convert import CONVERTERS, build_network
 from pspnet_zoo.upstream.foreign import read_checkpoint
+from pspnet_zoo.zoo import registry
 from pspnet_zoo.zoo.registry import CHECKPOINTS, find_checkpoint
 from tests.upstream.families.upstream_reference import random_weights, write_checkpoint
 
@@ -87,21 +89,70 @@ def test_contradicting_config_is_refused(state, tmp_path):
         convert(path, like=MMSEG)
 
 
-def test_a_digest_in_the_name_is_compared(state, tmp_path):
-    path = write_checkpoint(MMSEG, state, tmp_path)
-    good = path.rename(tmp_path / f"pspnet-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth")
-    convert(good, like=MMSEG)
-    content = bytearray(good.read_bytes())
-    content[len(content) // 2] ^= 1
-    good.write_bytes(content)
+def test_a_file_under_a_published_name_is_compared_with_its_digest(state, tmp_path):
+    path = write_checkpoint(MMSEG, state, tmp_path).rename(tmp_path / f"{MMSEG}.pth")
     for like in (MMSEG, None):
-        with pytest.raises(WeightsError, match="is damaged: its sha256 does not start with"):
-            convert(good, like=like)
+        with pytest.raises(WeightsError, match="is damaged: its sha256 does not start with 3deefc62"):
+            convert(path, like=like)
+
+
+def test_digits_in_another_name_are_a_digest_or_a_date_and_only_a_difference_is_said(state, tmp_path, caplog):
+    path = write_checkpoint(MMSEG, state, tmp_path)
+    path = path.rename(tmp_path / f"pspnet-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth")
+    convert(path, like=MMSEG)
+    assert "does not have the digest" not in caplog.text
+    convert(path.rename(tmp_path / "pspnet-20240131.pth"), like=MMSEG)
+    assert "pspnet-20240131.pth' does not have the digest 20240131. If that is no date" in caplog.text
 
 
 def test_another_file_than_the_published_one_is_converted_and_said_so(state, tmp_path, caplog):
     convert(write_checkpoint(MMSEG, state, tmp_path), like=MMSEG)
     assert "is not the file that was published as 'pspnet_r18c.mmseg_cityscapes'" in caplog.text
+
+
+def with_meta(state, path, **meta):
+    return saved({"meta": meta, "state_dict": state}, path)
+
+
+def test_a_network_that_somebody_trained_gets_its_own_names_and_none_of_the_published_claims(state, tmp_path):
+    mine = tuple(f"mine{i}" for i in range(19))
+    for meta in ({"CLASSES": mine}, {"dataset_meta": {"classes": list(mine)}}):
+        net = convert(with_meta(state, tmp_path / "latest.pth", **meta), like=MMSEG)
+        digest = hashlib.sha256((tmp_path / "latest.pth").read_bytes()).hexdigest()
+        assert net.labels.names == mine
+        assert net.provenance == {"like": "pspnet_r18c.mmseg_cityscapes", "sha256": {"latest.pth": digest}}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (find_checkpoint(MMSEG).labels.names, "It gets no claims"),
+        (("a",), "names 1 classes and has 19"),
+        (("a",) * 19, "Several classes are named 'a'"),
+        ((1,) * 19, "must be a list of texts"),
+    ],
+)
+def test_names_that_are_known_or_are_no_labels_leave_those_of_the_entry(state, tmp_path, caplog, names, said):
+    net = convert(with_meta(state, tmp_path / "latest.pth", CLASSES=names), like=MMSEG)
+    assert net.labels is find_checkpoint(MMSEG).labels and said in caplog.text
+
+
+def test_the_published_file_keeps_its_claims(state, tmp_path, monkeypatch):
+    path = with_meta(state, tmp_path / "x.pth", CLASSES=tuple(f"theirs{i}" for i in range(19)))
+    entry = find_checkpoint(MMSEG)
+    published = replace(entry, upstream=replace(entry.upstream, hash=f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"))
+    monkeypatch.setattr(registry, "CHECKPOINTS", (published,))
+    net = convert(path, like=MMSEG)
+    assert net.labels is entry.labels and net.provenance["license"] == "Apache-2.0"
+    assert [metric["value"] for metric in net.provenance["metrics"]] == [metric.value for metric in entry.metrics]
+
+
+def test_without_a_published_digest_the_name_decides_whose_claims_it_gets_and_that_is_said(tmp_path, caplog):
+    path = write_checkpoint(PADDLE, random_weights(PADDLE).state, tmp_path)
+    assert convert(path, like=PADDLE).provenance["name"] == "pspnet_r50d.paddleseg_cityscapes"
+    assert "is taken for the published file of 'pspnet_r50d.paddleseg_cityscapes' by its name" in caplog.text
+    net = convert(path.rename(tmp_path / "mine.pdparams"), like=PADDLE)
+    assert net.provenance.keys() == {"like", "sha256"} and "whose name is 'model.pdparams'. It gets no claims" in caplog.text
 
 
 def without(state, key):

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from pspnet_zoo import WeightsError
-from pspnet_zoo.upstream import pickles
+from pspnet_zoo.upstream import foreign, pickles
 from pspnet_zoo.upstream.foreign import read_checkpoint
 from pspnet_zoo.upstream.pickles import PickleError, Stand, read_pickle
 
@@ -86,6 +86,20 @@ def test_one_storage_under_many_names_counts_each_time(tmp_path):
     path = saved({str(i): shared for i in range(100)}, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match="more than the file could hold"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_storage_is_read_once_for_all_its_views(tmp_path, monkeypatch, zipped):
+    storage, copies = torch.arange(1000.0), []
+    monkeypatch.setattr(foreign, "bytearray", lambda data: copies.append(len(data)) or bytearray(data), raising=False)
+    views = {f"view{i}": storage[i : i + 1] for i in range(40)}
+    state, _ = read_checkpoint(
+        saved({**views, "whole": storage, "again": storage, "other": torch.ones(3)}, tmp_path / "x.pth", zipped)
+    )
+    assert copies == [4000, 12]
+    assert all(torch.equal(state[key], view) for key, view in views.items())
+    state["whole"].zero_()
+    assert torch.equal(state["again"], storage), "tensors of one storage change together"
 
 
 @pytest.mark.parametrize("zipped", [False, True])

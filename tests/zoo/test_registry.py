@@ -56,6 +56,8 @@ def test_rows_are_found_by_name_by_tag_and_by_default():
         ("pspnet_lite0", "imagenet", "no weights 'imagenet'. It has: camvid"),
         ("pspnet_r18.nowhere", None, "'pspnet_r18' has no weights 'nowhere'. It has: mmseg_"),
         ("pspnet_r34", None, "There are weights for: pspnet_lite0, "),
+        ("pspnet_resnet50", None, "published weights under the name 'pspnet_r50'. It has: mmseg_"),
+        ("pspnet_resnet50.mmseg_x", None, "published weights under the name 'pspnet_r50'. It has: mmseg_"),
         ("pspnet_lite1", None, "Did you mean 'pspnet_lite0"),
     ],
 )

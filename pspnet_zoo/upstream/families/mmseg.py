@@ -8,6 +8,7 @@ import logging
 import re
 from typing import Any
 
+from ...meta import Preprocess
 from ...storage.files import WeightsError
 from ...zoo.entries import NetworkConfig
 from .renaming import AUXILIARY, BRANCHES, CLASSIFIER, ENCODER, FUSE, Converter, Rules
@@ -48,13 +49,14 @@ MMSEG = Converter(
 )
 
 
-def check_config(text: str, architecture: str, network: NetworkConfig) -> None:
+def check_config(text: str, architecture: str, network: NetworkConfig, preprocess: Preprocess) -> None:
     """Compare the config that the file carries with the entry it is converted by; what the config does not say is not compared.
 
     Args:
         text: mmseg's config, as Python source. It is parsed, never run.
         architecture: Of the entry.
         network: Of the entry.
+        preprocess: Of the entry.
 
     Raises:
         WeightsError: If they contradict each other, with every contradiction.
@@ -62,19 +64,22 @@ def check_config(text: str, architecture: str, network: NetworkConfig) -> None:
     config = _read_config(text)
     problems = [
         f"{field} is {config[field]!r} in the file, {value!r} in the entry"
-        for field, value in _expected(architecture, network).items()
+        for field, value in _expected(architecture, network, preprocess).items()
         if field in config and config[field] != value
     ]
     if problems:
         raise WeightsError(f"The config inside the file contradicts '{architecture}' as chosen: {'; '.join(problems)}")
 
 
-def _expected(architecture: str, network: NetworkConfig) -> dict[str, Any]:
+def _expected(architecture: str, network: NetworkConfig, preprocess: Preprocess) -> dict[str, Any]:
     """Values of the config of a checkpoint of this entry."""
     expected: dict[str, Any] = {
         "decode_head.type": "PSPHead",
         "decode_head.pool_scales": (1, 2, 3, 6),
         "decode_head.channels": network.psp_bin_channels or network.psp_out_channels,
+        "data_preprocessor.mean": preprocess.mean,
+        "data_preprocessor.std": preprocess.std,
+        "data_preprocessor.bgr_to_rgb": preprocess.order == "RGB",
     }
     for head in ("decode_head", "auxiliary_head"):
         expected[f"{head}.num_classes"] = network.classes
@@ -95,6 +100,7 @@ def _expected(architecture: str, network: NetworkConfig) -> dict[str, Any]:
             "backbone.strides": (1, 2, 2, 2) if network.dilation == "strided" else (1, 2, 1, 1),
             "backbone.dilations": (1, 1, 2, 4),
             "backbone.contract_dilation": True,
+            "backbone.style": "pytorch",  # "caffe" has the strides of bottlenecks elsewhere
         }
     return expected
 

@@ -14,6 +14,8 @@ ROW = find_checkpoint("pspnet_r50-d8_512x1024_80k_cityscapes_20200606_112131-237
 CONFIG = """norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
     type='EncoderDecoder',
+    data_preprocessor=dict(
+        type='SegDataPreProcessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True, pad_val=0),
     pretrained='open-mmlab://resnet50_v1c',
     backbone=dict(
         type='ResNetV1c', depth=50, num_stages=4, out_indices=(0, 1, 2, 3), dilations=(1, 1, 2, 4), strides=(1, 2, 1, 1),
@@ -26,8 +28,12 @@ optimizer = dict(type='SGD', lr=0.01)
 """
 
 
+def check(text, entry, **changes):
+    check_config(text, entry.architecture, replace(entry.upstream.network, **changes), entry.upstream.preprocess)
+
+
 def test_config_of_the_row_is_accepted():
-    check_config(CONFIG, ROW.architecture, ROW.upstream.network)
+    check(CONFIG, ROW)
 
 
 @pytest.mark.parametrize(
@@ -43,46 +49,47 @@ def test_config_of_the_row_is_accepted():
         ("contract_dilation=True", "contract_dilation=False", "backbone.contract_dilation is False"),
         ("'ResNetV1c'", "'ResNet'", "backbone.type is 'ResNet' in the file, 'ResNetV1c'"),
         ("depth=50", "depth=101", "backbone.depth is 101"),
+        ("'pytorch'", "'caffe'", "backbone.style is 'caffe' in the file, 'pytorch'"),
+        ("[123.675, 116.28, 103.53]", "[0, 0, 0]", r"data_preprocessor.mean is \(0, 0, 0\) in the file, \(123.675, "),
+        ("[58.395, 57.12, 57.375]", "[1, 1, 1]", r"data_preprocessor.std is \(1, 1, 1\)"),
+        ("bgr_to_rgb=True", "bgr_to_rgb=False", "data_preprocessor.bgr_to_rgb is False in the file, True"),
         ("[1, 2, 3, 6]", "(1, 2, 3, 4)", "decode_head.pool_scales"),
     ],
 )
 def test_contradictions_are_refused(old, new, message):
     assert old in CONFIG
     with pytest.raises(WeightsError, match=message):
-        check_config(CONFIG.replace(old, new), ROW.architecture, ROW.upstream.network)
+        check(CONFIG.replace(old, new), ROW)
 
 
 def test_every_contradiction_is_named():
     with pytest.raises(WeightsError, match=r"decode_head.num_classes.*; .*auxiliary_head.num_classes") as error:
-        check_config(CONFIG, ROW.architecture, replace(ROW.upstream.network, classes=7))
+        check(CONFIG, ROW, classes=7)
     assert str(error.value).count(" in the entry") == 2
 
 
 def test_json_like_and_partial_configs_are_read():
     with pytest.raises(WeightsError, match="align_corners is True"):
-        check_config("model = {'decode_head': {'align_corners': True}}", ROW.architecture, ROW.upstream.network)
-    check_config("model = dict(decode_head=dict(align_corners=some_name))", ROW.architecture, ROW.upstream.network)
-    check_config("", ROW.architecture, ROW.upstream.network)
+        check("model = {'decode_head': {'align_corners': True}}", ROW)
+    check("model = dict(decode_head=dict(align_corners=some_name))", ROW)
+    check("", ROW)
 
 
 def test_config_text_with_file_names_is_read():
     with pytest.raises(WeightsError, match="num_classes is 150"):
-        check_config(
-            "/home/user/configs/a.py\nmodel = dict(decode_head=dict(num_classes=150))\n", ROW.architecture, ROW.upstream.network
-        )
+        check("/home/user/configs/a.py\nmodel = dict(decode_head=dict(num_classes=150))\n", ROW)
 
 
 def test_config_is_never_run(tmp_path):
-    check_config(
+    check(
         f"open({str(tmp_path / 'ran')!r}, 'w')\nmodel = open({str(tmp_path / 'ran')!r}, 'w')",
-        ROW.architecture,
-        ROW.upstream.network,
+        ROW,
     )
     assert not (tmp_path / "ran").exists()
 
 
 def test_text_that_is_no_config_is_not_compared_and_said_so(caplog):
-    check_config("model = dict(", ROW.architecture, ROW.upstream.network)
+    check("model = dict(", ROW)
     assert "was not compared" in caplog.text
 
 
@@ -91,8 +98,6 @@ def test_text_that_is_no_config_is_not_compared_and_said_so(caplog):
 )
 def test_flipping_align_corners_contradicts_every_row(entry):
     config = f"model = dict(decode_head=dict(align_corners={entry.upstream.network.align_corners}))"
-    check_config(config, entry.architecture, entry.upstream.network)
+    check(config, entry)
     with pytest.raises(WeightsError, match="align_corners"):
-        check_config(
-            config, entry.architecture, replace(entry.upstream.network, align_corners=not entry.upstream.network.align_corners)
-        )
+        check(config, entry, align_corners=not entry.upstream.network.align_corners)
