@@ -24,6 +24,9 @@ Mechanism = Literal["dilated", "resized"]
 """The way in which later strides are bounded: "dilated" evaluates the network densely, see `pspnet_zoo.models.dilated`; "resized"
 resizes the features that timm gives, see `pspnet_zoo.models.resized`."""
 
+Weights = str | os.PathLike[str] | bool | None
+"""Weights of an encoder: None or False for none, True or "imagenet" for timm's default, a timm tag, or a .safetensors file."""
+
 _log = logging.getLogger(__name__)
 
 _LOADED = 0.9
@@ -72,9 +75,7 @@ class Backbone:
         return build_backbone(self.tagged_name, self.in_channels, options, self.pretrained, self.file)
 
 
-def find_backbone(
-    name: str, weights: "str | os.PathLike[str] | bool | None", *, in_channels: int, drop_path_rate: float = 0.0
-) -> Backbone:
+def find_backbone(name: str, weights: Weights, *, in_channels: int, drop_path_rate: float = 0.0) -> Backbone:
     """The timm model of a name, and where its weights are; nothing is built or downloaded.
 
     Args:
@@ -345,7 +346,7 @@ def _check_available(name: str) -> None:
         )
 
 
-def _source(name: str, tag: str, weights: "str | os.PathLike[str] | bool | None") -> tuple[str | None, str]:
+def _source(name: str, tag: str, weights: Weights) -> tuple[str | None, str]:
     """The file that weights are in, or None; and the tag that timm is to be asked for, "" for its default."""
     if isinstance(weights, os.PathLike):
         weights = os.fspath(weights)

@@ -4,7 +4,6 @@
 any other. Both have the interface of `Encoder`.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any, ClassVar, get_args
 
@@ -15,7 +14,7 @@ from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 from ..zoo.policies import Dilation, ShortcutPool
-from .backbone import Backbone, InputPadding, Mechanism, find_backbone, mechanism_of, units
+from .backbone import Backbone, InputPadding, Mechanism, Weights, find_backbone, mechanism_of, units
 from .dilated import dilate, run_without_data
 from .dilated_layers import pads_as_same
 from .resized import measure
@@ -23,7 +22,7 @@ from .resized import measure
 
 def build_encoder(
     name: str,
-    weights: str | os.PathLike[str] | bool | None = None,
+    weights: Weights = None,
     *,
     in_channels: int = 3,
     depth: int = 5,

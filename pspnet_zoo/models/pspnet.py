@@ -6,7 +6,6 @@ hold here, its arithmetic does not.
 """
 
 import math
-import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from ..meta import Preprocess
 from ..zoo.policies import Dilation, ShortcutPool
-from .encoder import build_encoder
+from .encoder import Weights, build_encoder
 from .heads import Activation, AuxiliaryHead, ClassificationHead, SegmentationHead, check_counts, initialize
 from .pretrained import Pretrained
 from .pyramid import BatchNorm2d, PyramidPooling
@@ -80,7 +79,7 @@ class PSPNet(Pretrained):
     def __init__(
         self,
         encoder_name: str = "resnet34",
-        encoder_weights: str | os.PathLike[str] | bool | None = "imagenet",
+        encoder_weights: Weights = "imagenet",
         encoder_depth: int = 5,
         psp_out_channels: int = 512,
         decoder_use_norm: bool | str | dict[str, Any] = "batchnorm",
