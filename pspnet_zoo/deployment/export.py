@@ -26,7 +26,7 @@ from ..runtimes.exported import UNSEALED, Exported, Output, Precision, beside_di
 from ..runtimes.onnx import OnnxRuntime
 from ..runtimes.openvino import OpenVinoRuntime
 from ..storage.errors import message_of, naming
-from ..storage.files import refuse_stream
+from ..storage.files import CONFIG_FILE, refuse_stream
 from .graph import RuntimeCall, trace
 from .quantize import Calibration
 from .verify import verify
@@ -88,8 +88,9 @@ def export(
 
     Raises:
         ImportError: If a package is missing; the message says what to install.
-        ValueError: If an argument is outside its range, the network cannot be exported, or the file is not right; or if `input` is
-            "uint8" and the network reads something else than three channels of 8 bits.
+        ValueError: If an argument is outside its range, the network cannot be exported, or the file is not right; if `input` is
+            "uint8" and the network reads something else than three channels of 8 bits; or if the folder of an OpenVINO network is
+            that of a checkpoint.
         OSError: If the path cannot be written.
         WeightsError: If the network cannot be loaded.
     """
@@ -108,6 +109,11 @@ def export(
     target = path / OPENVINO_FILE if kind == "openvino" and path.suffix.lower() != ".xml" else path
     if target.is_dir():
         raise IsADirectoryError(f"'{target}' is a folder; give the name of a file in it")
+    if target.name == OPENVINO_FILE and (target.parent / CONFIG_FILE).is_file():
+        raise ValueError(
+            f"'{target.parent}' is the folder of a checkpoint, with {CONFIG_FILE}; with {OPENVINO_FILE} beside it, the exported "
+            "network would be loaded instead. Give another folder or file"
+        )
     refuse_stream(target)
     # files hold float32 or what `precision` says, whatever the network is computed in and on
     network = copy.deepcopy(network).cpu().float().eval()
