@@ -20,7 +20,7 @@ from ..data.dataset import SegmentationDataset
 from ..extras import missing_extra
 from ..factory import load
 from ..inference.scores import labels_of, number_of_ids
-from ..model_source import OPENVINO_FILE, Format, format_of
+from ..model_source import OPENVINO_FILE, Format, ending_of, format_of
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import UNSEALED, Exported, Output, Precision, beside_digest, seal
 from ..runtimes.onnx import OnnxRuntime
@@ -72,7 +72,7 @@ def export(
         model: A network of any dtype on any device, or anything else that `pspnet_zoo.load` takes. It stays as it is.
         path: Ends in .onnx, .xml (with a .bin beside it), .pt2 or .pte; any other is a folder for OpenVINO's model.xml and
             model.bin. An ONNX network of more than 1.9 GB of weights gets them beside it, in NAME.onnx.data.
-        format: "onnx", "openvino", "program" or "executorch"; None goes by the path.
+        format: "onnx", "openvino", "program" or "executorch", whose ending the path has; None goes by the path.
         precision: "float32"; "float16" and "bfloat16" store and compute in half the bytes, which loses some digits; "int8" needs
             `calibration`. OpenVINO's files store both as float16; this package runs the first in float32, the second in bfloat16.
         input: "float32" for (N, channels, H, W) normalised images, named "image"; "uint8" for (N, 3, H, W) RGB as it is.
@@ -183,8 +183,11 @@ def _format(path: Path, format: str | None) -> Format:
         raise ValueError(f"format is '{format}'; it can be {', '.join(get_args(Format))}")
     if format is not None and named not in (None, format):
         raise ValueError(f"'{path}' ends as {named} does, and the format is {format}; give another path, or leave the format out")
+    if format not in (None, "openvino", named):
+        ending = ending_of(format)  # type: ignore[arg-type]
+        raise ValueError(f"'{path}' does not end in {ending}, by which files of format {format} are known; add it")
     if format is None and named is None and path.suffix:
-        raise ValueError(f"'{path}' ends in none of .onnx, .xml, .pt2 and .pte; say by the format what it is to be")
+        raise ValueError(f"'{path}' ends in none of .onnx, .xml, .pt2 and .pte; give it one, or format openvino for a folder")
     return format or named or "openvino"  # type: ignore[return-value]
 
 
