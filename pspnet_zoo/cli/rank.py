@@ -47,6 +47,7 @@ def rank(
     import torch
     from PIL.PngImagePlugin import PngInfo
 
+    from ..evaluation.ranking import check_measurable
     from ..evaluation.ranking import rank as order_of
     from ..inference.predictor import Predictor
     from ..models.pspnet import PSPNet
@@ -54,6 +55,8 @@ def rank(
     from ..storage.files import write_atomically
 
     predictor, failures = Predictor(model), []
+    if by != "novelty":
+        check_measurable(predictor.runtime)
     if by != "uncertainty" and not isinstance(predictor.model, PSPNet):
         order_of([], None, by=by)  # refuses, before any image is read
     with progress_bar() as bar:
