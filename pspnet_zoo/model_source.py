@@ -120,3 +120,8 @@ def parse_name(name: str) -> Checkpoint | Architecture:
 def format_of(path: str | PathLike[str]) -> Format | None:
     """The format that a path stands for by its ending; None if it is none of an exported file."""
     return _FORMATS.get(Path(path).suffix.lower())
+
+
+def ending_of(format: Format) -> str:
+    """The ending by which a file of a format is known."""
+    return next(ending for ending, each in _FORMATS.items() if each == format)

@@ -40,7 +40,8 @@ def benchmark(
 ) -> None:
     """Compare the installed runtimes in time and accuracy.
 
-    They take turns in one run. Memory and, on a dataset, mIoU are measured too.
+    They take turns in one run. Memory and, on a dataset, mIoU are measured too. If one of --runtimes cannot be measured, the others
+    are, and the exit code is 2.
     """
     from ..data.open import open_dataset
     from ..deployment.benchmark import RUNTIMES, compare, parse_size
@@ -78,6 +79,8 @@ def benchmark(
     if json_file:
         write_atomically(json_file, (json.dumps({"model": model, **found.as_json()}, indent=2) + "\n").encode())
         say(f"Wrote {json_file}")
+    if runtimes and found.left_out:
+        raise typer.Exit(2)
 
 
 def _table(found: "Comparison", title: str) -> "Table":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .terminal import DEFAULT_MODEL, ModelOption, cell, check_name, check_targets, complain, progress_bar, say
+from .terminal import DEFAULT_MODEL, ModelOption, cell, check_name, check_targets, complain, printable, progress_bar, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -47,6 +47,7 @@ def rank(
     import torch
     from PIL.PngImagePlugin import PngInfo
 
+    from ..evaluation.ranking import check_measurable
     from ..evaluation.ranking import rank as order_of
     from ..inference.predictor import Predictor
     from ..models.pspnet import PSPNet
@@ -54,6 +55,8 @@ def rank(
     from ..storage.files import write_atomically
 
     predictor, failures = Predictor(model), []
+    if by != "novelty":
+        check_measurable(predictor.runtime)
     if by != "uncertainty" and not isinstance(predictor.model, PSPNet):
         order_of([], None, by=by)  # refuses, before any image is read
     with progress_bar() as bar:
@@ -70,9 +73,9 @@ def rank(
         path, unsure, _ = found[index]
         values = (unsure.entropy, unsure.margin, unsure.disagreement, novelty)
         table.writerow([number, path.as_posix(), *("" if v is None else f"{v:.6f}" for v in values)])
-    write_atomically(output, text.getvalue().encode())
+    write_atomically(output, text.getvalue().encode(errors="surrogateescape"))  # names of files need not be UTF-8
     first = [found[index][0] for index, _ in order[:_SHOWN]]
-    items = ((path.name, prediction.image, prediction.mask) for path in first for prediction in [predictor(path)])
+    items = ((printable(path.name), prediction.image, prediction.mask) for path in first for prediction in [predictor(path)])
     buffer, note = io.BytesIO(), PngInfo()
     note.add_text("Software", _MADE_BY)
     contact_sheet(items, predictor.labels).save(buffer, "png", pnginfo=note)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..data.dataset import SegmentationDataset
-from ..evaluation.evaluate import evaluate
+from ..evaluation.evaluate import check_classes, check_pixels, evaluate
 from ..extras import missing_extra
 from ..factory import load
 from ..inference.scores import as_logits, decision_of
@@ -95,13 +95,17 @@ def compare(
         progress: Called with the current work, and how many of how many steps of it are done.
 
     Raises:
-        ValueError: If a runtime is unknown, or the size is out of its range, see `check_size`.
+        ValueError: If a runtime is unknown, the size is out of its range, see `check_size`, or the dataset has other classes or
+            pixels than the network.
     """
     for name in names or ():
         if name not in RUNTIMES:
             raise ValueError(f"There is no runtime '{name}'; choose from {', '.join(RUNTIMES)}")
     check_size(size)
     network = load(model).eval()
+    if dataset is not None:  # before the long work
+        check_classes(network, dataset.labels)
+        check_pixels(network, dataset.preprocess)
     size = network.image_size or size
     wanted = list(names or RUNTIMES)
     say = progress or (lambda text, done, total: None)

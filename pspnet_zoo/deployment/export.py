@@ -20,13 +20,13 @@ from ..data.dataset import SegmentationDataset
 from ..extras import missing_extra
 from ..factory import load
 from ..inference.scores import labels_of, number_of_ids
-from ..model_source import OPENVINO_FILE, Format, format_of
+from ..model_source import OPENVINO_FILE, Format, ending_of, format_of
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import UNSEALED, Exported, Output, Precision, beside_digest, seal
 from ..runtimes.onnx import OnnxRuntime
 from ..runtimes.openvino import OpenVinoRuntime
 from ..storage.errors import message_of, naming
-from ..storage.files import refuse_stream
+from ..storage.files import CONFIG_FILE, refuse_stream
 from .graph import RuntimeCall, trace
 from .quantize import Calibration
 from .verify import verify
@@ -72,7 +72,7 @@ def export(
         model: A network of any dtype on any device, or anything else that `pspnet_zoo.load` takes. It stays as it is.
         path: Ends in .onnx, .xml (with a .bin beside it), .pt2 or .pte; any other is a folder for OpenVINO's model.xml and
             model.bin. An ONNX network of more than 1.9 GB of weights gets them beside it, in NAME.onnx.data.
-        format: "onnx", "openvino", "program" or "executorch"; None goes by the path.
+        format: "onnx", "openvino", "program" or "executorch", whose ending the path has; None goes by the path.
         precision: "float32"; "float16" and "bfloat16" store and compute in half the bytes, which loses some digits; "int8" needs
             `calibration`. OpenVINO's files store both as float16; this package runs the first in float32, the second in bfloat16.
         input: "float32" for (N, channels, H, W) normalised images, named "image"; "uint8" for (N, 3, H, W) RGB as it is.
@@ -88,8 +88,9 @@ def export(
 
     Raises:
         ImportError: If a package is missing; the message says what to install.
-        ValueError: If an argument is outside its range, the network cannot be exported, or the file is not right; or if `input` is
-            "uint8" and the network reads something else than three channels of 8 bits.
+        ValueError: If an argument is outside its range, the network cannot be exported, or the file is not right; if `input` is
+            "uint8" and the network reads something else than three channels of 8 bits; or if the folder of an OpenVINO network is
+            that of a checkpoint.
         OSError: If the path cannot be written.
         WeightsError: If the network cannot be loaded.
     """
@@ -108,6 +109,11 @@ def export(
     target = path / OPENVINO_FILE if kind == "openvino" and path.suffix.lower() != ".xml" else path
     if target.is_dir():
         raise IsADirectoryError(f"'{target}' is a folder; give the name of a file in it")
+    if target.name == OPENVINO_FILE and (target.parent / CONFIG_FILE).is_file():
+        raise ValueError(
+            f"'{target.parent}' is the folder of a checkpoint, with {CONFIG_FILE}; with {OPENVINO_FILE} beside it, the exported "
+            "network would be loaded instead. Give another folder or file"
+        )
     refuse_stream(target)
     # files hold float32 or what `precision` says, whatever the network is computed in and on
     network = copy.deepcopy(network).cpu().float().eval()
@@ -177,8 +183,11 @@ def _format(path: Path, format: str | None) -> Format:
         raise ValueError(f"format is '{format}'; it can be {', '.join(get_args(Format))}")
     if format is not None and named not in (None, format):
         raise ValueError(f"'{path}' ends as {named} does, and the format is {format}; give another path, or leave the format out")
+    if format not in (None, "openvino", named):
+        ending = ending_of(format)  # type: ignore[arg-type]
+        raise ValueError(f"'{path}' does not end in {ending}, by which files of format {format} are known; add it")
     if format is None and named is None and path.suffix:
-        raise ValueError(f"'{path}' ends in none of .onnx, .xml, .pt2 and .pte; say by the format what it is to be")
+        raise ValueError(f"'{path}' ends in none of .onnx, .xml, .pt2 and .pte; give it one, or format openvino for a folder")
     return format or named or "openvino"  # type: ignore[return-value]
 
 

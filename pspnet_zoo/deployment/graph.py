@@ -31,6 +31,7 @@ class Deployed(nn.Module):
         self.spec = spec
         self.dtype = dtype
         self.activation, self.classes = network.activation, network.classes
+        self.stops_at_stride = network.config["upsampling"] is not None
         # contiguous, since torch.export takes weights in channels_last for slices of larger ones
         self.network = copy.deepcopy(network).cpu().eval().to(self.dtype).to(memory_format=torch.contiguous_format)
 
@@ -46,6 +47,8 @@ class Deployed(nn.Module):
         logits = (output[0] if isinstance(output, tuple) else output).float()
         if self.spec.output != "logits":
             logits = as_logits(logits, self.activation, self.classes, self.spec.multilabel)
+        if self.stops_at_stride and (self.spec.output != "logits" or self.spec.input == "uint8"):
+            logits = F.interpolate(logits, size=x.shape[-2:], mode="bilinear")
         if self.spec.input == "uint8" and input_scale != 1:
             logits = F.interpolate(logits, size=size, mode="bilinear")
         if self.spec.output == "logits":

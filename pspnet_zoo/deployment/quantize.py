@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
 from ..data.pairs import list_images
-from ..inference.scores import as_logits, class_scores, reads_photos
+from ..inference.scores import as_logits, class_scores, reads_photos, to_luma
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported, ExportedRuntime
 from .graph import RuntimeCall
@@ -34,7 +34,7 @@ class Calibration:
         spec: Of the file, whose input they become.
 
     Raises:
-        ValueError: If the network reads other images than 8-bit RGB.
+        ValueError: If the network reads other images than 8-bit RGB or gray.
         FileNotFoundError: If there is no such folder, or no image in it.
     """
 
@@ -67,7 +67,7 @@ class Calibration:
             return (zeros, zeros) if self.spec.output == "ids+confidence" else zeros
 
         image = torch.from_numpy(read_image(file)).permute(2, 0, 1)[None]
-        class_scores(ExportedRuntime(file, self.spec, run), image)
+        class_scores(ExportedRuntime(file, self.spec, run), to_luma(image) if self.spec.channels == 1 else image)
         return seen[0]
 
     def quantized(self, graph: Any) -> Any:

@@ -64,7 +64,7 @@ def verify(
 
 @torch.no_grad()
 def logits_of(network: PSPNet, spec: Exported, images: Tensor) -> Tensor:
-    """(N, classes, H, W) of the network itself, of images as the file takes them."""
+    """(N, classes, H, W) of the network itself, of images as the file takes them; float32 logits of the size that it gives."""
     size = images.shape[-2:]
     if spec.input == "uint8":
         factor = spec.preprocess.input_scale
@@ -75,7 +75,11 @@ def logits_of(network: PSPNet, spec: Exported, images: Tensor) -> Tensor:
     logits = output[0] if isinstance(output, tuple) else output
     if spec.output != "logits":
         logits = as_logits(logits, network.activation, network.classes, spec.multilabel)
-    return F.interpolate(logits, size=size, mode="bilinear") if spec.input == "uint8" and logits.shape[-2:] != size else logits
+    whole = spec.input == "uint8" or spec.output != "logits"  # float32 logits are as the network gives them
+    for side in (images.shape[-2:], size):  # one network stops at its stride, another reads upsampled images
+        if whole and logits.shape[-2:] != side:
+            logits = F.interpolate(logits, size=side, mode="bilinear")
+    return logits
 
 
 def _difference(logits: Tensor, found: Any, spec: Exported) -> float:

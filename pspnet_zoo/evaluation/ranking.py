@@ -32,6 +32,19 @@ class Uncertainty:
     """Fraction of the pixels that get another class in the mirrored image."""
 
 
+def check_measurable(model: SegmentationModel) -> None:
+    """Refuse a model whose scores do not say how unsure it is.
+
+    Raises:
+        ValueError: If it gives ids alone.
+    """
+    if model.activation in ("argmax", "argmax2d"):
+        raise ValueError(
+            "The model gives ids and no probabilities, by which it would be equally sure of every image; rank by the network that "
+            "it was exported from, or export that with --output logits"
+        )
+
+
 @torch.inference_mode()
 def uncertainty_of(model: SegmentationModel, image: Tensor) -> tuple[Uncertainty, Tensor]:
     """Measure how unsure a network is of an image, (C, H, W) as it reads it, and its (H, W) ids."""

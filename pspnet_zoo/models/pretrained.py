@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..meta import Labels, Metric, Preprocess
-from ..model_source import Folder, Repository, parse
+from ..model_source import OPENVINO_FILE, Folder, Repository, parse
 from ..storage import hub
 from ..storage.files import (
     CONFIG_FILE,
@@ -144,8 +144,8 @@ class Pretrained(nn.Module):
 
         Raises:
             WeightsError: If the config cannot be written as JSON, as with a callable activation; or the Hub refuses.
-            ValueError: If `push_to_hub` goes without `repo_id`, or layers, labels or preprocessing do not fit `config`, so that it
-                would not load.
+            ValueError: If `push_to_hub` goes without `repo_id`, layers, labels or preprocessing do not fit `config`, so that it
+                would not load, or the folder holds an exported network.
             TypeError: If `model_card_kwargs` has something else than a license.
             OSError: If the folder cannot be written.
         """
@@ -153,6 +153,8 @@ class Pretrained(nn.Module):
             raise TypeError(f"model_card_kwargs has {', '.join(map(repr, sorted(unknown)))}; it can have 'license'")
         if push_to_hub and repo_id is None:
             raise ValueError("push_to_hub needs repo_id='org/name'")
+        if (exported := Path(folder, OPENVINO_FILE)).is_file():
+            raise ValueError(f"'{exported}' is an exported network, and would be loaded instead; choose another folder")
         config = {
             "model": self.config,
             "preprocess": asdict(self.preprocess),

@@ -2,6 +2,8 @@
 
 import csv
 import gc
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from PIL import Image
 from scipy.stats import entropy
 
-from pspnet_zoo import export
+from pspnet_zoo import Labels, PSPNet, export
 from pspnet_zoo.evaluation import ranking
 from pspnet_zoo.evaluation.ranking import Uncertainty, features_of, rank, uncertainty_of
 from pspnet_zoo.inference.scores import class_ids, class_probabilities
@@ -164,3 +166,28 @@ def test_novelty_by_an_exported_file_is_refused_before_an_image_is_read(run, net
     assert "broken.png" not in err and err.count("Error") == 1 and not (tmp_path / "ranking.csv").exists()
     code, text, err = run("rank", photos, "-o", tmp_path / "ranking.csv", "--model", file, "--by", "uncertainty")
     assert "Ranked 3 images" in text, err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, names of files are Unicode")
+def test_an_image_whose_name_is_not_unicode_is_ranked_under_its_own_name(run, net, photos, tmp_path):
+    model, output = net.save_pretrained(tmp_path / "model"), tmp_path / "ranking.csv"
+    (photos / "broken.png").unlink()
+    os.rename(photos / "a.png", os.fsencode(photos) + b"/a\xff.png")
+    code, text, err = run("rank", photos, "-o", output, "--model", model)
+    assert code == 0 and "Ranked 3 images" in text, err
+    assert output.read_bytes().count(b"/a\xff.png,") == 1 and output.with_suffix(".png").is_file()
+
+
+@pytest.mark.parametrize("by", ["both", "uncertainty"])
+def test_a_file_that_gives_ids_is_refused_before_an_image_is_read(run, ids_file, photos, tmp_path, by):
+    code, _, err = run("rank", photos, "-o", tmp_path / "ranking.csv", "--model", ids_file, "--by", by)
+    assert code == 2 and "gives ids and no probabilities" in err and "export that with --output logits" in err
+    assert "broken.png" not in err and err.count("Error") == 1 and not (tmp_path / "ranking.csv").exists()
+
+
+@pytest.fixture(scope="module")
+def ids_file(tmp_path_factory):
+    pytest.importorskip("onnx", reason="needs the extra 'export'")
+    network = PSPNet("test_efficientnet", None, classes=3, psp_out_channels=16)
+    network.labels = Labels(("road", "sky", "car"))
+    return export(network, tmp_path_factory.mktemp("ids") / "street.onnx", output="ids")

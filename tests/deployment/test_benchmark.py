@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pspnet_zoo import PSPNet
+from pspnet_zoo.data.open import open_dataset
 from pspnet_zoo.deployment import benchmark
 from pspnet_zoo.deployment.benchmark import compare, parse_size
 from pspnet_zoo.runtimes.torch import TorchRuntime
@@ -61,3 +62,10 @@ def test_a_size_is_height_and_width(text):
     assert parse_size("512x1024") == (512, 1024)
     with pytest.raises(ValueError, match="height and width"):
         parse_size(text)
+
+
+def test_a_dataset_of_other_classes_is_refused_before_anything_is_built(network, camvid):
+    steps, val = [], open_dataset("camvid", camvid, "val")
+    with pytest.raises(ValueError, match="The model has 3 classes and the dataset 11"):
+        compare(network, (33, 65), names=["torch"], dataset=val, progress=lambda *step: steps.append(step))
+    assert steps == []

@@ -14,6 +14,7 @@ from pspnet_zoo import PSPNet
 from pspnet_zoo.deployment.export import _specification
 from pspnet_zoo.deployment.quantize import Calibration
 from pspnet_zoo.deployment.verify import logits_of
+from pspnet_zoo.inference.scores import to_luma
 from pspnet_zoo.meta import Preprocess
 
 
@@ -31,6 +32,18 @@ def test_a_file_with_other_ids_by_the_threshold_is_not_kept(tmp_path, classes):
     assert kept["fraction_of_pixels_with_the_same_class"] == 1
     with pytest.raises(ValueError, match=r"In int8, 0\.0% of the pixels keep their class"):
         calibration.agreement(network, lambda images: logits_of(network, spec, images) + shift)
+
+
+def test_a_network_of_gray_images_is_calibrated_on_the_gray_that_it_is_given_in_prediction(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (33, 65, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    network = PSPNet("test_efficientnet", None, classes=2, in_channels=1, psp_out_channels=16).eval()
+    calibration = Calibration(tmp_path, spec := _specification(network, "int8", "float32", "logits"))
+    found = torch.from_numpy(calibration.read(tmp_path / "a.png"))
+    wanted = network.preprocess.normalize(to_luma(torch.from_numpy(pixels).permute(2, 0, 1)[None]))
+    assert found.shape == (1, 1, 33, 65) and torch.equal(found, wanted)
+    agreed = calibration.agreement(network, lambda images: logits_of(network, spec, images))
+    assert agreed["fraction_of_pixels_with_the_same_class"] == 1
 
 
 def test_quantization_says_nothing_of_cuda_and_hides_no_other_warning(tmp_path, monkeypatch):

@@ -199,3 +199,10 @@ def test_a_hundred_changed_configs_are_loaded_or_refused_by_name(tmp_path):
 @pytest.mark.slow
 def test_thousands_of_changed_configs_are_loaded_or_refused_by_name(tmp_path):
     fuzz(tmp_path, range(100, 2100))
+
+
+def test_no_checkpoint_is_written_beside_an_exported_network_that_would_be_loaded_in_its_place(tmp_path):
+    (tmp_path / "model.xml").write_text("<net/>")
+    with pytest.raises(ValueError, match=r"model\.xml' is an exported network, .* choose another folder"):
+        network().save_pretrained(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.xml"]
