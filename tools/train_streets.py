@@ -151,8 +151,8 @@ def main() -> None:
         "recipe": asdict(recipe),
         "teachers": arguments.teacher,
     }
-    steps = train(network, dataset, recipe, arguments.output, teacher=soft_labels, resume=arguments.resume, workers=1, cpu=True)
-    if steps == recipe.iterations and int(os.environ.get("RANK", "0")) == 0:
+    result = train(network, dataset, recipe, arguments.output, teacher=soft_labels, resume=arguments.resume, workers=1, cpu=True)
+    if result.is_complete and int(os.environ.get("RANK", "0")) == 0:
         print(f"Wrote {network.save_pretrained(arguments.output / 'model')}")
 
 
