@@ -107,7 +107,7 @@ class Pretrained(nn.Module):
             )
         else:
             raise ValueError(f"'{source}' is neither a folder nor a repository; pspnet_zoo.load takes names of the zoo too")
-        model = _read_folder(cls, folder, strict, options, is_verified=isinstance(found, Repository))
+        model = _read_folder(cls, folder, strict, options)
         if classes is not None and classes != (before := model.config["classes"]):
             remade = model.reset_classifier(classes)
             _log.warning("The classifier has %d classes instead of %d and is untrained: %s", classes, before, ", ".join(remade))
@@ -242,7 +242,7 @@ def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if (converted.isinf() & tensor.isfinite()).any() else converted
 
 
-def _read_folder(cls: type[_Network], folder: Path, strict: bool, options: dict[str, Any], is_verified: bool) -> _Network:
+def _read_folder(cls: type[_Network], folder: Path, strict: bool, options: dict[str, Any]) -> _Network:
     config = read_config(folder)
     parameters = signature(cls).parameters
     own: dict[str, Any] = {name: p.default for name, p in parameters.items() if p.default is not p.empty}  # for what it leaves out
@@ -252,7 +252,7 @@ def _read_folder(cls: type[_Network], folder: Path, strict: bool, options: dict[
         raise TypeError(f"{cls.__name__} has no argument {', '.join(map(repr, sorted(unknown)))}")
     weights = folder / WEIGHTS_FILE
     _check_numbers(own, read_shapes(weights), folder / CONFIG_FILE)
-    check_pair(config, weights, hub.verified_sha256(weights) if is_verified else None)
+    check_pair(config, weights, hub.verified_sha256(weights))
     try:
         with torch.device("meta" if strict else "cpu"):
             model = cls(encoder_weights=None, **{**own, **options})

@@ -76,7 +76,7 @@ def _verify(remote: "_Remote", commit: str, path: Path, pinned: str | None) -> N
     digest = digest or remote.digest(path, commit)
     for attempt in ("first", "second"):
         if digest_as(path, digest) == digest:
-            return _write_stamp(path, digest)
+            return remember_digest(path, digest)
         _remove(path)
         _log.warning("The %s '%s' of '%s' was not what its digest says, and is removed from the cache", attempt, path.name, remote)
         if attempt == "second" or remote.offline:
@@ -241,7 +241,8 @@ def _read_stamp(path: Path) -> dict[str, Any] | None:
     return stamp if isinstance(stamp, dict) and isinstance(stamp.get("digest"), str) else None
 
 
-def _write_stamp(path: Path, digest: str) -> None:
+def remember_digest(path: Path, digest: str) -> None:
+    """Note that a file has this digest, "sha256:HEX" or "git:HEX", so that it is not hashed again until it is touched."""
     try:
         write_atomically(_stamp_file(path), json.dumps(_stamp(path, digest)).encode())
     except OSError as error:  # a cache that others filled, and may not be written

@@ -34,6 +34,7 @@ from ..storage.files import (
     read_safetensors,
     update_config,
 )
+from ..storage.hub import remember_digest, verified_sha256
 from ..zoo.entries import Checkpoint, Upstream
 from .convert import claims, convert_files
 
@@ -101,8 +102,11 @@ def _is_whole(folder: Path, *, compare: bool = False) -> bool:
     try:
         config = read_config(folder)
         read_safetensors(folder / WEIGHTS_FILE)
-        if compare:
-            check_pair(config, folder / WEIGHTS_FILE)
+        if compare and (digest := config.get("weights_sha256")) is not None:
+            known = verified_sha256(folder / WEIGHTS_FILE)
+            check_pair(config, folder / WEIGHTS_FILE, known)
+            if known is None:  # hashed once, and again if it has changed
+                remember_digest(folder / WEIGHTS_FILE, f"sha256:{digest}")
     except WeightsError as error:
         _log.warning("%s. It is fetched again", error)
         return False

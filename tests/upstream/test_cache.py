@@ -20,6 +20,8 @@ import torch
 import pspnet_zoo
 from pspnet_zoo import WeightsError
 from pspnet_zoo.meta import Preprocess
+from pspnet_zoo.storage import files
+from pspnet_zoo.storage.hub import verified_sha256
 from pspnet_zoo.upstream import cache
 from pspnet_zoo.upstream.convert import build_network
 from pspnet_zoo.zoo import registry
@@ -108,7 +110,7 @@ def assert_clean(root):
     left = [
         p.relative_to(root).as_posix()
         for p in root.rglob("*")
-        if p.is_file() and not p.name.endswith((".lock", ".part", ".part.json"))
+        if p.is_file() and not p.name.endswith((".lock", ".part", ".part.json")) and p.parent.name != "verified"
     ]
     assert not [p for p in left if not p.endswith(("/model.safetensors", "/config.json"))]
     assert not list(root.glob(".*"))
@@ -121,6 +123,17 @@ def test_the_second_call_needs_no_server(server, root):
     assert_right(cache.cached(entry))
     assert len(server.requests) == 1
     assert_clean(root)
+
+
+def test_weights_are_hashed_once_and_not_at_every_call(server, monkeypatch):
+    hashed, digest = [], files.file_digest
+    monkeypatch.setattr(files, "file_digest", lambda path, algorithm: hashed.append(Path(path).name) or digest(path, algorithm))
+    weights = cache.cached(row_of(server)) / "model.safetensors"
+    assert verified_sha256(weights) is None
+    hashed.clear()
+    for _ in range(3):
+        assert_right(cache.cached(row_of(server)))
+    assert hashed == ["model.safetensors"] and verified_sha256(weights) == digest(weights, "sha256")
 
 
 def test_create_takes_the_name_and_the_upstreams_id(server, monkeypatch):
@@ -333,6 +346,8 @@ def test_a_damaged_folder_is_made_again(server, root, file):
 
 CALL = """
 import sys
+from pspnet_zoo.storage import files
+from pspnet_zoo.storage.hub import verified_sha256
 from pspnet_zoo.upstream import cache
 from tests.upstream import test_cache
 class Server:
