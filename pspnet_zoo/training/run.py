@@ -119,6 +119,8 @@ class Run:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.best, self.history = state["step"], state["best"], state.get("history", [])
         self.last |= state.get("last", {})
+        if "validation" in state:  # kept by a run that does not evaluate for a while
+            self.identity = {"validation": state["validation"], **self.identity}
 
     def _check(self, state: Mapping[str, Any]) -> None:
         """Refuse the checkpoint of another run; one that was written before 0.1.0 tells less of itself."""
@@ -134,7 +136,7 @@ class Run:
         if _same_start(before.get("start"), now["start"]):
             before["start"] = now["start"]
         for part in ("network", "preprocess", "classes", "dataset", "mask_ids", "validation", "start", "start_sha256", "teacher"):
-            if part in before and before[part] != now[part]:
+            if part in before and part in now and before[part] != now[part]:
                 differing += _difference(part, before[part], now[part])
         if differing:
             raise WeightsError(
@@ -191,7 +193,7 @@ def identity(
         "preprocess": asdict(model.preprocess),
         "classes": dataset.labels.names,
         "dataset": _files(dataset),
-        "validation": _files(validation) if validation else None,
+        **({"validation": _files(validation)} if validation else {}),  # a run may begin or stop to evaluate
         "mask_ids": sorted(dataset.ids.items()) if dataset.ids else None,
         "start": (model.provenance or {}).get("start"),
         "start_sha256": (model.provenance or {}).get("start_sha256"),

@@ -184,6 +184,10 @@ def test_a_run_is_not_resumed_with_other_ids_in_masks_or_other_images_to_evaluat
     with pytest.raises(WeightsError, match="the ids in masks meant other classes"):
         train(network(), swapped, longer, tmp_path, validation=validation, resume=True)
     assert train(network(), images, longer, tmp_path, validation=validation, resume=True).steps == 2
+    assert train(network(), images, replace(recipe, iterations=3, evaluate_every=0), tmp_path, resume=True).steps == 3
+    longest = replace(recipe, iterations=4)
+    with pytest.raises(WeightsError, match=r"validation was 3 images \(names .*\) and is 1 images"):
+        train(network(), images, longest, tmp_path, validation=Subset(validation, [0]), resume=True)
 
 
 def test_images_of_full_size_are_evaluated_by_windows(images, tmp_path, monkeypatch):
