@@ -120,7 +120,7 @@ class Run:
         self.step, self.best, self.history = state["step"], state["best"], state.get("history", [])
         self.last |= state.get("last", {})
         if "validation" in state:  # kept by a run that does not evaluate for a while
-            self.identity = {"validation": state["validation"], **self.identity}
+            self.identity = {**self.identity, "validation": state["validation"]}
 
     def _check(self, state: Mapping[str, Any]) -> None:
         """Refuse the checkpoint of another run; one that was written before 0.1.0 tells less of itself."""
