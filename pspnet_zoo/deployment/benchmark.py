@@ -105,7 +105,7 @@ def compare(
     network = load(model).eval()
     if dataset is not None:  # before the long work
         check_classes(network, dataset.labels)
-        check_pixels(network, dataset.preprocess)
+        check_pixels(network, getattr(dataset, "preprocess", None))
     size = network.image_size or size
     wanted = list(names or RUNTIMES)
     say = progress or (lambda text, done, total: None)

@@ -67,7 +67,8 @@ def compare_reports(first: Mapping[str, Any], second: Mapping[str, Any]) -> Repo
         without.append("pixel_accuracy")
     iou = [iou_of(s) for s in sums]
     found = [Difference(name, first[name], second[name], _pair(interval(change))) for name, change in changes.items()]
-    found += [Difference(name, first.get(name), second.get(name)) for name in without]
+    others = [Difference(name, first.get(name), second.get(name)) for name in without]
+    found += [each for each in others if (each.first, each.second) != (None, None)]
     classes = [
         Difference(name, first["iou"][name], second["iou"][name], _pair(interval(change)))
         for name, change in zip(names, (iou[1] - iou[0]).T, strict=True)

@@ -130,7 +130,7 @@ REFUSED = {
     "bulk": "Bulk work is of one class a pixel, and this network is multi-label",
     "export --precision int8": "int8 is checked by the one class of each pixel, and this network is multi-label",
     "export --output ids+confidence": "A confidence is of the one class of each pixel, and this network is multi-label",
-    "train --teacher": "A teacher's soft labels are of one class a pixel, and this network is multi-label; train it on masks",
+    "train --teacher": "The teacher is multi-label, and soft labels are of one class a pixel",
     "train --dataset folder --recipe camvid": "class_weight_power is 0.3, which weighs classes that exclude each other",
 }
 
