@@ -42,7 +42,10 @@ def dicom(path, mask, random):
     write_dicom(path.with_suffix(".dcm"), pixels, bits=16, slope=2, intercept=-1024)
 
 
-@pytest.fixture(params=[six_bands, pytest.param(gray_16, marks=pytest.mark.slow), dicom], ids=lambda kind: kind.__name__)
+@pytest.fixture(
+    params=[six_bands, pytest.param(gray_16, marks=pytest.mark.slow), pytest.param(dicom, marks=pytest.mark.slow)],
+    ids=lambda kind: kind.__name__,
+)
 def folder(request, tmp_path):
     random = np.random.default_rng(0)
     root = tmp_path / "data"

@@ -120,7 +120,7 @@ def check(destination, folder, model, names=None):
 
 @pytest.mark.usefixtures("local_ray", "one_thread")
 class TestOnOneMachine:
-    @pytest.mark.parametrize(("workers", "rows"), [(1, 7), (2, 16)])
+    @pytest.mark.parametrize(("workers", "rows"), [pytest.param(1, 7, marks=pytest.mark.slow), (2, 16)])
     def test_every_image_is_there_once_and_as_if_predicted_alone(self, tmp_path, model, workers, rows):
         source = write_images(tmp_path / "src", 30)
         summary = bulk.run(str(source), str(tmp_path / "out"), model, workers=workers, rows_per_shard=rows)

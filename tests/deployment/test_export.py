@@ -248,8 +248,7 @@ def weight_bytes(path: Path) -> int:
     [
         ("street.onnx", "float16"),
         ("street.xml", "float16"),
-        ("street.xml", "bfloat16"),
-        ("street.pt2", "float16"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("street.xml", "bfloat16"), ("street.pt2", "float16"))),
         ("street.pt2", "bfloat16"),
     ],
 )
@@ -345,7 +344,9 @@ def test_the_bundled_network_is_right_at_any_size(tmp_path):
     assert Path(tmp_path / "street" / "model.bin").is_file()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, *(pytest.param(each, marks=pytest.mark.slow) for each in (torch.float16, torch.float64))], ids=str
+)
 def test_a_network_of_any_dtype_is_exported_and_stays_as_it_is(tmp_path, dtype):
     network = tiny("test_resnet").to(dtype)
     program = torch.export.load(export(network, tmp_path / "street.pt2")).module()
@@ -384,7 +385,7 @@ export(load(sys.argv[1]), sys.argv[2], step=lambda text: os.kill(os.getpid(), si
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
-@pytest.mark.parametrize("name", ["a.onnx", "a.xml", "a.pt2"])
+@pytest.mark.parametrize("name", ["a.onnx", *(pytest.param(name, marks=pytest.mark.slow) for name in ("a.xml", "a.pt2"))])
 def test_a_full_disk_leaves_nothing_and_names_the_file(network, tmp_path, name):
     import resource
 
