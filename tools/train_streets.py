@@ -12,7 +12,7 @@ of one of these five, and the teachers decide which:
 - For the cross entropy and the Dice loss, a pixel whose most likely class is then one of the five is ignored, or has that class
   where its probability is SURE or more.
 
-CamVid's masks know all classes and are used as they are, without soft labels.
+CamVid's masks know all classes and are used as they are, beside the teachers' plain probabilities.
 """
 
 import argparse
@@ -47,15 +47,14 @@ SURE = 0.6
 
 
 class SoftLabels(TeacherScores):
-    """The teachers' probabilities that a photo's mask allows; none for the first `whole` images, whose masks know all classes."""
+    """The teachers' probabilities that a photo's mask allows; all for the first `whole` images, whose masks know all classes."""
 
     whole = 0
 
     def compute(self, index: int) -> Tensor:
-        mask = self.dataset.mask(index)
         if index < self.whole:
-            return torch.zeros(len(self.dataset.labels), 1, 1, dtype=torch.float16)
-        scores = super().compute(index).float()
+            return super().compute(index)
+        scores, mask = super().compute(index).float(), self.dataset.mask(index)
         size = scores.shape[-2:]
         ids = F.interpolate(mask[None, None].float(), size=size, mode="nearest-exact")[0, 0].long()
         return allowed(scores, ids).half()
@@ -103,13 +102,14 @@ def main() -> None:
     parser.add_argument("--init", required=True)
     parser.add_argument("--teacher", action="append", required=True)
     parser.add_argument("--soft-labels", type=Path, help="Folder of the teachers' probabilities; OUTPUT/teacher if left out.")
-    parser.add_argument("--iterations", type=int, default=240)
+    parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--lr", type=float, default=0.008)
-    parser.add_argument("--crop", type=int, nargs=2, default=(720, 960))
-    parser.add_argument("--scale", type=float, nargs=2, default=(0.9, 1.3))
-    parser.add_argument("--ema-decay", type=float, default=0.96)
+    parser.add_argument("--lr", type=float, default=0.00015)
+    parser.add_argument("--crop", type=int, nargs=2, default=(432, 576))
+    parser.add_argument("--scale", type=float, nargs=2, default=(0.6, 1.3))
+    parser.add_argument("--ema-decay", type=float, default=0.98)
     parser.add_argument("--freeze", default="norms", help="What is not trained, as of `pspnet-zoo train`.")
+    parser.add_argument("--precision", choices=("no", "bf16"), default="no", help="'bf16' on processors with such instructions.")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--only-soft-labels", action="store_true", help="Compute the soft labels and stop.")
@@ -121,18 +121,24 @@ def main() -> None:
         crop=tuple(arguments.crop),
         lr=arguments.lr,
         scale=tuple(arguments.scale),
-        weight_decay=5e-4,
+        weight_decay=0.02,
+        optimizer="adamw",
+        warmup=10,
+        clip_grad=1.0,
         dice_weight=1,
         aux_weight=0,
         ema_decay=arguments.ema_decay,
-        precision="bf16",
+        precision=arguments.precision,
         freeze=arguments.freeze,
         evaluate_every=0,
         checkpoint_every=20,
         seed=arguments.seed,
     )
     dataset = Streets(open_dataset("camvid", arguments.camvid, "train"), open_dataset("folder", arguments.facade, "train"))
-    networks = [open_runtime(name, device="cpu", precision="bfloat16") for name in arguments.teacher]
+    networks = [
+        open_runtime(name, device="cpu", precision="bfloat16" if arguments.precision == "bf16" else "float32")
+        for name in arguments.teacher
+    ]
     teachers: list[Teacher] = [network_teacher(network, PROTOCOLS["whole"], dataset.labels) for network in networks]
     # other soft labels than those of these teachers alone have another name
     teachers = [replace(teacher, name=f"{teacher.name} {UNKNOWN} {PRIOR}") for teacher in teachers]
