@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, cast
@@ -156,13 +156,13 @@ class Run:
     @property
     def best_step(self) -> int:
         """The step with the highest mIoU after the start; 0 if no evaluation has one."""
-        known = [entry for entry in self.trained if entry["miou"] is not None]
-        return max(known, key=lambda entry: entry["miou"], default={"step": 0})["step"]
+        return best_evaluation(self.history).get("step", 0)
 
     @property
     def is_complete(self) -> bool:
         """Whether nothing is left: the last step is done and evaluated, or the mIoU has not become better for long enough."""
-        since = sum(entry["step"] > self.best_step for entry in self.trained)
+        best = self.best_step
+        since = sum(entry["step"] > best for entry in self.trained)
         is_stale = bool(self.recipe.patience) and since >= self.recipe.patience
         return not self.owes_evaluation and (is_stale or self.step >= self.recipe.iterations)
 
@@ -179,6 +179,12 @@ class Run:
         self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
         if self.average and self.is_complete:
             self.model.load_state_dict(self.average.module.state_dict())
+
+
+def best_evaluation(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first of the evaluations after the start with the highest mIoU; empty if none has one."""
+    known = [entry for entry in history if entry["step"] and entry["miou"] is not None]
+    return max(known, key=lambda entry: entry["miou"], default={})
 
 
 def identity(

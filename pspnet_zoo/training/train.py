@@ -34,7 +34,7 @@ from .methods.features import FeatureCache, check_features
 from .methods.lora import lora_added, merged
 from .methods.step import OptimizerStep
 from .recipes import Recipe
-from .run import Run, identity
+from .run import Run, best_evaluation, identity
 from .stream import Stream, batches, read_ahead
 from .trainer import Trainer
 
@@ -75,7 +75,7 @@ class TrainingResult:
     @property
     def best_miou(self) -> float | None:
         """The highest mIoU after the start, 0 to 1; None without evaluations that have one."""
-        return max((entry["miou"] for entry in self.history if entry["step"] and entry["miou"] is not None), default=None)
+        return best_evaluation(self.history).get("miou")
 
     @property
     def last_miou(self) -> float | None:
@@ -84,15 +84,10 @@ class TrainingResult:
 
     def summary(self) -> dict[str, Any]:
         """The numbers as JSON."""
-        best = self.best_miou
-        step = (
-            next((each["step"] for each in self.history if each["step"] and each["miou"] == best), None)
-            if best is not None
-            else None
-        )
+        step = best_evaluation(self.history).get("step")
         return {
             **{"steps": self.steps, "complete": self.is_complete, "start_miou": self.start_miou, "last_miou": self.last_miou},
-            **{"best_miou": best, "best_step": step, "best": self.best.name if self.best else None},
+            **{"best_miou": self.best_miou, "best_step": step, "best": self.best.name if self.best else None},
         }
 
 
