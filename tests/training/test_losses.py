@@ -124,11 +124,13 @@ for name, changes in json.loads(sys.argv[3]).items():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0
     net.labels = CAMVID
-    losses = []
+    losses, passes = [], []
+    net.register_forward_hook(lambda *_: passes.append(1))
     show = lambda step, loss, rate: losses.append(loss)
     train(net, open_dataset("camvid", data, "train"), replace(base, **changes), out / name, cpu=True, progress=show)
     tensors = {k: v.contiguous() for k, v in net.state_dict().items()}
-    save_file({**tensors, "losses": torch.tensor(losses or [0.0, 0.0])}, out / f"{name} {rank}.safetensors")
+    tensors |= {"losses": torch.tensor(losses or [0.0, 0.0]), "passes": torch.tensor(len(passes))}
+    save_file(tensors, out / f"{name} {rank}.safetensors")
 """
 
 
@@ -149,6 +151,7 @@ def test_a_step_is_the_same_in_one_process_and_in_two(camvid, tmp_path):
             for where, rank in (("one/?", 0), ("two/?", 0), ("two/?", 1))
         )
         assert all(torch.equal(two[key], other[key]) for key in two if key != "losses")
+        assert two["passes"] == 2, f"{name}: the logits of one micro-batch are computed once a step"
         torch.testing.assert_close(one["losses"], two["losses"], rtol=1e-5, atol=0, msg=name)
         for key in one:
             torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=1e-5, msg=f"{name} {key}")

@@ -25,7 +25,8 @@ class OptimizerStep:
 
     The cross entropy and the distillation loss are means over pixels, so that each micro-batch contributes its fraction of them.
     The other losses, and hard example mining, are not: they are computed of the logits of the whole batch, which the processes
-    exchange. With several micro-batches, the logits are computed first without gradients, and once more for the gradient.
+    exchange. With several micro-batches, whose graphs would not fit into memory together, the logits are computed first without
+    gradients, and once more for the gradient.
     """
 
     def __init__(self, run: Run, stream: Stream, compile: bool) -> None:
@@ -54,11 +55,13 @@ class OptimizerStep:
         # every pixel of the step counts alike, whichever process or micro-batch it is in
         mean_mass = run.mean(torch.stack(masses).sum(dim=0)).clamp(min=1e-6)
         total = torch.zeros((), device=accelerator.device)
-        whole = self.whole_batch(micro_batches) if self.takes_whole_batches else None
+        first = self.first_pass(micro_batches) if self.takes_whole_batches else []
+        whole = self.whole_batch(micro_batches, first) if first else None
+        first = first if len(first) == 1 else []  # the logits of several are not needed any more
         for index, ((images, masks, positions, targets, *features), mass) in enumerate(zip(micro_batches, masses, strict=True)):
             is_last = index + 1 == run.recipe.accumulation
             with nullcontext() if is_last else accelerator.no_sync(run.network):
-                outputs = self.outputs(index, images, features)
+                outputs = first[0] if first else self.outputs(index, images, features)
                 loss = self.distillation(outputs, targets, (mass / mean_mass)[1])
                 if whole is None:
                     loss = loss + self.loss(outputs, masks) * (mass / mean_mass)[0]
@@ -83,14 +86,24 @@ class OptimizerStep:
         with self.convolutions, features_given(model.encoder, features):
             return self.forward(x, return_aux=model.auxiliary_head is not None)
 
-    @torch.no_grad()
-    def whole_batch(self, micro_batches: Sequence[Sequence[Tensor]]) -> tuple[Tensor, list[Sequence[Tensor]]]:
-        """The loss of the step's whole batch, and its gradient by the logits of each head and micro-batch of this process."""
-        accelerator, buffers = self.run.accelerator, list(self.run.model.buffers())
+    def first_pass(self, micro_batches: Sequence[list[Tensor]]) -> list[Outputs]:
+        """The logits of each micro-batch, before the loss of all is known; with their graph where there is one micro-batch."""
+        if len(micro_batches) == 1:
+            return [self.outputs(0, micro_batches[0][0], micro_batches[0][4:])]
+        buffers = list(self.run.model.buffers())
         before = [buffer.clone() for buffer in buffers]
-        computed = [_parts(self.outputs(index, batch[0], list(batch[4:]))) for index, batch in enumerate(micro_batches)]
+        with torch.no_grad():
+            outputs = [self.outputs(index, batch[0], batch[4:]) for index, batch in enumerate(micro_batches)]
         for buffer, value in zip(buffers, before, strict=True):  # statistics of batch norms change in the second pass
             buffer.copy_(value)
+        return outputs
+
+    @torch.no_grad()
+    def whole_batch(
+        self, micro_batches: Sequence[list[Tensor]], outputs: Sequence[Outputs]
+    ) -> tuple[Tensor, list[Sequence[Tensor]]]:
+        """The loss of the step's whole batch, and its gradient by the logits of each head and micro-batch of this process."""
+        accelerator, computed = self.run.accelerator, [_parts(each) for each in outputs]
         own = [torch.cat(heads) for heads in zip(*computed, strict=True)]
         logits: list[Any] = [accelerator.gather(each.contiguous()) for each in own]
         masks: Any = accelerator.gather(torch.cat([batch[1] for batch in micro_batches]))
