@@ -77,8 +77,8 @@ def allowed(scores: Tensor, ids: Tensor) -> Tensor:
 class Streets(Joined):
     """CamVid, and photos whose masks know fewer classes."""
 
-    def __init__(self, camvid: SegmentationDataset, facade: SegmentationDataset) -> None:
-        super().__init__([camvid, facade])
+    def __init__(self, camvid: SegmentationDataset, facade: SegmentationDataset, times: int = 1) -> None:
+        super().__init__([camvid, *[facade] * times])
         self.whole = len(camvid)
         self.soft_labels: SoftLabels | None = None
 
@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--init", required=True)
     parser.add_argument("--teacher", action="append", required=True)
     parser.add_argument("--soft-labels", type=Path, help="Folder of the teachers' probabilities; OUTPUT/teacher if left out.")
+    parser.add_argument("--times", type=int, default=1, help="How often each photo is in an epoch; an image of CamVid is once.")
     parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--lr", type=float, default=0.00015)
@@ -134,7 +135,8 @@ def main() -> None:
         checkpoint_every=20,
         seed=arguments.seed,
     )
-    dataset = Streets(open_dataset("camvid", arguments.camvid, "train"), open_dataset("folder", arguments.facade, "train"))
+    photos = open_dataset("folder", arguments.facade, "train")
+    dataset = Streets(open_dataset("camvid", arguments.camvid, "train"), photos, arguments.times)
     networks = [
         open_runtime(name, device="cpu", precision="bfloat16" if arguments.precision == "bf16" else "float32")
         for name in arguments.teacher
@@ -151,7 +153,7 @@ def main() -> None:
     network = load(arguments.init, classes=len(dataset.labels))
     network.labels = dataset.labels
     network.provenance = {
-        "data": f"CamVid, {dataset.whole} images; LabelMeFacade, {len(dataset) - dataset.whole} photos",
+        "data": f"CamVid, {dataset.whole} images; LabelMeFacade, {len(photos)} photos, {arguments.times} times an epoch",
         "start": arguments.init,
         "start_provenance": network.provenance,
         "recipe": asdict(recipe),
