@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
 from ..data.pairs import list_images
-from ..inference.scores import as_logits, class_scores, reads_photos, to_luma
+from ..inference.scores import as_logits, as_read, class_scores, reads_photos
 from ..models.pspnet import PSPNet
 from ..runtimes.exported import Exported, ExportedRuntime
 from .graph import RuntimeCall
@@ -67,7 +67,7 @@ class Calibration:
             return (zeros, zeros) if self.spec.output == "ids+confidence" else zeros
 
         image = torch.from_numpy(read_image(file)).permute(2, 0, 1)[None]
-        class_scores(ExportedRuntime(file, self.spec, run), to_luma(image) if self.spec.channels == 1 else image)
+        class_scores(ExportedRuntime(file, self.spec, run), as_read(image, self.spec.preprocess))
         return seen[0]
 
     def quantized(self, graph: Any) -> Any:

@@ -24,7 +24,7 @@ from ..streams.video import segment_video
 from ..zoo.registry import DEFAULT_MODEL as DEFAULT_MODEL
 from .draw import band_indexes, check_stretch, stretched
 from .prediction import Prediction
-from .scores import class_scores, confidences, decided, decision_of, labels_of, probabilities_of, reads_photos, stored, to_luma
+from .scores import as_read, class_scores, confidences, decided, decision_of, labels_of, probabilities_of, reads_photos, stored
 from .tiles import open_image, segment_raster, tiled_scores, tiling_for
 
 ImageInput = str | PathLike[str] | BinaryIO | Image.Image | np.ndarray | torch.Tensor
@@ -91,7 +91,6 @@ class Predictor:
         if labels is None:
             raise ValueError("This network has no labels, so its classes have no names; set model.labels to pspnet_zoo.Labels")
         preprocess = self.runtime.preprocess
-        self._reads_gray = len(preprocess.mean) == 1
         self.reads_bands = not reads_photos(preprocess)
         self.tiling = tiling_for(preprocess, tile, overlap, blend)
         for name, value in (("overlay_bands", overlay_bands), ("stretch", stretch)):
@@ -318,7 +317,7 @@ class Predictor:
                 raise ImageError(f"The image has {stacked.shape[-1]} channels, and this network reads {channels}")
             stacked = stacked if stacked.dtype == np.uint8 else stacked.astype(np.float32)
         pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2)
-        return to_luma(pixels) if self._reads_gray and not self.reads_bands else pixels
+        return as_read(pixels, self.runtime.preprocess)
 
     def _predictions(self, scores: torch.Tensor, images: Sequence[np.ndarray], confidence: bool = False) -> list[Prediction]:
         return [self._prediction(one[None], pixels, confidence) for one, pixels in zip(scores, images, strict=True)]

@@ -232,6 +232,11 @@ def to_luma(pixels: Tensor) -> Tensor:
     return ((luma + 2**15) >> 16).to(torch.uint8)
 
 
+def as_read(pixels: Tensor, preprocess: Preprocess) -> Tensor:
+    """(..., C, H, W) pixels as a network reads them: uint8 RGB becomes luma for one of a single channel; all else stays."""
+    return to_luma(pixels) if reads_photos(preprocess) and len(preprocess.mean) == 1 and pixels.shape[-3] == 3 else pixels
+
+
 def size_factor(preprocess: Preprocess, height: int, width: int, protocol: InferenceProtocol = PROTOCOLS["whole"]) -> float:
     """Input scale factor of an image of that size, before the scales of the protocol.
 

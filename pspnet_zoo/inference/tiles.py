@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ..data.images import SUFFIXES, ImageError, is_too_large, read_image
 from ..data.rasters import Raster, Region, is_map, matching_bands, open_raster, pixels_of
 from ..meta import IGNORE, Preprocess
-from .scores import SegmentationModel, class_scores, decision_of, number_of_ids, reads_photos, to_luma
+from .scores import SegmentationModel, as_read, class_scores, decision_of, number_of_ids, reads_photos
 
 CHUNK = 128
 """Most rows that are merged at once."""
@@ -229,9 +229,7 @@ class _Filled:
 
 
 def _tile_scores(model: SegmentationModel, pixels: Tensor) -> Tensor:
-    if pixels.shape[0] == 3 and len(model.preprocess.mean) == 1:
-        pixels = to_luma(pixels)
-    scores = class_scores(model, pixels[None])
+    scores = class_scores(model, as_read(pixels, model.preprocess)[None])
     if scores.shape[-2:] != pixels.shape[-2:]:  # shrunk for the network
         scores = F.interpolate(scores, size=pixels.shape[-2:], mode="bilinear")
     return scores[0].cpu()

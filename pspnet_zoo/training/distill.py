@@ -23,7 +23,7 @@ from ..data.dataset import SegmentationDataset
 from ..data.images import read_image
 from ..data.importers.sample import image_header
 from ..inference.protocols import InferenceProtocol
-from ..inference.scores import class_probabilities, decision_of, labels_of, named_image, reads_photos, to_luma
+from ..inference.scores import as_read, class_probabilities, decision_of, labels_of, named_image, reads_photos
 from ..meta import Labels
 from ..runtimes.open import Runtime
 from ..storage.errors import WeightsError
@@ -69,14 +69,13 @@ def network_teacher(
         raise ValueError(
             f"The teacher reads {len(model.preprocess.mean)} bands, and soft labels are made of photos; choose another"
         )
-    is_gray = len(model.preprocess.mean) == 1
     own = labels_of(model)
     if own is None:
         raise ValueError("The teacher has no labels, so its classes have no names; set model.labels to pspnet_zoo.Labels")
     matrix = _matrix(own.names, labels.names, mapping)
 
     def probabilities(image: Tensor) -> Tensor:
-        scores = class_probabilities(model, (to_luma(image) if is_gray else image)[None], protocol)[0]
+        scores = class_probabilities(model, as_read(image, model.preprocess)[None], protocol)[0]
         return torch.einsum("sc,chw->shw", matrix.to(scores.device), scores)
 
     settings = [model.weights_sha256, repr(protocol), repr(model.preprocess), matrix.tolist()]
