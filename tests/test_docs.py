@@ -99,8 +99,11 @@ def test_nothing_is_installed_from_pypi_before_there_is_a_release(document):
 @pytest.mark.parametrize(
     "document",
     # tests/test_tutorial.py and tests/test_outlines_tutorial.py run the other two
-    [d for d in DOCUMENTS if blocks(d, "python") and not d.name.startswith(("pspnet.", "outlines."))],
-    ids=lambda d: d.name,
+    [
+        pytest.param(d, marks=[pytest.mark.slow] * (d.name == "export.md"), id=d.name)
+        for d in DOCUMENTS
+        if blocks(d, "python") and not d.name.startswith(("pspnet.", "outlines."))
+    ],
 )
 def test_python_snippets_run(document, tmp_path, monkeypatch):
     shutil.copytree(ROOT / "docs" / "assets", tmp_path / "docs" / "assets")

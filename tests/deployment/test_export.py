@@ -140,7 +140,7 @@ def test_a_file_gives_the_confidence_beside_the_ids(network, tmp_path, name):
     assert np.abs(confidence / 255 - wanted.probabilities.max(0)).max() <= 0.5 / 255 + 1e-4
 
 
-@pytest.mark.parametrize("output", ["logits", "ids", "ids+confidence"])
+@pytest.mark.parametrize("output", [*(pytest.param(each, marks=pytest.mark.slow) for each in ("logits", "ids")), "ids+confidence"])
 def test_a_file_obeys_the_threshold(tmp_path, output):
     network = tiny("test_resnet", align_corners=None)
     network.reset_classifier(1)
@@ -247,9 +247,11 @@ def weight_bytes(path: Path) -> int:
     ("name", "precision"),
     [
         ("street.onnx", "float16"),
-        ("street.xml", "float16"),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("street.xml", "bfloat16"), ("street.pt2", "float16"))),
         ("street.pt2", "bfloat16"),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (("street.xml", "float16"), ("street.xml", "bfloat16"), ("street.pt2", "float16"))
+        ),
     ],
 )
 def test_half_precision_takes_half_the_bytes_and_gives_nearly_the_same(network, tmp_path, name, precision):
