@@ -107,6 +107,8 @@ def check_dataset(
                 contents[each].sizes[image.shape[1], image.shape[0]] += 1
             except (ValueError, OSError) as error:
                 problems.append(str(error))
+            except MemoryError:
+                problems.append(f"'{image_file}' needs more memory than there is; cut it into parts")
             done += 1
             if progress:
                 progress(done, total)

@@ -128,8 +128,8 @@ class CheckedDataset(Dataset):
     def _image(self, image: Any, index: int) -> tv_tensors.Image:
         if isinstance(image, Image.Image):
             image = torch.from_numpy(to_rgb(image)).permute(2, 0, 1)
-        elif isinstance(image, np.ndarray) and image.ndim == 3:
-            image = torch.from_numpy(image).permute(2, 0, 1)
+        elif isinstance(image, np.ndarray):
+            image = torch.from_numpy(image).permute(2, 0, 1) if image.ndim == 3 else torch.from_numpy(image)
         if not isinstance(image, Tensor) or (image.dtype != torch.uint8 and self.preprocess is None):
             kind = getattr(image, "dtype", type(image).__name__)
             raise ValueError(
@@ -142,6 +142,8 @@ class CheckedDataset(Dataset):
 
     def _ids(self, mask: Any, index: int) -> tv_tensors.Mask:
         ids = torch.as_tensor(np.array(mask) if isinstance(mask, Image.Image) else mask)
+        if ids.dtype in (torch.uint16, torch.uint32, torch.uint64):  # which PyTorch does not compare
+            ids = ids.to(torch.int64)
         if self.labels.multilabel:
             return self._checked_masks(ids, index)
         if ids.ndim == 3 and ids.shape[0] == 1:

@@ -4,7 +4,7 @@ import io
 import logging
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from os import PathLike
@@ -118,11 +118,26 @@ def check_upload(file: Path | BinaryIO, *, max_pixels: int = UPLOAD_PIXELS) -> N
         raise ImageError(f"This image has {width} x {height} pixels; the longer side may be {UPLOAD_RATIO} times the shorter one.")
 
 
-def tiff_orientation(path: Path) -> int:
-    """The orientation of a TIFF, which GDAL does not tell; 1 where none is stated."""
+def image_orientation(path: Path) -> int:
+    """The orientation of a TIFF or PNG, which GDAL does not tell; 1 where none is stated."""
     with path.open("rb") as file, suppress(Exception):  # GDAL has opened the file, and says what is wrong with it
-        return int(tiff_tags(file).get(ExifTags.Base.Orientation, 1))
+        is_png = file.read(8) == b"\x89PNG\r\n\x1a\n"
+        if not is_png:
+            file.seek(0)
+        return int((_png_exif if is_png else tiff_tags)(file).get(ExifTags.Base.Orientation, 1))
     return 1
+
+
+def _png_exif(file: BinaryIO) -> Image.Exif:
+    """What the chunk eXIf states of a PNG, whose signature has been read; Pillow would decode all pixels that are before it."""
+    exif = Image.Exif()
+    while len(head := file.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if kind == b"eXIf":
+            exif.load(b"Exif\0\0" + file.read(min(length, 1 << 20)))
+            break
+        file.seek(length + 4, io.SEEK_CUR)
+    return exif
 
 
 def tiff_tags(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2:
@@ -183,11 +198,15 @@ def _bits(image: Image.Image) -> int | None:
             "pspnet-zoo data stats DIR --write"
         )
     if image.mode.startswith("I;16"):
+        if tags.get(_PHOTOMETRIC) == 0:
+            raise ImageError(
+                "has 16-bit pixels of which 0 is white, as its tag PhotometricInterpretation says; save it with 0 as black"
+            )
         return tags.get(_BITS_PER_SAMPLE, (16,))[0]
     return 16 if image.mode == "I" and image.format in ("PNG", "PPM") else None
 
 
-_BITS_PER_SAMPLE, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 338, 339  # tags of TIFF
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 262, 338, 339  # tags of TIFF
 
 
 def _as_rgb(image: Image.Image, bits: int | None, name: str) -> np.ndarray:
@@ -277,10 +296,23 @@ def encode_class_masks(masks: np.ndarray, description: str = "") -> bytes:
 
 
 def _read_ids(path: Path, modes: Sequence[str]) -> np.ndarray:
-    image, _ = _open(path)
+    image, _ = _open(path, check_ids)
     if image.mode not in modes:
         raise ImageError(f"'{path}' has mode {image.mode}; a mask has one 8-bit channel of class ids (mode L or P)")
     return np.array(image)
+
+
+def check_ids(image: Image.Image) -> None:
+    """Refuse a TIFF in grayscale whose ids Pillow changes: it spreads those of 2 or 4 bits over 0 to 255, and inverts some.
+
+    Raises:
+        ImageError: If it does; without the file's name.
+    """
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "L" and ((bits := tags.get(_BITS_PER_SAMPLE, (8,))[0]) < 8 or tags.get(_PHOTOMETRIC) == 0):
+        raise ImageError(
+            f"has {bits} bits a pixel" + " of which 0 is white" * (bits == 8) + "; save its ids with 8 bits, 0 as black"
+        )
 
 
 def check_file(path: Path) -> None:
@@ -298,8 +330,8 @@ def check_file(path: Path) -> None:
         raise ImageError(f"'{path}' is empty; copy it again")
 
 
-def _open(path: Path | BinaryIO) -> tuple[Image.Image, int | None]:
-    """The image, turned, and its `_bits`."""
+def _open(path: Path | BinaryIO, check: Callable[[Image.Image], object] = lambda image: None) -> tuple[Image.Image, int | None]:
+    """The image, turned, and its `_bits`; `check` refuses some before they are decoded."""
     if isinstance(path, str | PathLike):
         check_file(Path(path))
     try:
@@ -311,6 +343,7 @@ def _open(path: Path | BinaryIO) -> tuple[Image.Image, int | None]:
                 image.seek(0)
             if image.format == "EPS":  # Pillow would run Ghostscript on it
                 raise ImageError("is PostScript, a program, which is not run; save it as PNG")
+            check(image)
             bits = _bits(image)
             image.load()
             with _told_once(_name(path)):

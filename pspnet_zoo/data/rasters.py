@@ -8,7 +8,6 @@ What a file says of people (names and birth dates in DICOM, GPS positions) is ne
 
 import threading
 import warnings
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -20,7 +19,8 @@ import numpy as np
 from ..extras import missing_extra
 from ..meta import Preprocess
 from ..storage.dicom import refuse_inflating, windowed, without_values
-from .images import ImageError, tiff_orientation
+from ..storage.npz import npz_headers
+from .images import ImageError, image_orientation
 
 SUFFIXES = frozenset({".dcm", ".jpeg", ".jpg", ".npy", ".npz", ".png", ".tif", ".tiff"})
 """File name endings that `open_raster` reads, lower case."""
@@ -317,7 +317,8 @@ class _Gdal:
         if len(set(file.dtypes)) > 1 or np.dtype(file.dtypes[0]).kind not in "uif":
             file.close()
             raise ImageError(f"'{path}' has bands of {', '.join(sorted(set(file.dtypes)))}; they must be of one real type")
-        if (tiff_orientation(path) if driver == "GTiff" else int(file.tags().get("EXIF_Orientation", "1"))) in range(2, 9):
+        stated = file.tags().get("EXIF_Orientation", "1") if driver == "JPEG" else image_orientation(path)
+        if int(stated) in range(2, 9):
             file.close()
             raise ImageError(f"'{path}' is to be turned as its tag Orientation states, which needs it whole; save it upright")
         self.count, self.height, self.width = file.count, file.height, file.width
@@ -357,13 +358,12 @@ def _bands_first(path: Path, pixels: np.ndarray) -> np.ndarray:
 
 
 def _from_archive(path: Path) -> np.ndarray:
-    with zipfile.ZipFile(path) as archive:
-        names = [info.filename.removesuffix(".npy") for info in archive.infolist()]
-        name = "image" if "image" in names else names[0] if len(names) == 1 else None
-        if name is None:
-            raise ImageError(f"'{path}' holds the arrays {', '.join(names[:5]) or 'none'}; it must hold one, or one named 'image'")
-        if (size := archive.getinfo(f"{name}.npy").file_size) > MAX_BYTES:
-            raise ImageError(f"'{path}' unpacks to {size / 1e9:.0f} GB; store it as .npy, which is read by windows")
+    sizes = {name: size for name, (_, size) in npz_headers(path).items()}
+    name = "image" if "image" in sizes else next(iter(sizes)) if len(sizes) == 1 else None
+    if name is None:
+        raise ImageError(f"'{path}' holds the arrays {', '.join([*sizes][:5]) or 'none'}; it must hold one, or one named 'image'")
+    if sizes[name] > MAX_BYTES:
+        raise ImageError(f"'{path}' unpacks to {sizes[name] / 1e9:.0f} GB; store it as .npy, which is read by windows")
     with np.load(path, allow_pickle=False) as arrays:
         return arrays[name]
 

@@ -129,6 +129,8 @@ def pixel_stats(
                 _add(stats, raster)
         except (ValueError, OSError) as error:
             problems.append(str(error))
+        except MemoryError:
+            problems.append(f"'{path}' needs more memory than there is; cut it into parts")
         if progress:
             progress(done, len(files))
     return (stats if stats and stats.files else None), problems
@@ -147,12 +149,17 @@ def _add(stats: PixelStats, raster: Raster) -> None:
 
 def _fits(raster: Raster) -> bool:
     """Whether a file is small enough to be read whole before any of it is counted, so that a damaged one counts for nothing."""
-    return raster.shape[1] * raster.shape[2] <= _ROWS_OF
+    return raster.shape[1] * raster.shape[2] <= _at_once(raster)
+
+
+def _at_once(raster: Raster) -> int:
+    """The number of pixels that are read at once: fewer of images of many bands."""
+    return _ROWS_OF // max(raster.shape[0] * raster.dtype.itemsize // 16, 1)
 
 
 def _regions(raster: Raster) -> Iterator[Region]:
     _, height, width = raster.shape
-    rows = max(_ROWS_OF // width, 1)
+    rows = max(_at_once(raster) // width, 1)
     for top in range(0, height, rows):
         yield Region(top, 0, min(rows, height - top), width)
 
@@ -177,5 +184,5 @@ def read_preprocess(folder: Path) -> Preprocess | None:
         return Preprocess.from_dict(json.loads(path.read_text("utf-8")))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"'{path}' does not state a preprocessing: {error}. Write it again by pspnet-zoo data stats --write"
+            f"'{path}' does not state a preprocessing: {error}. Remove it, and write it again by pspnet-zoo data stats --write"
         ) from None

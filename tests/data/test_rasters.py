@@ -1,12 +1,14 @@
 """Images of any bands and depth: the values of rasterio, tifffile and pydicom, and one line for what cannot be read."""
 
 import io
+import struct
 import warnings
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pspnet_zoo.data.images import ImageError
 from pspnet_zoo.data.rasters import Region, matching_bands, open_raster
@@ -239,6 +241,22 @@ def vrt(path):
     )
 
 
+def vast_archive(path):
+    """Two hundred bytes that state a terabyte."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**20, 2**20)})
+    archive(path, image=header.getvalue())
+
+
+def turned_png(path):
+    png16(path, noise("uint16"))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    data = path.read_bytes()  # the chunk is put behind the header of 33 bytes
+    path.write_bytes(data[:33] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + data[33:])
+
+
 def pickled(path):
     buffer = io.BytesIO()
     np.save(buffer, np.array([{"a": 1}], dtype=object), allow_pickle=True)
@@ -262,6 +280,8 @@ DAMAGE = {
     "flat.npy": lambda p: np.save(p, np.zeros(5)),
     "last.npy": lambda p: np.save(p, np.zeros((70, 90, 3))),
     "two.npz": lambda p: np.savez(p, a=1, b=2),
+    "vast.npz": vast_archive,
+    "turned.png": turned_png,
     "text.npz": lambda p: p.write_text("no archive"),
     "photo.bmp": lambda p: Image.new("RGB", (9, 9)).save(p),
 }

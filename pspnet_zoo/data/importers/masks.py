@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -236,17 +237,19 @@ def _by_folders(root: Path, images: Images, _: str) -> tuple[_Found, list[str]]:
         names = {p.with_suffix("") for p in candidates}
         masks = {p for p in candidates if _SUFFIX.search(p.stem) and p.with_name(_SUFFIX.sub("", p.stem)) in names}
         candidates = [p for p in candidates if p not in masks]
+    keys = {candidate: _key(candidate, root if candidate.is_relative_to(root) else images.root) for candidate in candidates}
+    named = set(keys.values())
     by_key: dict[tuple[str, ...], list[Path]] = {}
     for mask in sorted(masks):
         parts = _key(mask, root)
         by_key.setdefault(parts, []).append(mask)
-        if (short := _SUFFIX.sub("", parts[-1])) != parts[-1]:
+        if parts not in named and (short := _SUFFIX.sub("", parts[-1])) != parts[-1]:  # a mask is of one image
             by_key.setdefault((*parts[:-1], short), []).append(mask)
     in_folder: dict[tuple[str, ...], list[Path]] = {}
     for mask in sorted(masks):
         in_folder.setdefault(_key(mask, root)[:-1], []).append(mask)
     alone: dict[tuple[str, ...], int] = {}
-    keys = {candidate: _key(candidate, root if candidate.is_relative_to(root) else images.root) for candidate in candidates}
+    by_name = any(by_key.get(key) for key in named)
     for key in keys.values():
         alone[key[:-1]] = alone.get(key[:-1], 0) + 1
     found: _Found = {}
@@ -254,7 +257,7 @@ def _by_folders(root: Path, images: Images, _: str) -> tuple[_Found, list[str]]:
         own = (
             by_key.get(key, [])[:1]
             or in_folder.get(key)
-            or (in_folder.get(key[:-1], []) if key[:-1] and alone[key[:-1]] == 1 else [])
+            or (in_folder.get(key[:-1], []) if key[:-1] and alone[key[:-1]] == 1 and not by_name else [])
         )
         found[candidate] = [(mask, None) for mask in own]
         masks.difference_update(own)
@@ -286,11 +289,14 @@ def voc_pairs(root: Path, images: Images) -> tuple[list[Pair], list[str], int]:
     if not names:
         raise SourceError(f"No lists such as train.txt and val.txt in '{lists}'")
     pairs, problems, without = [], [], 0
+    splits: dict[str, str] = {}
     for split in names:
         for stem in list_of_stems(lists / f"{split}.txt"):
             try:
+                if splits.setdefault(stem, split) != split:
+                    raise SourceError(f"'{stem}' is in the lists '{splits[stem]}' and '{split}'; it is imported as of the first")
                 masks = [root / "SegmentationClass" / f"{stem}.png"]
-                if split == "test" and not masks[0].exists():
+                if split == "test" and not os.path.exists(masks[0]):  # unlike Path.exists, False of a name that is too long
                     without += 1
                     continue
                 image = _voc_image(root, images, stem)
@@ -303,7 +309,7 @@ def voc_pairs(root: Path, images: Images) -> tuple[list[Pair], list[str], int]:
 def _voc_image(root: Path, images: Images, stem: str) -> Path:
     endings = (".jpg", ".jpeg", ".png")
     if images.root == root:
-        there = [ending for ending in endings if (root / "JPEGImages" / f"{stem}{ending}").exists()]
+        there = [ending for ending in endings if os.path.exists(root / "JPEGImages" / f"{stem}{ending}")]
         return inside(root, f"JPEGImages/{stem}{(there or endings)[0]}")
     for ending in endings:
         with contextlib.suppress(MissingImageError):

@@ -2,8 +2,8 @@
 
 import base64
 import binascii
-import io
 import math
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import yaml
-from PIL import Image
 
 from ..images import SUFFIXES, ImageError
-from .regions import ellipse, rectangle, runs
+from .regions import box_mask, ellipse, rectangle, runs
 from .sample import (
     MASK_FOLDERS,
     Category,
@@ -76,7 +75,7 @@ def read_coco(root: Path, images: Images) -> Source:
     files, listed = annotation_files(root, deep=True), set[Path]()
     splits = {file: _file_split(file, root) if len(files) > 1 else None for file in files}
     for file in files:
-        values, where = read_json(file), f"'{file}'"
+        values, where = read_json(_own(root, file)), f"'{file}'"
         if not is_coco(values):
             raise SourceError(f'{where} is not COCO: it must be an object with the lists "images", "annotations" and "categories"')
         for category in get(values, "categories", list, where):
@@ -84,9 +83,11 @@ def read_coco(root: Path, images: Images) -> Source:
             if source.categories.setdefault(number, Category(name)).name != name:
                 raise SourceError(f"{where}: category {number} is '{name}', and '{source.categories[number].name}' in another file")
         objects = _objects(values, where, source)
-        for index, image in enumerate(get(values, "images", list, where)):
+        entries = get(values, "images", list, where)
+        ids = Counter(repr(image.get("id")) for image in entries if isinstance(image, dict))
+        for index, image in enumerate(entries):
             try:
-                source.samples.append(_sample(image, f"{where}, image {index}", images, objects, file, splits[file], listed))
+                source.samples.append(_sample(image, f"{where}, image {index}", images, objects, file, splits[file], listed, ids))
             except SourceError as error:
                 source.problems.append(str(error))
         for number, left in objects.items():
@@ -97,6 +98,11 @@ def read_coco(root: Path, images: Images) -> Source:
         names = ", ".join(path.name for path in unlisted[:3]) + (", ..." if len(unlisted) > 3 else "")
         source.notes.append(f"{len(unlisted)} images are beside those of the JSON and not in it; they are left out: {names}")
     return source
+
+
+def _own(root: Path, file: Path) -> Path:
+    """A file of the source; the source itself may be a link."""
+    return contained(root, file) if file != root and file.is_symlink() else file
 
 
 def _file_split(file: Path, root: Path) -> str | None:
@@ -110,11 +116,20 @@ def _unlisted(listed: set[Path]) -> list[Path]:
 
 
 def _sample(
-    image: Any, where: str, images: Images, objects: dict[int, list[Object]], file: Path, split: str | None, listed: set[Path]
+    image: Any,
+    where: str,
+    images: Images,
+    objects: dict[int, list[Object]],
+    file: Path,
+    split: str | None,
+    listed: set[Path],
+    ids: Counter[str],
 ) -> Sample:
     """The sample of an entry of the list of images; its image is added to `listed`."""
     number = get(image, "id", int, where)
     drawn = objects.pop(number, [])  # also of an image that fails: its annotations are not those of an unlisted one
+    if ids[repr(number)] > 1:
+        raise SourceError(f"{where}: {ids[repr(number)]} images have the id {number}; none of them is imported")
     beside = None if file.parent.name.lower() in MASK_FOLDERS else file.parent
     path = images.find(get(image, "file_name", str, where), beside=beside)
     listed.add(path)
@@ -198,7 +213,7 @@ def read_labelme(root: Path, images: Images) -> Source:
     source, keys = Source("labelme"), Keys()
     for file in [root] if root.is_file() else walk(root, [".json"]):
         try:
-            source.samples.append(_labelme_sample(file, root, images, keys, source))
+            source.samples.append(_labelme_sample(_own(root, file), root, images, keys, source))
         except SourceError as error:
             source.problems.append(str(error))
     source.categories = keys.categories()
@@ -240,7 +255,7 @@ def _labelme_object(shape: Any, keys: "Keys", where: str) -> Object:
     elif kind == "mask":
         (left, top), *_ = _points(points, 2, where)
         data = _decoded(get(shape, "mask", str, where), where)
-        return Object(keys[label], where, mask=partial(_labelme_mask, data, int(left), int(top), where))
+        return Object(keys[label], where, mask=partial(box_mask, data, int(left), int(top), where))
     elif kind == "rectangle":
         corners = np.array(_points(points, None, where))
         ring = to_ring(rectangle(*corners.min(0), *corners.max(0)), where)
@@ -260,21 +275,6 @@ def _points(points: list[Any], number: int | None, where: str) -> list[tuple[flo
     if len(found) < 2 or (number and len(found) != number) or not all(math.isfinite(v) for point in found for v in point):
         raise SourceError(f"{where} has {len(points)} points; it must have {number or '2 or 4'}, each two numbers")
     return found
-
-
-def _labelme_mask(data: bytes, left: int, top: int, where: str, height: int, width: int) -> np.ndarray:
-    """A mask of labelme is of the box of its object."""
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            columns, rows = image.size
-            if left < 0 or top < 0 or top + rows > height or left + columns > width:
-                raise SourceError(f"{where}: the mask of {columns}x{rows} at ({left}, {top}) is not inside of the image")
-            box = np.asarray(image) > 0
-    except (OSError, SyntaxError, ImageError, Image.DecompressionBombError) as error:
-        raise SourceError(f"{where}: the mask cannot be read: {error}") from None
-    pixels = np.zeros((height, width), bool)
-    pixels[top : top + rows, left : left + columns] = box if box.ndim == 2 else box.any(2)
-    return pixels
 
 
 class Keys(dict[str, int]):
@@ -365,7 +365,7 @@ def _yolo_names(root: Path) -> dict[int, Category]:
                 raise SourceError(f"'{file}': the name of class {strange[0]} is a {type(names[strange[0]]).__name__}; give a text")
             return {key: Category(check_name(str(name), f"'{file}'")) for key, name in sorted(names.items())}
     if (file := folder / "classes.txt").is_file():
-        lines = [line for line in read_text(file, 1 << 20).splitlines() if line.strip()]
+        lines = read_text(file, 1 << 20).rstrip().splitlines()
         return {number: Category(check_name(line, f"'{file}'")) for number, line in enumerate(lines)}
     raise SourceError(f"'{folder}' has no YAML file with \"names\", the names of the classes by number, nor classes.txt")
 

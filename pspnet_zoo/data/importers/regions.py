@@ -1,9 +1,11 @@
 """Regions as pixels: the inside of polygons, and run lengths of several tools."""
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from ..labels import IGNORE
 from .sample import Object, SourceError
@@ -255,3 +257,24 @@ def brush(data: Sequence[int], height: int, width: int, where: str) -> np.ndarra
             place += count * word
         done += count
     return values.reshape(height, width, 4)[..., 3] > 0
+
+
+def box_mask(data: bytes, left: int, top: int, where: str, height: int, width: int) -> np.ndarray:
+    """(H, W) bool of a PNG of an object's box, as labelme stores it.
+
+    Raises:
+        SourceError: If it cannot be read, or is not inside of the image.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            columns, rows = image.size
+            if left < 0 or top < 0 or top + rows > height or left + columns > width:
+                raise SourceError(f"{where}: the mask of {columns}x{rows} at ({left}, {top}) is not inside of the image")
+            box = np.asarray(image) > 0
+    except SourceError:
+        raise
+    except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
+        raise SourceError(f"{where}: the mask cannot be read: {error}") from None
+    pixels = np.zeros((height, width), bool)
+    pixels[top : top + rows, left : left + columns] = box if box.ndim == 2 else box.any(2)
+    return pixels

@@ -270,7 +270,7 @@ def image_header(image: Path | bytes) -> Header:
         raise ImageError(f"{name} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, the most that are read") from None
     except Exception as error:  # Pillow fails in every way on damaged files
         if isinstance(image, Path) and image.suffix.lower() in (".tif", ".tiff"):  # of more bands than Pillow reads
-            with open_raster(image) as raster:
+            with contextlib.suppress(ImportError), open_raster(image) as raster:
                 return Header(raster.shape[1:], raster.shape[1:], 1, "TIFF")
         raise ImageError(f"{name} is not an image that can be read: {error}") from None
     size = (width, height) if orientation in (5, 6, 7, 8) else (height, width)

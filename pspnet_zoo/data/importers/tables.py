@@ -2,7 +2,6 @@
 
 import functools
 import io
-import zipfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ...extras import missing_extra
+from ...storage.npz import npz_headers
 from .masks import find_table
 from .sample import Sample, Source, SourceError, contained, split_of, walk
 from .values import MaskArray, MaskImage, MaskOptions, interpret
@@ -19,6 +19,7 @@ from .values import MaskArray, MaskImage, MaskOptions, interpret
 _IMAGES = ("image", "images", "img", "x", "pixel_values", "jpg", "png")
 _MASKS = ("mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "segmentation_mask", "y", "seg")
 _LARGEST = 1 << 32  # bytes of an array, or of a group of rows
+_MOST = 10_000_000  # images of a file, each of which takes memory before it is read
 
 
 def read_npz(root: Path, options: MaskOptions) -> Source:
@@ -72,35 +73,27 @@ def _keys(names: Any, where: str) -> tuple[str, str]:
 
 def _npz_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of the arrays, before any is read."""
-    shapes = {}
     try:
-        with zipfile.ZipFile(file) as archive:
-            for entry in archive.infolist():
-                if not entry.filename.endswith(".npy"):
-                    continue
-                with archive.open(entry) as array:
-                    version = np.lib.format.read_magic(array)
-                    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                    shape, _, dtype = read(array)
-                if dtype.hasobject:
-                    raise SourceError(
-                        f"'{file}': '{entry.filename}' holds Python objects, which are not opened; they could run code"
-                    )
-                if entry.file_size > _LARGEST or np.prod(shape, dtype=object) * dtype.itemsize > _LARGEST:
-                    raise SourceError(f"'{file}': '{entry.filename}' has more than {_LARGEST:,} bytes, the most that are read")
-                shapes[entry.filename.removesuffix(".npy")] = shape
-    except (SourceError, MemoryError):
+        headers = npz_headers(file)
+    except MemoryError:
         raise
     except Exception as error:  # decoders raise whatever comes first
-        raise SourceError(f"'{file}' is not an .npz file: {error}") from None
-    return shapes
+        raise SourceError(f"'{file}' is not an .npz file that can be read: {error}") from None
+    for name, (_, size) in headers.items():
+        if size > _LARGEST:
+            raise SourceError(f"'{file}': '{name}.npy' has more than {_LARGEST:,} bytes, the most that are read")
+    return {name: shape for name, (shape, _) in headers.items()}
 
 
 def _npz_count(image: Sequence[int], mask: Sequence[int], where: str) -> int | None:
     """The number of images in the arrays; None if they are of one image."""
+    if 0 in (*image, *mask):
+        raise SourceError(f"{where} has the shapes {tuple(image)} and {tuple(mask)}, in which there is no pixel")
     if (len(image) == 4 and len(mask) in (3, 4)) or (len(image) == len(mask) == 3 and mask[-1] > 4):
         if image[0] != mask[0]:
             raise SourceError(f"{where} has {image[0]} images and {mask[0]} masks")
+        if image[0] > _MOST:
+            raise SourceError(f"{where} has {image[0]:,} images; at most {_MOST:,} are read")
         return image[0]
     if len(image) in (2, 3) and len(mask) in (2, 3):
         return None
@@ -158,6 +151,8 @@ def read_parquet(root: Path, options: MaskOptions) -> Source:
         try:
             with ParquetFile(contained(folder, file)) as table:
                 columns = _keys(table.schema_arrow.names, f"'{file}'")
+                if table.metadata.num_rows > _MOST:
+                    raise SourceError(f"'{file}' has {table.metadata.num_rows:,} rows; at most {_MOST:,} are read")
                 groups = [table.metadata.row_group(i) for i in range(table.num_row_groups)]
         except (OSError, pa.ArrowException, SourceError) as error:
             source.problems.append(str(error) if str(file) in str(error) else f"'{file}' cannot be read: {error}")
@@ -180,10 +175,18 @@ def read_parquet(root: Path, options: MaskOptions) -> Source:
 
 @functools.lru_cache(maxsize=1)
 def _group(file: Path, number: int, columns: tuple[str, str], _time: int) -> Any:
+    import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
+    batches, size = [], 0
     with ParquetFile(file) as table:
-        return table.read_row_group(number, list(columns))
+        for batch in table.iter_batches(64, row_groups=[number], columns=list(columns)):
+            if (size := size + batch.nbytes) > _LARGEST:  # a row that is repeated takes no bytes of the file
+                raise SourceError(
+                    f"'{file}': group {number} of rows unpacks to more than {_LARGEST:,} bytes, the most that are read"
+                )
+            batches.append(batch)
+    return pa.Table.from_batches(batches)
 
 
 def _cell(file: Path, number: int, columns: tuple[str, str], column: str, index: int) -> bytes:

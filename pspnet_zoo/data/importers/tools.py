@@ -192,7 +192,11 @@ def read_label_studio(file: Path, images: Images) -> Source:
 
 def _studio_image(data: dict[str, Any], images: Images, where: str) -> Path:
     """The image of a task: below the source by its address, whose name may begin with eight digits that the server added."""
-    texts = [v for v in data.values() if isinstance(v, str) and Path(urlparse(unquote(v)).path + (urlparse(v).query or "")).suffix]
+    texts = [v for v in data.values() if isinstance(v, str)]
+    try:
+        texts = [v for v in texts if Path(urlparse(unquote(v)).path + (urlparse(v).query or "")).suffix]
+    except ValueError as error:
+        raise SourceError(f"{where}: one of the addresses {', '.join(map(repr, texts))[:200]} is none: {error}") from None
     for text in texts:
         address = urlparse(text)
         path = PurePosixPath(parse_qs(address.query).get("d", [unquote(address.path)])[0].replace("\\", "/"))

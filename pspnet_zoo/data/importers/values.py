@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from ..images import check_ids
 from .sample import Category, Source, SourceError, image_header
 
 _MOST_VALUES = 255
@@ -72,6 +73,9 @@ class MaskImage:
             data = self._data if isinstance(self._data, Path) else self._data()
             image_header(data)
             with Image.open(data if isinstance(data, Path) else io.BytesIO(data)) as image:
+                if image.format == "TIFF" and getattr(image, "is_animated", False):
+                    raise ValueError("it holds several images; a mask is one")
+                check_ids(image)
                 if image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA") and _bits_of_png(data) == 16:
                     return _colors(_deep_png(image, data))
                 if image.mode in ("P", "1") and as_colors:
@@ -125,10 +129,10 @@ def _ids(pixels: np.ndarray, where: str) -> np.ndarray:
 
 
 def pack(color: Sequence[int]) -> int:
-    """The value of a color, 8 or 16 bits a channel, in what `mask_values` returns."""
+    """The value of a color in what `Mask.values` returns: 8 bits a channel, or 16, with bit 48 set, where one needs more."""
     bits = 8 if max(color) < 256 else 16
     red, green, blue = (int(c) for c in color)
-    return COLOR | (red << 2 * bits) | (green << bits) | blue
+    return COLOR | (bits == 16) << 48 | (red << 2 * bits) | (green << bits) | blue
 
 
 def _bits_of_png(data: Path | bytes) -> int:
@@ -157,10 +161,12 @@ def _deep_png(image: Image.Image, data: Path | bytes) -> np.ndarray:
 
 
 def _colors(pixels: np.ndarray) -> np.ndarray:
-    bits, values = (16 if pixels.dtype == np.uint16 else 8), pixels.astype(np.int64)
+    values = pixels.astype(np.int64)
     if pixels.shape[2] in (1, 2):  # grayscale, with transparency
         values = np.concatenate([values[..., :1].repeat(3, 2), values[..., 1:]], 2)
-    packed = COLOR | (values[..., 0] << 2 * bits) | (values[..., 1] << bits) | values[..., 2]
+    deep = values[..., :3].max(-1) > 255
+    bits = np.where(deep, 16, 8)
+    packed = COLOR | deep.astype(np.int64) << 48 | values[..., 0] << 2 * bits | values[..., 1] << bits | values[..., 2]
     return packed if values.shape[2] == 3 else np.where(values[..., 3] > 0, packed, COLOR)
 
 
@@ -234,7 +240,7 @@ def interpret(
     elif mixed:
         values = _in_gray(values)
         readers = [read and partial(_colors_in_gray, read) for read in readers]
-    two = len(values) == 2 and not table and len(options.names) in (0, 2)
+    two = len(values) == 2 and not table and len(options.names) in (0, 2) and "ignore" not in options.names
     if options.kind == "binary" or (options.kind is None and two):
         return _interpret_two(source, values, readers, options)
     if len(values) > _MOST_VALUES + 1 and not table:
@@ -267,8 +273,8 @@ def _in_color(values: Counter[int]) -> Counter[int]:
 
 def _grays_in_color(read: Read) -> np.ndarray:
     values = read()
-    bits = np.where(values < 256, 8, 16)
-    return np.where(values < COLOR, COLOR | values << 2 * bits | values << bits | values, values)
+    grays = np.where(values < COLOR, values, 0)
+    return np.where(values < COLOR, _colors(grays[..., None]), values)
 
 
 def _in_gray(values: Counter[int]) -> Counter[int]:
@@ -281,13 +287,15 @@ def _in_gray(values: Counter[int]) -> Counter[int]:
 
 def _colors_in_gray(read: Read) -> np.ndarray:
     values = read()
-    return np.where(values < COLOR, values, values & np.where(values - COLOR < 1 << 24, 2**8 - 1, 2**16 - 1))
+    return np.where(values < COLOR, values, values & np.where(values >> 48 & 1, 2**16 - 1, 2**8 - 1))
 
 
 def _interpret_two(
     source: Source, values: Counter[int], readers: Sequence[Read | None], options: MaskOptions
 ) -> Sequence[Read | None]:
     names = options.names or ("background", "foreground")
+    if "ignore" in names:
+        raise SourceError("--names has 'ignore', and --format binary makes two classes of all values; take --format ids or colors")
     if len(names) != 2:
         raise SourceError(f"--names has {len(names)} names; masks of two values need two, the first for the background")
     source.format, source.undrawn = "binary", 0
@@ -311,20 +319,24 @@ def _above(read: Read, low: int) -> np.ndarray:
 def _interpret_colors(source: Source, values: Counter[int], table: dict[int, Category] | None, options: MaskOptions) -> None:
     black = pack((0, 0, 0))
     if table is None:
-        ordered = sorted(values, key=lambda v: (v != black, -values[v]))
+        ordered = sorted(values) if options.names else sorted(values, key=lambda v: (v != black, -values[v]))
         names = options.names or [("background" if v == black else f"color_{_hex(v)}") for v in ordered]
         if len(names) != len(ordered):
             raise SourceError(f"--names has {len(names)} names; the masks hold {len(ordered)} colors. Give a table with --colors")
+        source.ignored = frozenset(v for v, name in zip(ordered, names, strict=True) if name == "ignore" and options.names)
         source.categories = {
-            v: Category(name, _rgb(v) if max(_rgb(v)) < 256 else None) for v, name in zip(ordered, names, strict=True)
+            v: Category(name, _rgb(v) if max(_rgb(v)) < 256 else None)
+            for v, name in zip(ordered, names, strict=True)
+            if v not in source.ignored
         }
         total = sum(values.values())
         lines = [
             f"  {' '.join(map(str, _rgb(v)))} {name}  # {values[v] / total:.2%}" for v, name in zip(ordered, names, strict=True)
         ]
-        source.notes.append("The colors were found in the masks and named after themselves; correct the names with --colors FILE:")
+        how = "by --names in ascending order" if options.names else "after themselves"
+        source.notes.append(f"The colors were found in the masks and named {how}; correct the names with --colors FILE:")
         source.notes += lines
-        source.undrawn = black if black in values else None
+        source.undrawn = black if black in source.categories else None
         return
     source.categories = table
     if black in table and table[black].name.lower() in _UNLABELLED:
@@ -345,7 +357,7 @@ def _interpret_ids(source: Source, values: Counter[int], palette: dict[int, tupl
     ids = [value for value in plain if value not in largest]
     if len(options.names) == len(plain):  # the user names all of them
         ids, largest = list(plain), []
-    if options.names and len(options.names) not in (len(ids), max((plain[i] or 0) for i in ids) + 1):
+    if options.names and len(options.names) not in (len(ids), max(((plain[i] or 0) for i in ids), default=-1) + 1):
         raise SourceError(f"--names has {len(options.names)} names; the masks hold the values {_list(plain.values())}")
     by_id = len(options.names) > len(ids)
     for place, value in enumerate(ids):
@@ -368,13 +380,13 @@ def _gray(value: int) -> int | None:
 
 def _rgb(value: int) -> tuple[int, int, int]:
     value &= COLOR - 1
-    bits = 16 if value >> 24 else 8
+    bits = 16 if value >> 48 else 8
     low = (1 << bits) - 1
-    return value >> 2 * bits, (value >> bits) & low, value & low
+    return value >> 2 * bits & low, value >> bits & low, value & low
 
 
 def _hex(value: int) -> str:
-    return f"{value & (COLOR - 1):06x}"
+    return f"{value & ((1 << 48) - 1):06x}"
 
 
 def show_value(value: int) -> str:

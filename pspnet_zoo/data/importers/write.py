@@ -221,13 +221,20 @@ def _decode(image: Path | bytes) -> None:
     """
     try:
         read_image(image if isinstance(image, Path) else io.BytesIO(image))
-    except ImageError:
+    except ImageError as error:
         if not isinstance(image, Path) or image.suffix.lower() not in (".tif", ".tiff"):
             raise
-        with open_raster(image) as raster:
+        try:
+            opened = open_raster(image)
+        except ImportError:  # the extra raster is for others
+            raise error from None
+        with opened as raster:
             _, height, width = raster.shape
             for top in range(0, height, 512):
                 raster.read(Region(top, 0, min(512, height - top), width))
+
+
+_NO_SPLITS = (".", "..", "images", "masks")
 
 
 class _Writer:
@@ -256,6 +263,10 @@ class _Writer:
             SourceError: If the sample cannot be imported; nothing of it is written then.
             ImageError: If the image cannot be read.
         """
+        if split in _NO_SPLITS:
+            raise SourceError(
+                f"'{sample.name}' is in the list '{split}', and no folder of a split can be called that; rename the list"
+            )
         if (split, stem.lower()) in self._taken:
             raise SourceError(f"Two images have the name '{sample.name}'; the first is kept")
         image = sample.image if isinstance(sample.image, Path) else sample.image()

@@ -122,7 +122,10 @@ def _listed(lists: Mapping[str, Sequence[str]], names: Sequence[str]) -> tuple[d
                     f"'{name}' is in the lists '{found[name]}' and '{split}'; an image is of one split, so remove it from one of "
                     "them, or move the list that holds others' images out of the folder"
                 )
-    return found, "; the list 'trainval' is left out, since 'train' and 'val' are there" if both else ""
+    note = "; the list 'trainval' is left out, since 'train' and 'val' are there" if both else ""
+    if lost := [name for name in found if name not in known]:
+        note += f"; {len(lost)} lines name no image, such as '{lost[0]}'"
+    return found, note
 
 
 def names_apart(samples: Sequence[Sample], splits: Sequence[str | None], folds: int) -> list[str]:
