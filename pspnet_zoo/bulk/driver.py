@@ -9,6 +9,7 @@ Needs the extra `bulk` (Ray, pyarrow).
 Docs: docs/how-to/segment-in-bulk.md, docs/explanation/scale.md.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -305,7 +306,12 @@ def segment_part(predictor: Predictor, part: str, manifest: Manifest, destinatio
         if prediction is None:
             return ResultRow(**fixed, error=named_error("", result.error or ValueError("it was not segmented")))
         height, width = prediction.mask.shape
-        mask = destination.write_mask(item.place, prediction.png()) if manifest.as_files else prediction.png()
+        try:
+            mask = destination.write_mask(item.place, prediction.png()) if manifest.as_files else prediction.png()
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            return ResultRow(**fixed, error=named_error("", error))
         return ResultRow(**fixed, height=height, width=width, mask=mask, class_fractions=prediction.class_fractions)
 
     results = segment_all(lambda images: [predictor(pixels) for pixels in images], read, read_part(part), workers=READERS)

@@ -3,6 +3,7 @@
 Needs the extra `bulk` (pyarrow).
 """
 
+import codecs
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from ..data.images import SUFFIXES
+from ..data.rasters import MAX_BYTES
 from ..results.stamp import LONGEST_HEAD, find_png_stamp, find_tiff_stamp, is_result, named_as_result
 from ..streams.pipeline import in_order
 
@@ -116,9 +118,15 @@ class Input:
             path = Path(self.path)
             if path.exists() and not path.is_file():
                 raise OSError(f"'{path}' is a folder, a pipe or a device, not a file")
+            self._check_size(path.stat().st_size)
             return path.read_bytes()
         with self.system.open_input_file(self.path) as file:
+            self._check_size(file.size())
             return file.read()
+
+    def _check_size(self, size: int) -> None:
+        if size > MAX_BYTES:
+            raise OSError(f"The file has {size:,} bytes, and at most {MAX_BYTES:,} are read at once; segment it by predict --tile")
 
 
 @dataclass(frozen=True)
@@ -168,7 +176,7 @@ def open_source(uri: str, *, column: str | None = None, kind: Kind | None = None
         text = file.read()
     if b"\0" in text:
         raise ValueError(f"'{uri}' is neither Parquet nor a text file with a path a line")
-    lines = [line for line in text.decode(errors="surrogateescape").splitlines() if line.strip()]
+    lines = [line for line in text.removeprefix(codecs.BOM_UTF8).decode(errors="surrogateescape").splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"'{uri}' lists no images")
     return BulkSource(uri, "list", None, lines, [], _digest(lines))
@@ -383,5 +391,5 @@ def _named(system: fs.FileSystem, folder: str, name: str) -> Input:
             return Input(name, name, None, *open_uri(name))
         except (ValueError, OSError) as error:  # the failure of this image alone
             return Input(name, name, None, system, "", str(error))
-    is_absolute = name.startswith("/") or name[1:2] == ":"
+    is_absolute = name.startswith("/") or (os.name == "nt" and name[1:2] == ":")
     return Input(name, name, None, system, name if is_absolute else f"{folder}/{name}")

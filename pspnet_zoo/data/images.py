@@ -90,12 +90,10 @@ def is_too_large(path: Path) -> bool:
 def check_upload(file: Path | BinaryIO, *, max_pixels: int = UPLOAD_PIXELS) -> None:
     """Refuse a stranger's image that would take too much time or memory, by its header, before a pixel is decoded.
 
-    Damage is left to `read_image`, which names it.
-
     Raises:
         ImageSizeError: If it has more than `max_pixels`.
         ImageFormatError: If it is none of `UPLOAD_FORMATS`.
-        ImageError: If one side is more than `UPLOAD_RATIO` times the other.
+        ImageError: If one side is more than `UPLOAD_RATIO` times the other, or its header cannot be read.
     """
     too_large = f"This image has more than {max_pixels / 1e6:g} megapixels, the most that is accepted. Shrink it."
     try:
@@ -108,8 +106,8 @@ def check_upload(file: Path | BinaryIO, *, max_pixels: int = UPLOAD_PIXELS) -> N
         raise ImageSizeError(too_large) from None
     except UnidentifiedImageError:
         raise ImageFormatError(f"{_name(file)} is not an image that Pillow knows") from None
-    except Exception:
-        return
+    except Exception as error:  # other readers may not mind the damage, and know no limit
+        raise _unreadable(file, error) from None
     if kind not in UPLOAD_FORMATS:
         raise ImageFormatError(f"This image is a {kind} file; accepted are {', '.join(sorted(UPLOAD_FORMATS))}.")
     if width * height > max_pixels:

@@ -17,6 +17,10 @@ KEPT = 2
 """Models in memory at a time; the one unused for longest makes room."""
 
 
+MOST_CLASSES = 255
+"""What the ids of the viewer can tell apart."""
+
+
 class Models:
     """The models of a demo: what its list shows, and the predictor of a choice.
 
@@ -72,6 +76,8 @@ class Models:
                 predictor = Predictor(network)
                 predictor.require_photos("The page")
                 predictor.require_one_class("The page")
+                if len(predictor.labels) > MOST_CLASSES:
+                    raise ValueError(f"The page shows up to {MOST_CLASSES} classes, and this network has {len(predictor.labels)}")
                 self._kept[name] = predictor
                 while len(self._kept) > KEPT:
                     self._kept.popitem(last=False)

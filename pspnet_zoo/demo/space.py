@@ -73,7 +73,9 @@ def write_space(folder: Path, models: Sequence[str]) -> None:
     if len({path.name for path in copied.values()}) < len(copied):
         raise ValueError(f"{', '.join(copied)}: two have the same name; rename one")
     for name in copied:
-        Predictor(name).require_one_class("The page")  # a model that cannot be loaded here cannot be there
+        predictor = Predictor(name)  # a model that cannot be loaded here cannot be there
+        predictor.require_photos("The page")
+        predictor.require_one_class("The page")
     with new_folder(folder) as draft:
         for name, path in copied.items():
             source = sources[name]

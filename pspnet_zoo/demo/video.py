@@ -6,12 +6,15 @@ from typing import Any
 
 import gradio as gr
 
+from ..data.images import UPLOAD_RATIO
 from ..streams.video import VideoError, overlay_video, read_video_info
 from . import visitors
 from .models import Models
 
 MAX_SECONDS = 120
 """Longest video."""
+MAX_PIXELS = 4096 * 2304
+"""Largest frame; several are in memory at a time."""
 MAX_COMPUTING = 600
 """Longest computing time of one video, in seconds."""
 
@@ -55,13 +58,16 @@ def _overlay(offered: Models, file: str | None, model: str, every: int, progress
     """The file of the segmented video.
 
     Raises:
-        VideoError: If there is no video, or it is too long.
+        VideoError: If there is no video, or it is too long or too large.
     """
     if not file:
         raise VideoError("Choose a video first.")
     info = read_video_info(file)
     if info.seconds and info.seconds > MAX_SECONDS:
         raise VideoError(f"This video has {info.seconds:.0f} seconds; this page takes up to {MAX_SECONDS}.")
+    height, width = info.size
+    if height * width > MAX_PIXELS or max(height, width) > UPLOAD_RATIO * min(height, width):
+        raise VideoError(f"This video has {width}x{height} pixels; this page takes up to {MAX_PIXELS / 1e6:.0f} megapixels.")
     segment = offered.predictor(model).smoothed(0)
     target = str(visitors.result_folder() / "overlay.mp4")
     end = time.monotonic() + MAX_COMPUTING

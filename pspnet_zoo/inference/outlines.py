@@ -39,7 +39,9 @@ class Polygon:
         """(H, W) bool: the pixels whose centre is inside."""
         pixels = fill(self.exterior, height, width)
         for hole in self.holes:
-            pixels &= ~fill(hole, height, width)
+            left, top = np.floor(hole.min(0)).clip(0, (width, height)).astype(int).tolist()
+            right, bottom = np.ceil(hole.max(0)).clip(0, (width, height)).astype(int).tolist()
+            pixels[top:bottom, left:right] &= ~fill(hole, bottom - top, right - left, top=top, left=left)
         return pixels
 
 
@@ -74,15 +76,20 @@ def find_polygons(mask: np.ndarray, class_id: int, *, simplify: float = 0, min_a
     """
     if simplify < 0 or min_area < 0:
         raise ValueError(f"simplify is {simplify} and min_area {min_area}; both are in pixels, 0 or more")
-    labels, count = components(mask[class_id] == 1 if mask.ndim == 3 else mask == class_id)
+    pixels = mask[class_id] == 1 if mask.ndim == 3 else mask == class_id
+    rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
+    if not len(rows):
+        return []
+    corner = np.array([columns[0], rows[0]], np.float64)  # of the box that holds them: the rest takes no time
+    labels, count = components(pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     exteriors: list[np.ndarray | None] = [None] * (count + 1)
     inner: list[list[np.ndarray]] = [[] for _ in range(count + 1)]
     for ring, component in _rings(labels):
         if signed_area(ring) > 0:
-            exteriors[component] = ring
+            exteriors[component] = ring + corner
         else:
-            inner[component].append(ring)
+            inner[component].append(ring + corner)
     found = [
         Polygon(class_id, exterior, tuple(inner[i]) if holes else (), int(areas[i]))
         for i, exterior in enumerate(exteriors)

@@ -19,7 +19,7 @@ from .outlines import Polygon, find_polygons
 def class_fractions_of(mask: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     """Fraction of a mask's pixels in each class, by name. Pixels without data, 255, do not count.
 
-    The sum is 1, unless they are the (K, H, W) masks of several classes a pixel.
+    The sum is 1, unless they are the (K, H, W) masks of several classes a pixel: there, pixels without data count as of no class.
 
     Raises:
         ValueError: If an id has no name.

@@ -328,6 +328,10 @@ class Predictor:
         sure = confidences(scores, ids)[0].cpu().numpy() if confidence else None
         if isinstance(pixels, np.ma.MaskedArray):
             gaps = np.ma.getmaskarray(pixels).all(axis=-1)
+            if gaps.any() and not self.labels.multilabel and len(self.labels) > IGNORE:
+                raise ImageError(
+                    f"The image has pixels without data, {IGNORE} in masks, and the network has {len(self.labels)} classes"
+                )
             mask[..., gaps] = False if self.labels.multilabel else IGNORE
             if sure is not None:
                 sure[gaps] = 0

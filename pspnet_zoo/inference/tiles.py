@@ -169,8 +169,10 @@ def segment_raster(
 
     Raises:
         ImageError: If a tile cannot be read, or no pixel has data.
-        ValueError: If the model is multi-label.
+        ValueError: If the model is multi-label, or has more than 255 classes.
     """
+    if number_of_ids(model) > IGNORE:
+        raise ValueError(f"Rows of large images hold up to {IGNORE} classes, and the model has {number_of_ids(model)}")
     if decision_of(model).multilabel:
         raise ValueError(
             "Rows of large images have one class a pixel, and the model is multi-label; segment whole images, by Predictor(image)"

@@ -151,6 +151,8 @@ class MapWriter:
                 with quiet():
                     self._rasterio.shutil.copy(part, whole, driver="COG", compress="deflate", overview_resampling="nearest")
                 os.replace(whole, part)
+            with part.open("rb+") as written:  # the rows are removed next
+                os.fsync(written.fileno())
             os.replace(part, self._path)
         finally:
             part.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from PIL import Image
 
 from ..inference.outlines import Polygon, signed_area
 from ..meta import Labels
+
+_AT_ONCE = 1 << 22  # distances of corners that are held at once
 
 Place = Callable[[float, float], tuple[float, float]]
 """Maps x, y of an image, in pixels, to the coordinates of a map."""
@@ -118,9 +121,13 @@ def _with_seams(polygon: Polygon) -> np.ndarray:
 
 def _nearest(ring: np.ndarray, hole: np.ndarray) -> tuple[int, int, float]:
     """The corners of a ring and of a hole that are next to each other, and the square of their distance."""
-    distance = ((ring[:, None] - hole[None]) ** 2).sum(2)
-    at, start = np.unravel_index(int(distance.argmin()), distance.shape)
-    return int(at), int(start), float(distance[at, start])
+    found, rows = (0, 0, math.inf), max(_AT_ONCE // len(hole), 1)
+    for first in range(0, len(ring), rows):
+        distance = ((ring[first : first + rows, None] - hole[None]) ** 2).sum(2)
+        at, start = np.unravel_index(int(distance.argmin()), distance.shape)
+        if distance[at, start] < found[2]:
+            found = first + int(at), int(start), float(distance[at, start])
+    return found
 
 
 def geojson(polygons: Sequence[Polygon], labels: Labels, place: Place | None = None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..data.images import read_class_masks, read_prediction
-from ..data.rasters import open_raster
+from ..data.rasters import is_map, open_raster
 from ..inference.outlines import Polygon, find_polygons
 from ..meta import Labels
 from ..storage.files import write_atomically
@@ -25,7 +25,6 @@ TITLES = {"coco": "COCO", "labelme": "labelme", "yolo": "YOLO", "geojson": "GeoJ
 """The names of the formats in sentences."""
 FORMATS = ("masks", *TITLES)
 """Choices of `predict --format`; "masks" writes nothing more."""
-_TIFF = (".tif", ".tiff")
 _MARK = b', "pspnet_zoo": "'
 _EDITED = "was edited, or another program or command wrote it"
 
@@ -187,7 +186,7 @@ def _file_of(
 
 def _place(source: Path) -> tuple[Place | None, str | None]:
     """A function from pixels to the coordinates of a GeoTIFF, and their system; None for other images."""
-    if source.suffix.lower() not in _TIFF:
+    if not is_map(source):
         return None, None
     with open_raster(source) as raster:
         transform, crs = raster.transform, raster.crs

@@ -31,7 +31,10 @@ def find_token(file: Path | None, *, none: bool, local: bool) -> str | None:
     value = os.environ.get(VARIABLE)
     if (value is not None) + (file is not None) + none > 1:
         raise ValueError(f"A token was given in two ways, or with --no-token; use one of {VARIABLE}, --token-file and --no-token")
-    token = file.read_text(encoding="utf-8").strip() if file is not None else value
+    try:
+        token = file.read_text(encoding="utf-8").strip() if file is not None else value
+    except UnicodeDecodeError:
+        raise ValueError(f"'{file}' is not text in UTF-8; save the token as plain text") from None
     if token is None:
         if not (none or local):
             raise ValueError(

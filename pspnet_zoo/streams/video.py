@@ -80,6 +80,8 @@ class VideoInfo:
     """Number of frames, estimated where only the duration is known; None if neither is."""
     seconds: float | None
     """Duration."""
+    size: tuple[int, int]
+    """Height and width of a frame as it is stored, in pixels."""
     sound: list[str]
     """Codecs of its audio streams."""
     comment: str | None
@@ -100,7 +102,7 @@ def read_video_info(path: str | os.PathLike[str]) -> VideoInfo:
         rate = stream.average_rate  # FFmpeg's guess is a hundred times too large for some files whose rate varies
         frames = stream.frames or (round(seconds * rate) if seconds and rate else None)
         sound = [audio.codec_context.name for audio in sound_streams(container)]
-        return VideoInfo(frames, seconds, sound, container.metadata.get("comment"))
+        return VideoInfo(frames, seconds, (stream.height, stream.width), sound, container.metadata.get("comment"))
 
 
 def read_comment(path: str | os.PathLike[str]) -> str | None:
@@ -314,7 +316,7 @@ class _Writer:
         whole = self.frames > 0 and error[0] is None
         try:
             if whole:
-                self._mux(self._video.encode())
+                self._mux(self._encoded(None))
         finally:
             try:
                 self._output.close()
@@ -323,6 +325,13 @@ class _Writer:
                     raise self._unwritable(problem) from None
             finally:
                 self._input.close()
+
+    def _encoded(self, frame: "VideoFrame | None") -> "list[Packet]":
+        try:
+            return self._video.encode(frame)
+        except self._av.FFmpegError as error:
+            what = f"a video in H.264 of {self._video.width}x{self._video.height} pixels"
+            raise VideoError(f"'{self._source}' cannot become {what}: {error.strerror or error}") from None
 
     def _mux(self, packets: "list[Packet] | Packet") -> None:
         try:
@@ -351,7 +360,7 @@ class _Writer:
         frame = self._av.VideoFrame.from_ndarray(pixels, format="rgb24")
         frame.pts, frame.time_base = like.pts, self._base
         self.frames += 1
-        self._mux(self._video.encode(frame))
+        self._mux(self._encoded(frame))
 
     def _begin(self, height: int, width: int, pixel_aspect: Fraction) -> None:
         context = self._video.codec_context

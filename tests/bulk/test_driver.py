@@ -403,3 +403,13 @@ def test_a_column_is_of_parquet(tmp_path, model):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="column is 'image', which is of Parquet, and the source is a folder"):
         bulk.run(str(tmp_path), str(tmp_path / "out"), model, column="image")
+
+
+def test_a_name_that_is_too_long_for_its_mask_is_the_failure_of_its_image(tmp_path, model):
+    (tmp_path / "src").mkdir()
+    for name in ("a.png", f"{'x' * 245}.png"):
+        Image.new("RGB", (64, 48)).save(tmp_path / "src" / name)
+    inputs = open_source(str(tmp_path / "src"))
+    manifest = Manifest("src", inputs.digest, len(inputs), 100, model, "", True)
+    rows = bulk.segment_part(Predictor(model, threads=1), inputs.part(0, 2), manifest, Destination(str(tmp_path / "out")))
+    assert rows[0].error is None and "name" in (rows[1].error or "") and rows[1].mask is None

@@ -382,3 +382,22 @@ def test_a_hundred_damaged_parquet_files_are_read_or_refused_by_name(folder):
 @pytest.mark.slow
 def test_thousands_of_damaged_parquet_files_are_read_or_refused_by_name(folder):
     fuzz(folder, range(100, 4100))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there it begins with the letter of a disk")
+def test_a_name_with_a_colon_is_of_its_folder(tmp_path):
+    Image.new("RGB", (4, 3)).save(tmp_path / "9:30.png")
+    (item,) = everything(open_source(str(tmp_path)), 5)
+    assert item.name == "9:30.png" and item.read() == (tmp_path / "9:30.png").read_bytes()
+
+
+def test_a_list_with_a_byte_order_mark_names_its_first_image(folder):
+    (folder.parent / "list.txt").write_text("images/a.jpg\nimages/b.png\n", encoding="utf-8-sig")
+    assert [item.name for item in everything(open_source(str(folder.parent / "list.txt")), 5)] == ["images/a.jpg", "images/b.png"]
+
+
+def test_a_file_larger_than_is_read_at_once_fails_before_it_is_read(folder, monkeypatch):
+    monkeypatch.setattr("pspnet_zoo.bulk.sources.MAX_BYTES", 10)
+    for item in everything(open_source(str(folder)), 9):
+        with pytest.raises(OSError, match=r"bytes, and at most 10 are read at once"):
+            item.read()

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pspnet_zoo import Predictor
 from pspnet_zoo.data.labels import CAMVID
@@ -76,6 +76,16 @@ def test_geojson_is_in_the_coordinates_of_a_map(run, model, tmp_path):
     corners = np.concatenate([ring for f in written["features"] for ring in f["geometry"]["coordinates"]])
     assert corners.min(0).tolist() == [500_000, 5_799_904] and corners.max(0).tolist() == [500_128, 5_800_000]
     assert min(f["properties"]["pixels"] for f in written["features"]) >= 4
+
+
+def test_geojson_of_a_photo_that_is_turned_is_in_pixels(run, model, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "turned.tif", exif=exif)
+    code, _, err = run("predict", tmp_path / "turned.tif", "-o", tmp_path / "out", "--model", model, "--format", "geojson")
+    written = json.loads((tmp_path / "out" / "turned.geojson").read_text())
+    assert code == 0 and "crs" not in written and written["features"], err
 
 
 def test_the_confidence_is_the_probability_of_the_class(run, model, photos, tmp_path):

@@ -328,3 +328,12 @@ def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch, error, 
     monkeypatch.setattr(PngImageFile if step == "load" else Image.Image, step, fail)
     with pytest.raises(ImageError, match=f"a.png' {reason}"):
         read_image(tmp_path / "a.png")
+
+
+def test_an_upload_whose_header_fails_is_refused_since_other_readers_know_no_limit(monkeypatch):
+    def fail(*_, **__):
+        raise OverflowError("an offset of a tag")
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ImageError, match="The file cannot be read: an offset of a tag"):
+        check_upload(io.BytesIO(b"II+"))

@@ -184,6 +184,17 @@ def serious(page) -> list[str]:
     return [json.dumps([v["id"], v["nodes"][0]["html"]]) for v in found if v["impact"] in ("serious", "critical")]
 
 
+def test_a_video_of_large_frames_is_refused_by_its_header(tmp_path, monkeypatch):
+    pytest.importorskip("av", reason="needs the extra 'video'")
+    from pspnet_zoo.demo import video
+    from tests.streams.clips import write_clip
+
+    write_clip(tmp_path / "a.mp4", [0, 40])
+    monkeypatch.setattr(video, "MAX_PIXELS", 3000)
+    with pytest.raises(video.VideoError, match="This video has 64x48 pixels; this page takes up to 0 megapixels"):
+        video._overlay(app.Models([], zoo=False), str(tmp_path / "a.mp4"), "none", 1, None)
+
+
 def test_a_video_gets_its_overlay(address, tiny, browse, tmp_path):
     av = pytest.importorskip("av", reason="needs the extra 'video'")
     file = tmp_path / "street.mp4"

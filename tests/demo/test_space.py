@@ -121,3 +121,12 @@ def test_a_disk_that_is_full_of_the_package_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"^'\S+space' cannot be written: \[Errno 28\] No space left on device. Free"):
         space.write_space(tmp_path / "space", ["pspnet_lite0.camvid"])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_the_page_refuses_is_no_space(tmp_path):
+    network = PSPNet("test_efficientnet", None, classes=2, in_channels=6, psp_out_channels=16)
+    network.labels = Labels(("road", "sky"))
+    network.save_pretrained(tmp_path / "six")
+    with pytest.raises(ValueError, match="The page"):
+        space.write_space(tmp_path / "space", [str(tmp_path / "six")])
+    assert not (tmp_path / "space").exists()

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from pspnet_zoo.inference import outlines
 from pspnet_zoo.inference.outlines import components, find_polygons, signed_area
 from pspnet_zoo.inference.prediction import Prediction
 from pspnet_zoo.meta import Labels
@@ -95,3 +96,18 @@ def test_a_prediction_has_polygons_by_name():
         prediction.polygons("bus")
     with pytest.raises(ValueError, match="simplify is -1"):
         prediction.polygons("car", simplify=-1)
+
+
+def test_a_class_that_is_nowhere_takes_no_time(monkeypatch):
+    monkeypatch.setattr(outlines, "components", lambda pixels: pytest.fail("the parts of nothing were looked for"))
+    assert find_polygons(np.zeros((20, 30), np.uint8), 1) == [] == find_polygons(np.zeros((2, 20, 30), bool), 1)
+
+
+def test_only_the_box_of_a_class_is_looked_at(monkeypatch):
+    mask = np.zeros((200, 300), np.uint8)
+    mask[50:60, 70:90] = 1
+    mask[53:56, 75:80] = 0
+    seen, original = [], outlines.components
+    monkeypatch.setattr(outlines, "components", lambda pixels: seen.append(pixels.shape) or original(pixels))
+    (polygon,) = find_polygons(mask, 1)
+    assert seen == [(10, 20)] and polygon.box == (70, 50, 90, 60) and (polygon.mask(200, 300) == (mask == 1)).all()

@@ -5,8 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
+from pspnet_zoo.data.images import ImageError
 from pspnet_zoo.data.rasters import open_raster
 from pspnet_zoo.inference.predictor import Predictor
 from pspnet_zoo.inference.protocols import InferenceProtocol
@@ -171,3 +173,15 @@ def test_a_geotiff_with_transparency_is_read_without_it_and_has_no_data_where_it
     network.labels = Labels(("a", "b"))
     assert (Predictor(network)(path).mask == 255).sum() == 240
     assert (np.concatenate(list(Predictor(network, tile=32).rows(path))) == 255).sum() == 240
+
+
+def test_more_classes_than_rows_can_hold_are_refused(tmp_path):
+    network = PSPNet("test_efficientnet", None, classes=300, psp_out_channels=16)
+    network.labels = Labels(tuple(f"c{i}" for i in range(300)))
+    predictor = Predictor(network, tile=64)
+    Image.new("RGB", (80, 90)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="up to 255 classes, and the model has 300"):
+        list(predictor.rows(tmp_path / "a.png"))
+    write_tiff(tmp_path / "a.tif", np.pad(np.ones((3, 40, 40), np.uint8), ((0, 0), (0, 0), (0, 40))), nodata=0)
+    with pytest.raises(ImageError, match="without data, 255 in masks, and the network has 300 classes"):
+        predictor(tmp_path / "a.tif")

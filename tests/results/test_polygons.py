@@ -126,3 +126,13 @@ def test_labelme_files_have_what_its_reader_asks_for():
     (shape,) = written["shapes"]
     assert {"label", "points", "group_id", "shape_type", "flags", "description", "mask"} == shape.keys()
     assert shape["shape_type"] == "mask" and shape["points"] == [[0, 0], [4, 4]]
+
+
+def test_distances_of_many_corners_are_held_a_part_at_a_time(monkeypatch):
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        ring, hole = random.integers(0, 9, (50, 2)).astype(float), random.integers(0, 9, (7, 2)).astype(float)
+        monkeypatch.setattr(formats, "_AT_ONCE", 1 << 22)
+        whole = formats._nearest(ring, hole)
+        monkeypatch.setattr(formats, "_AT_ONCE", 20)
+        assert formats._nearest(ring, hole) == whole

@@ -99,3 +99,11 @@ def test_the_command_hands_its_options_on(tiny, monkeypatch):
 def test_a_taken_port_is_told(tiny, server):
     result = CliRunner().invoke(app, ["serve", str(tiny), "--port", str(server.port)])
     assert isinstance(result.exception, OSError) and "Choose another --host or --port" in str(result.exception)
+
+
+def test_a_file_of_another_encoding_is_no_token(tmp_path, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    (tmp_path / "token").write_text(TOKEN, encoding="utf-16")
+    with pytest.raises(ValueError, match=r"token' is not text in UTF-8; save") as error:
+        find_token(tmp_path / "token", none=False, local=False)
+    assert TOKEN not in str(error.value)

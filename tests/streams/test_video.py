@@ -250,3 +250,10 @@ def test_a_title_that_is_not_utf8_is_no_matter(tmp_path, suffix):
         container.mux(stream.encode(None))
     path.write_bytes(path.read_bytes().replace(b"Koeln", b"K\xf6\xf6ln"))  # as old cameras write it
     assert len(list(read_video(path))) == 3
+
+
+def test_a_video_that_h264_cannot_hold_is_named(tmp_path):
+    write_clip(tmp_path / "wide.mkv", [0, 40], height=16, width=17000, codec="ffv1")
+    with pytest.raises(VideoError, match=r"wide\.mkv' cannot become a video in H\.264 of 17000x16 pixels"):
+        list(overlay_video(segment, tmp_path / "wide.mkv", tmp_path / "out.mp4"))
+    assert not (tmp_path / "out.mp4").exists()
