@@ -1,7 +1,6 @@
 """Small real data and networks that the tests share."""
 
 import json
-import logging
 import os
 import shutil
 import signal
@@ -35,17 +34,6 @@ def pytest_configure():
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-@pytest.fixture
-def caplog(caplog):
-    """Hear the package at its own logger: in long runs a record did not reach the root logger's handlers, nobody knows why."""
-    logger = logging.getLogger("pspnet_zoo")
-    propagates, logger.propagate = logger.propagate, False  # else it is heard twice
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
-    logger.propagate = propagates
 
 
 @pytest.fixture

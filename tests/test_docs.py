@@ -131,7 +131,7 @@ def test_the_commands_of_fine_tuning_work_in_this_order(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("name", ["satellite-images", "16-bit-and-medical"])
+@pytest.mark.parametrize("name", ["satellite-images", pytest.param("16-bit-and-medical", marks=pytest.mark.slow)])
 def test_the_commands_of_other_bands_work_on_the_dataset_of_their_page(name, tmp_path, monkeypatch):
     for module in ("rasterio", "pydicom", "accelerate", "onnxruntime"):
         pytest.importorskip(module)

@@ -127,7 +127,7 @@ def image_orientation(path: Path) -> int:
 
 
 def _png_exif(file: BinaryIO) -> Image.Exif:
-    """What the chunk eXIf states of a PNG, whose signature has been read; Pillow would decode all pixels that are before it."""
+    """The Exif data of a PNG whose signature has been read; Pillow would decode all pixels that are before it."""
     exif = Image.Exif()
     while len(head := file.read(8)) == 8:
         length, kind = int.from_bytes(head[:4], "big"), head[4:]

@@ -18,7 +18,7 @@ KEPT = 2
 
 
 MOST_CLASSES = 255
-"""What the ids of the viewer can tell apart."""
+"""Most classes of a model: the ids of the viewer have 8 bits."""
 
 
 class Models:

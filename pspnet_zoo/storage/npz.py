@@ -1,4 +1,4 @@
-"""What a NumPy archive holds, before any array of it is read."""
+"""The arrays in a NumPy archive, before any of them is read."""
 
 import math
 import zipfile

@@ -80,6 +80,7 @@ def test_a_split_without_a_pixel_of_any_class_has_a_report(run, tmp_path, bias):
     assert code == 0 and "nan" not in text
 
 
+@pytest.mark.slow
 def test_a_report_of_an_exported_file_names_the_threshold_and_the_precision_inside_it(run, one_class, tmp_path):
     pytest.importorskip("onnx", reason="needs the extra 'export'")
     model, data = one_class

@@ -84,10 +84,11 @@ def test_videos_the_page_and_int8_refuse_it(infrared):
     assert f"The page {REFUSAL}" in str(error.value)
 
 
-def test_weights_of_rgb_start_a_network_of_other_bands_and_say_so(net, tmp_path, caplog):
+def test_weights_of_rgb_start_a_network_of_other_bands_and_say_so(net, tmp_path, caplog, capsys):
     net.save_pretrained(tmp_path / "rgb")
     adapted = PSPNet.from_pretrained(tmp_path / "rgb", in_channels=6)
-    assert "The first convolution reads 3 channels" in caplog.text and "adapted to 6 as timm does" in caplog.text
+    said = caplog.text + capsys.readouterr().err  # where commands ran before, their handler writes it too
+    assert "The first convolution reads 3 channels" in said and "adapted to 6 as timm does" in said
     first = next(p for p in adapted.parameters() if p.ndim == 4)
     rgb = next(p for p in net.parameters() if p.ndim == 4)
     assert torch.allclose(first, rgb.repeat(1, 2, 1, 1) / 2)

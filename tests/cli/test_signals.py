@@ -134,7 +134,11 @@ def test_an_import_appears_whole_or_not_at_all(run, photos, tmp_path, monkeypatc
     assert run(*command)[0] == 0
 
 
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number",
+    [n if n == signal.SIGTERM else pytest.param(n, marks=pytest.mark.slow) for n in SIGNALS],
+    ids=lambda n: n.name,
+)
 @pytest.mark.parametrize("moment", ["tracing", "the comparison", "the seal"])
 def test_an_export_that_is_stopped_leaves_the_file_of_before(run, model, tmp_path, monkeypatch, number, moment):
     pytest.importorskip("onnxruntime", reason="the extra export is not installed")

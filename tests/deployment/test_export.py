@@ -88,6 +88,7 @@ def test_one_onnx_file_passes_the_checker_and_names_its_sides(onnx_file):
     assert [d.dim_param or d.dim_value for d in logits.type.tensor_type.shape.dim] == ["batch", 11, "height", "width"]
 
 
+@pytest.mark.slow
 def test_the_digest_is_of_the_file_that_holds_the_weights(network, onnx_file, openvino_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("pspnet_zoo.deployment.onnx._LIMIT", 0)  # bytes of weights, above which they lie beside the graph
     large = export(network, tmp_path / "large.onnx")
@@ -124,7 +125,7 @@ def test_ids_of_a_file_are_those_of_the_predictor_without_torch(ids_file, networ
     assert (ids == wanted).mean() >= 0.9999
 
 
-@pytest.mark.parametrize("name", ["street.onnx", "street", "street.pt2"])
+@pytest.mark.parametrize("name", ["street", "street.pt2", pytest.param("street.onnx", marks=pytest.mark.slow)])
 def test_a_file_gives_the_confidence_beside_the_ids(network, tmp_path, name):
     file = export(network, tmp_path / name, input="uint8", output="ids+confidence")
     photo = np.random.default_rng(0).integers(0, 256, (57, 83, 3), np.uint8)

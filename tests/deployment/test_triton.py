@@ -144,6 +144,7 @@ def test_a_network_of_one_size_states_it(folder, schema):
     assert [list(output.dims) for output in config.output] == [[64, 96], [64, 96]]
 
 
+@pytest.mark.slow
 def test_a_model_that_is_there_stays_and_a_failure_leaves_nothing(net, folder, tmp_path, monkeypatch):
     before = (folder / "config.pbtxt").read_bytes()
     with pytest.raises(FileExistsError, match=r"street' exists already\. Delete it, or give another folder"):
@@ -161,6 +162,7 @@ def test_a_model_that_is_there_stays_and_a_failure_leaves_nothing(net, folder, t
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_command_names_the_model_and_refuses_what_does_not_go_with_it(net, tmp_path):
     net.save_pretrained(tmp_path / "mine")
     result = CliRunner().invoke(app, ["export", str(tmp_path / "mine"), "--triton", str(tmp_path / "models")])

@@ -453,6 +453,7 @@ def test_a_network_of_another_size_or_protocol_can_teach(net, camvid):
     torch.testing.assert_close(found, class_probabilities(net, image[None], protocol)[0])
 
 
+@pytest.mark.slow
 def test_an_exported_network_teaches_what_the_network_itself_does(net, camvid, tmp_path):
     image, _ = open_dataset("camvid", camvid, "train")[0]
     exported = network_teacher(open_runtime(export(net, tmp_path / "net.onnx")), WHOLE, CAMVID)
