@@ -36,6 +36,7 @@ def test_a_network_that_enlarges_images_does_so_inside(tmp_path):
     assert (found[0].numpy() == wanted).mean() >= 0.999
 
 
+@pytest.mark.slow
 def test_an_image_that_the_network_does_not_enlarge_is_shrunk_before_the_file_that_does(tmp_path):
     network = tiny("test_resnet")
     network.preprocess = replace(network.preprocess, input_scale=1.5, max_pixels=44 * 62)
