@@ -13,7 +13,7 @@ def timm_models() -> list[str]:
         import timm
 
         return timm.list_models()
-    return re.findall(r"^@register_model\ndef (\w+)", _source(), re.MULTILINE)
+    return list(_registered())
 
 
 def is_timm_model(name: str) -> bool:
@@ -22,10 +22,19 @@ def is_timm_model(name: str) -> bool:
         import timm
 
         return timm.is_model(name)
-    if name in timm_models():
-        return True
-    given_up = re.findall(r"^register_model_deprecations\(__name__, \{(.*?)^\}\)", _source(), re.MULTILINE | re.DOTALL)
-    return any(re.search(rf"'{re.escape(name)}'\s*:", names) for names in given_up)
+    return name in _registered() or name in _given_up()
+
+
+@cache
+def _registered() -> dict[str, None]:
+    """The names of the models, in their order in the source."""
+    return dict.fromkeys(re.findall(r"^@register_model\ndef (\w+)", _source(), re.MULTILINE))
+
+
+@cache
+def _given_up() -> frozenset[str]:
+    tables = re.findall(r"^register_model_deprecations\(__name__, \{(.*?)^\}\)", _source(), re.MULTILINE | re.DOTALL)
+    return frozenset(name for table in tables for name in re.findall(r"'([^']*)'\s*:", table))
 
 
 @cache
