@@ -15,8 +15,6 @@ from ..zoo.registry import CHECKPOINTS, Checkpoint
 
 KEPT = 2
 """Models in memory at a time; the one unused for longest makes room."""
-
-
 MOST_CLASSES = 255
 """Most classes of a model: the ids of the viewer have 8 bits."""
 
@@ -73,16 +71,26 @@ class Models:
             if name not in self._kept:
                 source = self._sources[name]
                 network = PSPNet.from_pretrained(fetch(source, progress=progress)) if isinstance(source, Checkpoint) else source
-                predictor = Predictor(network)
-                predictor.require_photos("The page")
-                predictor.require_one_class("The page")
-                if len(predictor.labels) > MOST_CLASSES:
-                    raise ValueError(f"The page shows up to {MOST_CLASSES} classes, and this network has {len(predictor.labels)}")
-                self._kept[name] = predictor
+                self._kept[name] = page_predictor(network)
                 while len(self._kept) > KEPT:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(name)
             return self._kept[name]
+
+
+def page_predictor(model: str | PSPNet) -> Predictor:
+    """The predictor of a model that the page can show.
+
+    Raises:
+        ValueError: If the network reads other images than photos, is multi-label, or has more than `MOST_CLASSES`.
+        WeightsError: If its weights cannot be loaded.
+    """
+    predictor = Predictor(model)
+    predictor.require_photos("The page")
+    predictor.require_one_class("The page")
+    if len(predictor.labels) > MOST_CLASSES:
+        raise ValueError(f"The page shows up to {MOST_CLASSES} classes, and this network has {len(predictor.labels)}")
+    return predictor
 
 
 def _public(path: str, taken: Container[str]) -> str:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from ..inference.predictor import Predictor
 from ..model_source import ExportedFile, Folder, parse_weights
 from ..runtimes.exported import files_of
 from ..storage.files import new_folder
+from .models import page_predictor
 
 _PACKAGE = Path(__file__).parent.parent
 _NEEDS = (  # of pyproject.toml, which a wheel does not have
@@ -73,9 +73,7 @@ def write_space(folder: Path, models: Sequence[str]) -> None:
     if len({path.name for path in copied.values()}) < len(copied):
         raise ValueError(f"{', '.join(copied)}: two have the same name; rename one")
     for name in copied:
-        predictor = Predictor(name)  # a model that cannot be loaded here cannot be there
-        predictor.require_photos("The page")
-        predictor.require_one_class("The page")
+        page_predictor(name)  # a model that cannot be loaded here cannot be there
     with new_folder(folder) as draft:
         for name, path in copied.items():
             source = sources[name]
