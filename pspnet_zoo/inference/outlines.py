@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.importers.regions import fill
+from ..data.importers.regions import box_of, fill
 from ..extras import missing_extra
 
 
@@ -39,8 +39,7 @@ class Polygon:
         """(H, W) bool: the pixels whose centre is inside."""
         pixels = fill(self.exterior, height, width)
         for hole in self.holes:
-            left, top = np.floor(hole.min(0)).clip(0, (width, height)).astype(int).tolist()
-            right, bottom = np.ceil(hole.max(0)).clip(0, (width, height)).astype(int).tolist()
+            left, top, right, bottom = box_of([hole], height, width)
             pixels[top:bottom, left:right] &= ~fill(hole, bottom - top, right - left, top=top, left=left)
         return pixels
 

@@ -40,12 +40,12 @@ def draw(region: Object, height: int, width: int) -> tuple[tuple[slice, slice], 
     else:
         doubtful = region.rings if cut is None else ()
         doubts = [f"{region.where} {doubt}" for ring in doubtful for doubt in _doubts(ring, height, width)]
-        left, top, right, bottom = _box(region.rings, height, width)
+        left, top, right, bottom = box_of(region.rings, height, width)
         if (right == left or bottom == top) and cut is None:
             raise SourceError(f"{region.where} lies outside of its image of {width}x{height}")
         box, pixels = (slice(top, bottom), slice(left, right)), np.zeros((bottom - top, right - left), bool)
         for ring, holes in zip(region.rings, cut or ((),) * len(region.rings), strict=True):
-            x, y, x2, y2 = _box([ring], height, width)
+            x, y, x2, y2 = box_of([ring], height, width)
             inside = fill(ring, y2 - y, x2 - x, top=y, left=x)
             for hole in holes:
                 inside &= ~fill(hole, y2 - y, x2 - x, top=y, left=x)
@@ -55,7 +55,7 @@ def draw(region: Object, height: int, width: int) -> tuple[tuple[slice, slice], 
     return box, pixels, doubts
 
 
-def _box(rings: Sequence[np.ndarray], height: int, width: int) -> tuple[int, int, int, int]:
+def box_of(rings: Sequence[np.ndarray], height: int, width: int) -> tuple[int, int, int, int]:
     """The left, upper, right and lower sides of the pixels that rings can cover, the last two exclusive."""
     low, high = np.min([ring.min(0) for ring in rings], 0), np.max([ring.max(0) for ring in rings], 0)
     left, top = (int(v) for v in np.clip(np.floor(low), 0, (width, height)))
